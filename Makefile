@@ -1,0 +1,46 @@
+# Two commands for a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROMPT ?= a red ball bounces over the ocean
+OUT ?= out/demo.mp4
+
+.PHONY: help demo test test-full lint types scores train clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/runtime.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[cpu]"
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/runtime.done constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/runtime.done ## Set up the lean runtime (no torch) and make a video: PROMPT="..." OUT=file.mp4
+	mkdir -p $(dir $(OUT))
+	$(BIN)/edgereel generate "$(PROMPT)" -o $(OUT)
+
+test: $(VENV)/dev.done lint types ## Set up everything and run all tests
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: $(VENV)/dev.done ## Run the slow checks too
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.done ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.done ## Check types
+	$(BIN)/mypy
+
+scores: $(VENV)/dev.done ## Score the demo model on held-out captions (minutes)
+	$(BIN)/python -m edgereel.demo.evaluate --checkpoint demo/checkpoint --sheet docs/contact_sheet.png
+
+train: $(VENV)/dev.done ## Train the demo on CPU (hours; resumable): RUN=folder
+	$(BIN)/python -m edgereel.demo.training --preset cpu --run $(or $(RUN),out/run) --checkpoint out/checkpoint
+
+clean: ## Remove the virtual environment and what was made
+	rm -rf $(VENV) out build dist *.egg-info

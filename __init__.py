@@ -1,0 +1,30 @@
+"""Run text-to-video diffusion models offline, from a portable bundle, with no torch installed.
+
+import edgereel
+with edgereel.load() as reel:  # no path: the built-in demo
+    reel.generate("a red ball bounces over the ocean", seed=7).save("ball.mp4")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import EdgereelError as EdgereelError
+    from .runtime.clip import Video as Video
+    from .runtime.reel import Reel as Reel
+    from .runtime.reel import load as load
+
+__version__ = "0.1.0"
+__all__ = ["EdgereelError", "Reel", "Video", "__version__", "load"]
+
+_PLACES = {"EdgereelError": ".errors", "Reel": ".runtime.reel", "Video": ".runtime.clip", "load": ".runtime.reel"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that `import edgereel` is instant."""
+    if name in _PLACES:
+        from importlib import import_module
+
+        return getattr(import_module(_PLACES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""`python -m edgereel`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,245 @@
+"""The command line: it reads arguments, shows progress, prints results, and holds no logic of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import __version__
+from .errors import EdgereelError, UsageError
+
+app = typer.Typer(
+    name="edgereel",
+    help="Run text-to-video diffusion models offline: export once, then generate with no torch installed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+stderr = Console(stderr=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or cpu.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
+
+_STAGES = {
+    "check": "checking files",
+    "text": "reading the prompt",
+    "denoise": "denoising",
+    "decode": "decoding",
+    "export": "exporting",
+}
+
+
+class StageProgress:
+    """Shows one bar per stage on stderr; call it as an `on_progress` callback."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` units of a stage are done."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(_STAGES.get(stage, stage), total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def restart(self) -> None:
+        """Begin new bars: the next call of any stage belongs to another clip."""
+        self._tasks.clear()
+
+
+@contextmanager
+def stage_progress(quiet: bool = False) -> Iterator[StageProgress]:
+    """Give a progress callback for the time of the block; it shows nothing where stderr is not a terminal."""
+    columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr, disable=quiet or not stderr.is_terminal) as progress:
+        yield StageProgress(progress)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of "WIDTHxHEIGHT". Raises UsageError."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        raise UsageError(f"--size {text}: write it as WIDTHxHEIGHT, for example 64x64")
+    if len(width) > 6 or len(height) > 6:
+        raise UsageError(f"--size {text}: that is too large for any model")
+    return int(width), int(height)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"edgereel {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What the video shows.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The MP4 to write; with --prompts, a folder.")] = Path(
+        "out.mp4"
+    ),
+    bundle: Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 and below turns it off.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What the video should not show.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames per second of the file.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="euler or unipc.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="One of the bundle's recipes, see inspect.")] = None,
+    latents: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="Initial noise, float32 [1, C, F, H, W].")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="One prompt per line: a video of each.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Leave the prompts out of the file's metadata.")] = False,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a video of a prompt."""
+    from .runtime.batch import Job, read_latents, run_jobs
+
+    jobs = Job.plan(prompt, prompts, output)
+    settings = {
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "negative_prompt": negative,
+        "size": None if size is None else parse_size(size),
+        "frames": frames,
+        "fps": fps,
+        "sampler": sampler,
+        "recipe": recipe,
+        "latents": None if latents is None else read_latents(latents),
+    }
+    with stage_progress() as progress:
+        results = run_jobs(
+            jobs, settings, bundle=bundle, engine=engine, threads=threads, private=private, on_progress=progress
+        )
+        done = []
+        for result in results:
+            progress.restart()
+            done.append(result)
+            if not as_json:
+                times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["seconds"].items())
+                print(f"{result['output']}  ({times})")
+    if as_json:
+        _print_json(done[0] if prompts is None else {"videos": done})
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A model folder in diffusers' layout.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle to write, NAME.reel.")],
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length prompts are padded to; the family's own if left out.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="What the graphs calculate in: fp32 or fp16.")] = "fp32",
+    name: Annotated[str | None, typer.Option(help="The bundle's name; the folder's if left out.")] = None,
+    license_: Annotated[str | None, typer.Option("--license", help="Licence of the weights.")] = None,
+    origin: Annotated[str | None, typer.Option(help="Where the weights come from.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a bundle, each graph proved against the torch module it came from."""
+    from .export import export_checkpoint
+
+    if precision not in ("fp32", "fp16"):
+        raise UsageError(f"--precision {precision}: choose fp32 or fp16")
+    with stage_progress() as progress:
+        manifest = export_checkpoint(
+            checkpoint,
+            output,
+            max_tokens=max_tokens,
+            precision=precision,  # type: ignore[arg-type]
+            name=name,
+            license=license_,
+            origin=origin,
+            on_progress=progress,
+        )
+    parity = {name: figure.relative for name, figure in manifest.parity.items()}
+    if as_json:
+        _print_json({"output": str(output), "digest": manifest.digest, "parity": parity})
+        return
+    for name_, relative in parity.items():
+        print(f"{name_:<16} differs from torch by {relative:.1e}")
+    print(output)
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bundle holds: model, recipes, sizes, precision, parity and quality."""
+    from .runtime.bundle import open_bundle
+    from .runtime.describe import describe
+    from .runtime.reel import demo_bundle_path
+
+    opened = open_bundle(bundle or demo_bundle_path())
+    if as_json:
+        _print_json(opened.manifest.to_json())
+    else:
+        print(describe(opened))
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash every file of a bundle again and check it against the manifest."""
+    from .runtime.bundle import verify_bundle
+    from .runtime.reel import demo_bundle_path
+
+    with stage_progress() as progress:
+        opened = verify_bundle(bundle or demo_bundle_path(), on_progress=progress)
+    if as_json:
+        _print_json(
+            {"bundle": str(opened.folder), "digest": opened.manifest.digest, "files": len(opened.manifest.files)}
+        )
+    else:
+        print(f"{opened.folder}: {len(opened.manifest.files)} files are as declared, digest {opened.manifest.digest}")
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    import click
+
+    try:
+        status = app(standalone_mode=False)
+    except EdgereelError as error:
+        stderr.print(f"edgereel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        stderr.print(f"edgereel: {error.format_message()}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        stderr.print("edgereel: interrupted", style="red")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,1 @@
+"""The built-in model: procedural clips, their scorer, the training recipe, the checkpoint and its bundle."""

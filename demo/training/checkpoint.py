@@ -1,0 +1,84 @@
+"""Write what was trained as a checkpoint folder in diffusers' own Wan layout, weights in bfloat16."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UniPCMultistepScheduler
+
+from .denoiser import LATENTS_STAGE, build_models, load_vae
+from .denoiser import STAGE as DENOISER_STAGE
+from .presets import Preset
+from .run_folder import RunFolder
+from .tokenizer import END, PAD, UNKNOWN, build_tokenizer
+
+_TOKENIZER_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "pad_token": PAD,
+    "eos_token": END,
+    "unk_token": UNKNOWN,
+    "clean_up_tokenization_spaces": False,
+}
+_MODEL_INDEX = {
+    "_class_name": "WanPipeline",
+    "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "transformer_2": [None, None],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+    "boundary_ratio": None,
+    "expand_timesteps": False,
+}
+
+
+def write_checkpoint(preset: Preset, run: RunFolder, folder: Path) -> None:
+    """Write the run's averaged weights and everything `diffusers.WanPipeline.from_pretrained` needs.
+
+    `edgereel.json` beside them carries what the layout has no place for: name, licence, recipes, defaults.
+    """
+    state = run.load(DENOISER_STAGE)
+    if state is None or run.load(LATENTS_STAGE) is None:
+        raise RuntimeError(f"{run.folder} holds no trained denoiser yet")
+    models = build_models(preset)
+    models.joined().load_state_dict(state["average"])
+    folder.mkdir(parents=True, exist_ok=True)
+    load_vae(preset, run).to(torch.bfloat16).save_pretrained(folder / "vae")
+    models.transformer.eval().to(torch.bfloat16).save_pretrained(folder / "transformer")
+    models.text_encoder.eval().to(torch.bfloat16).save_pretrained(folder / "text_encoder")
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=preset.recipe["shift"],
+        num_train_timesteps=1000,
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    build_tokenizer().save(str(folder / "tokenizer" / "tokenizer.json"))
+    _write_json(
+        folder / "tokenizer" / "tokenizer_config.json", {**_TOKENIZER_CONFIG, "model_max_length": preset.max_tokens}
+    )
+    _write_json(folder / "model_index.json", _MODEL_INDEX)
+    _write_json(folder / "edgereel.json", _labels(preset))
+
+
+def _labels(preset: Preset) -> dict[str, Any]:
+    recipe = {"steps": 30, "guidance": 4.0, "source": "edgereel demo training", **preset.recipe}
+    return {
+        "name": "edgereel demo",
+        "license": "Apache-2.0",
+        "origin": f"trained from scratch on procedural clips (demo/training, preset {preset.name})",
+        "max_tokens": preset.max_tokens,
+        "defaults": {"width": preset.width, "height": preset.height, "frames": preset.frames, "fps": preset.fps},
+        "recipes": [
+            {"name": "unipc", "sampler": "unipc", **recipe},
+            {"name": "euler", "sampler": "euler", **recipe},
+        ],
+    }
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n")

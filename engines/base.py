@@ -1,0 +1,112 @@
+"""The seam between the runtime and whatever runs a graph: tensors, sessions, engines.
+
+An engine opens a graph and gives a session; a session takes named tensors and returns named tensors. A tensor may live on
+the device; it is copied to or from numpy only where a caller asks for that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Tensor:
+    """An array on the host or on a device. This base class holds it on the host; device engines derive from it."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+
+    @staticmethod
+    def from_numpy(array: NDArray[Any]) -> Tensor:
+        """Wrap a host array without copying it; whoever runs it moves it where it is needed."""
+        return Tensor(np.ascontiguousarray(array))
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the values as a host array."""
+        return self._array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extents of all dimensions."""
+        return tuple(self._array.shape)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a caller may ask of an engine. threads: CPU threads per operator, None for all cores."""
+
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Type and shape of one graph input or output; a dimension that may vary is a name."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpecs:
+    """The interface of an opened graph, by tensor name."""
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What really runs, as the opened session tells it, not as it was asked for.
+
+    precision: the type that matrix products calculate in. nodes: number of graph nodes by provider.
+    """
+
+    engine: str
+    provider: str
+    precision: str
+    version: str
+    threads: int
+    nodes: dict[str, int] = field(default_factory=dict)
+
+
+class Session(ABC):
+    """One opened graph."""
+
+    specs: GraphSpecs
+    report: EngineReport
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the graph once on all of its inputs; return all of its outputs.
+
+        Raises EngineError where an input is missing, unknown or of the wrong type or shape, or where running fails.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the graph and its memory; the session cannot run afterwards."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Engine(ABC):
+    """A way of running graphs. Nothing of the device is touched before `open`."""
+
+    name: str
+
+    @abstractmethod
+    def open(self, graph_path: Path, options: EngineOptions) -> Session:
+        """Open an ONNX graph with the external data beside it.
+
+        Raises EngineError where the graph cannot be opened, MissingExtraError where the engine is not installed.
+        """

@@ -1,0 +1,71 @@
+"""Every error edgereel raises on purpose, in one tree.
+
+    EdgereelError                     anything below; the command line prints it as one line
+    ├── UsageError                    the caller's input cannot be used as given (exit code 2)
+    │   ├── PromptError               empty, too long, or made of words the model does not know
+    │   └── GeometryError             a size or number of frames the model cannot do
+    ├── BundleError                   a .reel folder is missing, damaged, unsafe or too new
+    ├── CheckpointError               a checkpoint folder cannot be exported
+    ├── ParityError                   an exported graph does not compute what the torch module computes
+    ├── EngineError                   a graph cannot be opened or run on the asked device
+    ├── OutputError                   the result cannot be written
+    ├── MissingExtraError             an optional dependency is not installed
+    └── Cancelled                     the caller's progress callback asked to stop (exit code 130)
+
+Messages say what is wrong, with which file or value, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class EdgereelError(Exception):
+    """Base of every error that edgereel raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(EdgereelError):
+    """The caller's input cannot be used as given."""
+
+    exit_code = 2
+
+
+class PromptError(UsageError):
+    """The prompt is empty, too long, or has words the model does not know."""
+
+
+class GeometryError(UsageError):
+    """The model cannot produce this size or number of frames."""
+
+
+class BundleError(EdgereelError):
+    """A bundle is missing, damaged, unsafe or of an unknown schema version."""
+
+
+class CheckpointError(EdgereelError):
+    """A checkpoint folder cannot be exported."""
+
+
+class ParityError(EdgereelError):
+    """An exported graph differs from its torch module by more than is allowed."""
+
+
+class EngineError(EdgereelError):
+    """A graph cannot be opened or run on the asked device."""
+
+
+class OutputError(EdgereelError):
+    """The result cannot be written where it was asked for."""
+
+
+class MissingExtraError(EdgereelError):
+    """An optional dependency is not installed; the message carries the command that installs it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f'{purpose} needs {package}, which is not installed: pip install "edgereel[{extra}]"')
+
+
+class Cancelled(EdgereelError):
+    """The caller's progress callback asked to stop."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""Bundle to video: everything a device needs to run a reel, with no torch in it."""

@@ -1,0 +1,114 @@
+"""From a command's arguments to finished files: one prompt, or a file with one prompt a line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OutputError, UsageError
+from .reel import Progress, describe_engine, load
+from .video import check_output_path
+
+_LARGEST_PROMPT_FILE = 2**24
+_LARGEST_LATENTS = 2**33
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    prompt: str
+    output: Path
+
+    @staticmethod
+    def plan(prompt: str | None, prompts: Path | None, output: Path) -> list[Job]:
+        """Return what is to be made, after checking that it can be written.
+
+        With a file of prompts, `output` is a folder (made if missing) of 001.mp4, 002.mp4, … in the file's order.
+        Raises UsageError, OutputError.
+        """
+        if (prompt is None) == (prompts is None):
+            raise UsageError("give either a prompt or --prompts FILE")
+        if prompts is None:
+            assert prompt is not None
+            return [Job(prompt, check_output_path(output))]
+        lines = _read_prompts(prompts)
+        if output.suffix == ".mp4":
+            raise UsageError(f"with --prompts, -o names a folder for the videos; {output} looks like a file")
+        try:
+            output.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{output}: cannot make this folder: {error.strerror}") from error
+        digits = max(3, len(str(len(lines))))
+        return [Job(line, check_output_path(output / f"{n:0{digits}}.mp4")) for n, line in enumerate(lines, start=1)]
+
+
+def _read_prompts(path: Path) -> list[str]:
+    try:
+        information = path.stat()
+        if not stat.S_ISREG(information.st_mode):
+            raise UsageError(f"{path}: is not a file of prompts")
+        if information.st_size > _LARGEST_PROMPT_FILE:
+            raise UsageError(f"{path}: is too large for a file of prompts")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text") from error
+    if not any(lines):
+        raise UsageError(f"{path}: holds no prompt: write one per line")
+    return [line for line in lines if line]
+
+
+def read_latents(path: Path) -> NDArray[np.float32]:
+    """Return the array of a .npy file, its declared size checked before it is allocated. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) not in ((1, 0), (2, 0)):
+                raise UsageError(f"{path}: this version of the .npy format is not supported")
+            file.seek(0)
+            size = os.fstat(file.fileno()).st_size
+            if size > _LARGEST_LATENTS:
+                raise UsageError(f"{path}: {size} bytes is too large for latents")
+        array: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or 'it is not a .npy file'}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: is not a .npy file of numbers: {error}") from error
+    return np.array(array)
+
+
+def run_jobs(
+    jobs: list[Job],
+    settings: dict[str, Any],
+    *,
+    bundle: Path | None,
+    engine: str,
+    threads: int | None,
+    private: bool = False,
+    on_progress: Progress | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Make each job's video with one opened reel; yield a record of each as it is finished.
+
+    The record holds the output path, the settings, the engines that ran and the seconds each stage took.
+    """
+    with load(bundle, engine=engine, threads=threads, on_progress=on_progress) as reel:
+        for job in jobs:
+            before = dict(reel.timings) if job is not jobs[0] else {}
+            video = reel.generate(job.prompt, **settings, on_progress=on_progress)
+            video.save(job.output, private=private, on_progress=on_progress)
+            seconds = {stage: round(total - before.get(stage, 0.0), 4) for stage, total in reel.timings.items()}
+            yield {
+                "output": str(job.output),
+                "settings": video.request.settings(),
+                "bundle_digest": reel.bundle.manifest.digest,
+                "engine": describe_engine(reel),
+                "seconds": seconds,
+            }

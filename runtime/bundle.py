@@ -1,0 +1,212 @@
+"""Reading a bundle: nothing in it is trusted before it is checked.
+
+Opening reads `reel.json`, checks its digest and schema, that every file is a plain regular file in the folder with the
+declared size and content, and that no graph refers to data other than the file it declares. Content hashes are remembered
+by path, size and time of change, so that opening a large bundle again does not read it again; `verify` always does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .. import paths
+from ..errors import BundleError
+from .external_data import external_data_of
+from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, digest_of, is_plain_file_name
+
+_LARGEST_MANIFEST = 16 * 2**20
+_LARGEST_GRAPH = 2**31
+_CHUNK = 2**22
+
+HashProgress = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest and files have been checked."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file of the bundle."""
+        return self.folder / name
+
+
+def open_bundle(folder: str | os.PathLike[str], *, on_progress: HashProgress | None = None) -> Bundle:
+    """Open a bundle for use; content that was hashed before and has not changed since is not read again.
+
+    Raises BundleError with the file and the reason where anything about the bundle is missing, damaged or unsafe.
+    """
+    return _open(Path(folder), _HashMemory.load(), on_progress)
+
+
+def verify_bundle(folder: str | os.PathLike[str], *, on_progress: HashProgress | None = None) -> Bundle:
+    """Open a bundle and hash every file of it, whatever is remembered. Raises BundleError like open_bundle."""
+    return _open(Path(folder), None, on_progress)
+
+
+def _open(folder: Path, memory: _HashMemory | None, on_progress: HashProgress | None) -> Bundle:
+    data = _read_manifest(folder)
+    manifest = _parse_manifest(data)
+    for name, record in manifest.files.items():
+        _check_file(folder, name, record.size)
+    for index, (name, record) in enumerate(manifest.files.items()):
+        if on_progress is not None:
+            on_progress("check", index, len(manifest.files))
+        path = folder / name
+        actual = hash_file(path) if memory is None else memory.hash(path)
+        if actual != record.sha256:
+            raise BundleError(f"{path}: the content is not what reel.json declares (sha256 differs): copy it again")
+    if memory is not None:
+        memory.save()
+    for graph in manifest.roles.graphs().values():
+        _check_graph(folder, graph.file, graph.data, manifest.files[graph.data].size)
+    return Bundle(folder, manifest)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such bundle folder")
+    try:
+        information = path.lstat()
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder}: has no {MANIFEST_NAME}, so it is not a bundle (or its export did not finish)"
+        ) from None
+    if not stat.S_ISREG(information.st_mode):
+        raise BundleError(f"{path}: must be a regular file, not a link")
+    if information.st_size > _LARGEST_MANIFEST:
+        raise BundleError(f"{path}: {information.st_size} bytes is too large for a manifest")
+    try:
+        data = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not valid JSON: {error}") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{path}: must hold a JSON object")
+    return data
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _parse_manifest(data: dict[str, Any]) -> Manifest:
+    """Check version, digest and types, in this order: a newer bundle is named as such, not as a damaged one."""
+    version = data.get("schema")
+    if type(version) is not int or version < 1:
+        raise BundleError(f"{MANIFEST_NAME}: schema is {version!r}: it must be a positive whole number")
+    if version > SCHEMA_VERSION:
+        release = data.get("read_by", "a newer release")
+        raise BundleError(
+            f"{MANIFEST_NAME}: schema {version} is newer than this edgereel reads ({SCHEMA_VERSION}); "
+            f"it needs edgereel {release}: pip install -U edgereel"
+        )
+    try:
+        actual = digest_of(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST_NAME}: {error}") from error
+    if data.get("digest") != actual:
+        raise BundleError(
+            f"{MANIFEST_NAME}: was changed after it was written (its digest differs): copy the bundle again"
+        )
+    try:
+        return Manifest.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        raise BundleError(f"{MANIFEST_NAME}: {place}: {first['msg']}") from error
+
+
+def _check_file(folder: Path, name: str, size: int) -> None:
+    path = folder / name
+    if not is_plain_file_name(name) or name == MANIFEST_NAME:
+        raise BundleError(f"{MANIFEST_NAME}: {name!r} is not a plain file name inside the bundle")
+    try:
+        information = path.lstat()
+    except FileNotFoundError:
+        raise BundleError(f"{path}: is missing: copy the bundle again") from None
+    if not stat.S_ISREG(information.st_mode):
+        raise BundleError(f"{path}: must be a regular file, not a link or folder")
+    if information.st_size != size:
+        raise BundleError(
+            f"{path}: is {information.st_size} bytes, {MANIFEST_NAME} declares {size}: copy the bundle again"
+        )
+
+
+def _check_graph(folder: Path, graph_file: str, data_file: str, data_size: int) -> None:
+    path = folder / graph_file
+    if path.stat().st_size >= _LARGEST_GRAPH:
+        raise BundleError(f"{path}: graphs of 2 GiB and more are not readable: weights belong into {data_file}")
+    for reference in external_data_of(path):
+        if reference.location != data_file:
+            raise BundleError(f"{path}: refers to data in {reference.location!r}; it may only use {data_file}")
+        end = reference.offset + (reference.length or 0)
+        if reference.offset < 0 or (reference.length or 0) < 0 or end > data_size:
+            raise BundleError(f"{path}: refers to bytes up to {end} of {data_file}, which has {data_size}")
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's content in hexadecimal. Raises BundleError where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+class _HashMemory:
+    """Content hashes of files seen before, by absolute path, size and time of last change."""
+
+    def __init__(self, path: Path, known: dict[str, str]) -> None:
+        self._path = path
+        self._known = known
+        self._changed = False
+
+    @classmethod
+    def load(cls) -> _HashMemory:
+        path = paths.cache_folder() / "hashes.json"
+        try:
+            known = json.loads(path.read_text())
+        except (OSError, ValueError):
+            known = {}
+        if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
+            known = {}
+        return cls(path, known)
+
+    def hash(self, path: Path) -> str:
+        information = path.stat()
+        changed = (information.st_size, information.st_mtime_ns, information.st_ctime_ns, information.st_ino)
+        key = f"{path.resolve()}|{'|'.join(map(str, changed))}"
+        if key not in self._known:
+            self._known[key] = hash_file(path)
+            self._changed = True
+        return self._known[key]
+
+    def save(self) -> None:
+        """Write the memory back; a cache folder that cannot be written costs time at the next start, nothing else."""
+        if not self._changed:
+            return
+        temporary = self._path.with_name(f"hashes.{os.getpid()}.part")
+        newest = dict(list(self._known.items())[-4096:])
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(newest))
+            os.replace(temporary, self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,91 @@
+"""A generated clip: its latents are kept, its frames are decoded whenever they are asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .decoding import decode_frames
+from .request import Request
+from .video import check_output_path, write_mp4
+
+if TYPE_CHECKING:
+    from .reel import Progress, Reel
+
+
+class Video:
+    """Frames as a stream, uint8 [H, W, 3]; every iteration decodes anew, with memory that does not grow with length.
+
+    latents: float32 [1, C, F, H, W], the sampled clip in normalised units. request: the settings it was made with.
+    """
+
+    def __init__(self, reel: Reel, request: Request, latents: NDArray[np.float32]) -> None:
+        self.latents = latents
+        self.request = request
+        self._reel = reel
+
+    def __len__(self) -> int:
+        return self.request.frames
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        frames = decode_frames(self._reel.session("decoder_first"), self._reel.session("decoder_next"), self.latents)
+        while True:
+            started = time.perf_counter()
+            picture = next(frames, None)
+            self._reel.add_time("decode", started)
+            if picture is None:
+                return
+            yield picture
+
+    def settings(self, *, private: bool = False) -> dict[str, Any]:
+        """Return what the clip was made with and by; private leaves both prompts out."""
+        from .. import __version__
+        from .reel import describe_engine
+
+        settings = self.request.settings()
+        if private:
+            del settings["prompt"], settings["negative_prompt"]
+        manifest = self._reel.bundle.manifest
+        return {
+            "ai_generated": True,
+            "edgereel": __version__,
+            "bundle": manifest.name,
+            "bundle_digest": manifest.digest,
+            **settings,
+            "ran": describe_engine(self._reel),
+        }
+
+    def save(self, path: str | Path, *, private: bool = False, on_progress: Progress | None = None) -> Path:
+        """Decode and write an MP4 (H.264, yuv420p, faststart); an existing file is replaced when the new one is complete.
+
+        The settings and the note that the clip is AI-generated go into its metadata; private leaves the prompts out.
+        Raises OutputError where it cannot be written, Cancelled where on_progress returns False.
+        """
+        from .reel import report_progress
+
+        path = check_output_path(Path(path))
+
+        def counted() -> Iterator[NDArray[np.uint8]]:
+            report_progress(on_progress, "decode", 0, len(self))
+            for done, picture in enumerate(self, start=1):
+                yield picture
+                report_progress(on_progress, "decode", done, len(self))
+
+        metadata = {
+            "title": "AI-generated video" if private else self.request.prompt,
+            "description": "AI-generated video",
+            "genre": "AI-generated",
+            "comment": json.dumps(self.settings(private=private), ensure_ascii=False),
+        }
+        started = time.perf_counter()
+        decoding = self._reel.timings.get("decode", 0.0)
+        write_mp4(path, counted(), self.request.fps, metadata)
+        decoding = self._reel.timings.get("decode", 0.0) - decoding
+        self._reel.add_time("encode", started + decoding)
+        return path

@@ -1,0 +1,110 @@
+"""Where an ONNX file says that its weights lie, read without trusting it and without the onnx package.
+
+External data is how a graph names other files, and has let graphs read files outside their folder in several runtimes.
+This walks the protobuf's bytes along the fields that can hold a tensor (initializers, attributes, subgraphs, functions)
+and returns every reference, so that a bundle can refuse the ones it did not declare. Field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BundleError
+
+# message kind -> field number -> kind of the message in that field
+_CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+_DEEPEST = 64
+
+
+@dataclass(frozen=True)
+class ExternalData:
+    """One tensor's place in another file: the file's name as written, first byte and number of bytes (None: the rest)."""
+
+    location: str
+    offset: int
+    length: int | None
+
+
+def external_data_of(path: Path) -> list[ExternalData]:
+    """Return every external data reference of an ONNX file, in the order they stand there.
+
+    Raises BundleError where the bytes are not a well-formed ONNX protobuf.
+    """
+    if path.stat().st_size == 0:
+        raise BundleError(f"{path.name} is empty: it is not an ONNX graph")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            return list(_walk(data, 0, len(data), "model", 0))
+        except (IndexError, ValueError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path.name} is not a readable ONNX graph: {error}") from error
+
+
+def _walk(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> Iterator[ExternalData]:
+    if depth > _DEEPEST:
+        raise ValueError(f"graphs are nested more than {_DEEPEST} deep")
+    children = _CHILDREN[kind]
+    entries: dict[str, str] = {}
+    for field, first, last in _length_delimited_fields(data, start, end):
+        child = children.get(field)
+        if child == "entry":
+            key, value = _entry(data, first, last)
+            entries[key] = value
+        elif child is not None:
+            yield from _walk(data, first, last, child, depth + 1)
+    if entries:
+        length = int(entries["length"]) if "length" in entries else None
+        yield ExternalData(entries.get("location", ""), int(entries.get("offset", "0")), length)
+
+
+def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+    texts = {field: data[first:last].decode() for field, first, last in _length_delimited_fields(data, start, end)}
+    return texts.get(1, ""), texts.get(2, "")
+
+
+def _length_delimited_fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (field number, first byte, end) of the fields that hold bytes, passing over numbers."""
+    position = start
+    while position < end:
+        key, position = _varint(data, position, end)
+        field, wire_type = key >> 3, key & 7
+        if wire_type == 0:
+            _, position = _varint(data, position, end)
+        elif wire_type == 1:
+            position += 8
+        elif wire_type == 5:
+            position += 4
+        elif wire_type == 2:
+            size, position = _varint(data, position, end)
+            if position + size > end:
+                raise ValueError("a field runs past the end of its message")
+            yield field, position, position + size
+            position += size
+        else:
+            raise ValueError(f"unknown wire type {wire_type}")
+    if position != end:
+        raise ValueError("a field runs past the end of its message")
+
+
+def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= end:
+            raise ValueError("a number runs past the end of its message")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number is longer than 10 bytes")

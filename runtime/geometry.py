@@ -1,0 +1,50 @@
+"""Sizes and lengths a model can do, and the latents they take."""
+
+from __future__ import annotations
+
+from ..errors import GeometryError
+from .manifest import LatentGeometry
+
+
+def latent_shape(latent: LatentGeometry, width: int, height: int, frames: int) -> tuple[int, int, int, int, int]:
+    """Return the shape [1, C, F, H, W] of the latents of a clip of `frames` pictures of width x height pixels.
+
+    Raises GeometryError, naming the nearest that works, where the model cannot do the size or length.
+    """
+    _, patch_height, patch_width = latent.patch
+    nearest_width = _nearest(width, latent.spatial_scale * patch_width, latent.max_patches)
+    nearest_height = _nearest(height, latent.spatial_scale * patch_height, latent.max_patches)
+    if (width, height) != (nearest_width, nearest_height):
+        raise GeometryError(
+            f"size {width}x{height} is not possible with this model: the nearest is {nearest_width}x{nearest_height}"
+        )
+    nearest_frames = _nearest_frames(latent, frames)
+    if frames != nearest_frames:
+        step = latent.temporal_scale * latent.patch[0]
+        raise GeometryError(
+            f"{frames} frames are not possible with this model: the nearest is {nearest_frames} (1 and any multiple of {step} more)"
+        )
+    return (
+        1,
+        latent.channels,
+        1 + (frames - 1) // latent.temporal_scale,
+        height // latent.spatial_scale,
+        width // latent.spatial_scale,
+    )
+
+
+def clip_size(latent: LatentGeometry, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return (width, height, frames) of the clip that latents of this shape [B, C, F, H, W] decode to."""
+    _, _, frames, height, width = shape
+    return width * latent.spatial_scale, height * latent.spatial_scale, 1 + (frames - 1) * latent.temporal_scale
+
+
+def _nearest(pixels: int, multiple: int, most: int) -> int:
+    return multiple * min(max(1, round(pixels / multiple)), most)
+
+
+def _nearest_frames(latent: LatentGeometry, frames: int) -> int:
+    """Latent frames, 1 + (frames - 1) / temporal_scale, must be a positive multiple of the patch in time."""
+    wanted = 1 + (frames - 1) / latent.temporal_scale
+    latent_frames = latent.patch[0] * min(max(1, round(wanted / latent.patch[0])), latent.max_patches)
+    return 1 + (latent_frames - 1) * latent.temporal_scale

@@ -1,0 +1,214 @@
+"""The schema of `reel.json`: what a bundle says about itself.
+
+Models are pydantic classes in strict mode: a wrong type is an error, never a conversion. Keys this version does not
+know are kept, so that a manifest read and written again loses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "reel.json"
+
+PlainFileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+PositiveInt = Annotated[int, Field(gt=0, le=2**40)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """Base of all parts of the manifest: strict types, unknown keys kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class TensorSpec(Record):
+    """One graph input or output. A dimension is a size or, where it may vary, a name."""
+
+    dtype: Literal["float32", "int64"]
+    shape: list[int | str]
+
+
+class Graph(Record):
+    """One ONNX graph, the file its weights are in, and the tensors that are its interface."""
+
+    file: PlainFileName
+    data: PlainFileName
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+class Denoiser(Graph):
+    """A denoiser and the noise levels it is responsible for: sigma_low <= sigma < sigma_high (or = 1 at the top)."""
+
+    prediction: Literal["velocity"] = "velocity"
+    sigma_low: Finite = 0.0
+    sigma_high: Finite = 1.0
+    guidance: Finite | None = None
+
+
+class Roles(Record):
+    """The graphs by the part they play. Several denoisers split the noise levels among them."""
+
+    text_encoder: Graph
+    denoiser: Annotated[list[Denoiser], Field(min_length=1)]
+    decoder_first: Graph
+    decoder_next: Graph
+
+    def graphs(self) -> dict[str, Graph]:
+        """Return every graph by a unique name: the role, numbered from the second denoiser on."""
+        named: dict[str, Graph] = {"text_encoder": self.text_encoder}
+        for index, denoiser in enumerate(self.denoiser):
+            named["denoiser" if index == 0 else f"denoiser_{index + 1}"] = denoiser
+        named["decoder_first"] = self.decoder_first
+        named["decoder_next"] = self.decoder_next
+        return named
+
+
+class TextRules(Record):
+    """How a prompt becomes token ids.
+
+    cleaning: rules applied in order before tokenizing: `fix_text` (ftfy), `html_unescape` (twice),
+        `collapse_whitespace`.
+    max_tokens: length that ids are padded to. It matters: families whose cross-attention is unmasked see the padding.
+    unknown_token_id: where set, a prompt that produces this id is refused and its unknown words are named.
+    """
+
+    tokenizer: PlainFileName = "tokenizer.json"
+    max_tokens: Annotated[int, Field(gt=0, le=65536)]
+    pad_token_id: Annotated[int, Field(ge=0)]
+    unknown_token_id: Annotated[int, Field(ge=0)] | None = None
+    cleaning: list[Literal["fix_text", "html_unescape", "collapse_whitespace"]] = []
+
+
+class LatentGeometry(Record):
+    """How pixels and frames relate to latents.
+
+    A clip of `frames` pictures of width x height has latents [B, channels, 1 + (frames - 1) / temporal_scale,
+    height / spatial_scale, width / spatial_scale]; the three latent extents must be multiples of `patch`, and their
+    number of patches at most `max_patches` per axis.
+    """
+
+    channels: PositiveInt
+    temporal_scale: PositiveInt
+    spatial_scale: PositiveInt
+    patch: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    max_patches: PositiveInt = 1024
+
+
+class Recipe(Record):
+    """How to sample: one way of running the model that its makers (or distillers) recommend.
+
+    shift: the flow-matching shift s of shift(s, t) = s·t / (1 + (s - 1)·t).
+    guidance: classifier-free guidance scale; 1 or below runs the denoiser once a step, without the negative prompt.
+    source: where the recipe was read.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    sampler: Literal["euler", "unipc"]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    train_timesteps: Annotated[int, Field(ge=1)] = 1000
+    source: str = ""
+
+
+class Precision(Record):
+    """compute: the type the graphs calculate in. weights: the type their weights are stored in."""
+
+    compute: Literal["fp32", "fp16"]
+    weights: str
+
+
+class Defaults(Record):
+    """Picture size in pixels, number of frames and frames per second when the user asks for nothing else."""
+
+    width: PositiveInt
+    height: PositiveInt
+    frames: PositiveInt
+    fps: Annotated[int, Field(ge=1, le=240)]
+
+
+class FileRecord(Record):
+    """Size in bytes and content hash of a file in the bundle."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Parity(Record):
+    """Relative difference ||a - b|| / ||b|| of a graph to its torch module, the worst over outputs and shapes tried."""
+
+    relative: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    limit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    shapes: list[str]
+
+
+class Manifest(Record):
+    """The whole of `reel.json`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
+
+    schema_version: int = Field(SCHEMA_VERSION, alias="schema")
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    license: str
+    origin: str
+    roles: Roles
+    text: TextRules
+    latent: LatentGeometry
+    recipes: Annotated[list[Recipe], Field(min_length=1)]
+    precision: Precision
+    defaults: Defaults
+    files: dict[PlainFileName, FileRecord]
+    written_by: dict[str, str]
+    parity: dict[str, Parity] = {}
+    quality: dict[str, Any] = {}
+    digest: Sha256 | Literal[""] = ""
+
+    @field_validator("recipes")
+    @classmethod
+    def _unique_names(cls, recipes: list[Recipe]) -> list[Recipe]:
+        names = [recipe.name for recipe in recipes]
+        if len(set(names)) != len(names):
+            raise ValueError(f"recipe names are not unique: {names}")
+        return recipes
+
+    @model_validator(mode="after")
+    def _files_are_listed(self) -> Manifest:
+        wanted = {self.text.tokenizer}
+        for graph in self.roles.graphs().values():
+            wanted |= {graph.file, graph.data}
+        if missing := sorted(wanted - set(self.files)):
+            raise ValueError(f"used but not listed under files: {', '.join(missing)}")
+        return self
+
+    def recipe(self, name: str | None = None) -> Recipe | None:
+        """Return the recipe of that name, the first (the default) for None, None where there is no such recipe."""
+        if name is None:
+            return self.recipes[0]
+        return next((recipe for recipe in self.recipes if recipe.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as plain JSON data, keys as they stand in the file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def digest_of(data: dict[str, Any]) -> str:
+    """Return a bundle's identity: sha256 of its canonical JSON without the `digest` field.
+
+    Canonical: UTF-8, keys sorted, no spaces, no NaN.
+    """
+    rest = {key: value for key, value in data.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_plain_file_name(name: str) -> bool:
+    """Tell whether a name is one the bundle may use: a bare file name with no path in it."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}", name) is not None

@@ -1,0 +1,126 @@
+"""One generation's settings: what the caller asked for, completed from the bundle, and checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GeometryError, UsageError
+from .geometry import clip_size, latent_shape
+from .manifest import Manifest, Recipe
+from .samplers import SAMPLERS
+
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides what a clip looks like; written into the video's metadata."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    sampler: str
+    shift: float
+    recipe: str
+    width: int
+    height: int
+    frames: int
+    fps: int
+    own_latents: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings as plain data."""
+        return asdict(self)
+
+
+def complete_request(
+    manifest: Manifest,
+    prompt: str,
+    *,
+    seed: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative_prompt: str | None = None,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    fps: int | None = None,
+    latents: NDArray[Any] | None = None,
+    sampler: str | None = None,
+    recipe: str | None = None,
+) -> Request:
+    """Fill in what the caller left open and refuse what the model cannot do, before anything is computed.
+
+    Raises UsageError, GeometryError.
+    """
+    chosen = _recipe(manifest, recipe)
+    sampler = sampler or chosen.sampler
+    if sampler not in SAMPLERS:
+        raise UsageError(f"unknown sampler {sampler!r}: choose from {', '.join(sorted(SAMPLERS))}")
+    steps = chosen.steps if steps is None else steps
+    if not 1 <= steps <= MOST_STEPS:
+        raise UsageError(f"{steps} steps are not possible: choose from 1 to {MOST_STEPS}")
+    guidance = chosen.guidance if guidance is None else float(guidance)
+    if not (math.isfinite(guidance) and 0 <= guidance <= 100):
+        raise UsageError(f"guidance {guidance} is not possible: choose from 0 to 100 (1 and below turns it off)")
+    if negative_prompt and guidance <= 1:
+        raise UsageError(
+            f"a negative prompt has no effect at guidance {guidance:g}: raise guidance above 1, or leave it out"
+        )
+    defaults = manifest.defaults
+    fps = defaults.fps if fps is None else fps
+    if not 1 <= fps <= 240:
+        raise UsageError(f"{fps} frames per second are not possible: choose from 1 to 240")
+    if latents is not None:
+        size, frames = _size_of_latents(manifest, latents, size, frames)
+    width, height = size or (defaults.width, defaults.height)
+    frames = defaults.frames if frames is None else frames
+    latent_shape(manifest.latent, width, height, frames)
+    return Request(
+        prompt=prompt,
+        negative_prompt=negative_prompt or "",
+        seed=0 if seed is None else seed,
+        steps=steps,
+        guidance=guidance,
+        sampler=sampler,
+        shift=chosen.shift,
+        recipe=chosen.name,
+        width=width,
+        height=height,
+        frames=frames,
+        fps=fps,
+        own_latents=latents is not None,
+    )
+
+
+def _recipe(manifest: Manifest, name: str | None) -> Recipe:
+    chosen = manifest.recipe(name)
+    if chosen is None:
+        known = ", ".join(recipe.name for recipe in manifest.recipes)
+        raise UsageError(f"this bundle has no recipe {name!r}: choose from {known}")
+    return chosen
+
+
+def _size_of_latents(
+    manifest: Manifest, latents: NDArray[Any], size: tuple[int, int] | None, frames: int | None
+) -> tuple[tuple[int, int], int]:
+    """Return the size and length that the caller's latents decode to; a different one asked for is an error."""
+    channels = manifest.latent.channels
+    if latents.ndim != 5 or latents.shape[:2] != (1, channels) or 0 in latents.shape:
+        raise GeometryError(f"latents have shape {list(latents.shape)}: this model takes [1, {channels}, F, H, W]")
+    if latents.dtype != np.float32:
+        raise UsageError(f"latents are {latents.dtype}: they must be float32")
+    if not np.isfinite(latents).all():
+        raise UsageError("latents hold values that are not finite numbers")
+    width, height, length = clip_size(manifest.latent, latents.shape)
+    if size not in (None, (width, height)) or frames not in (None, length):
+        raise GeometryError(
+            f"latents of shape {list(latents.shape)} make {length} frames of {width}x{height}, not what was asked for"
+        )
+    return (width, height), length

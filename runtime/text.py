@@ -1,0 +1,136 @@
+"""From a prompt to token ids: cleaning, tokenizing, padding, and plain words about prompts that cannot be used."""
+
+from __future__ import annotations
+
+import difflib
+import html
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from ..errors import BundleError, PromptError
+from .manifest import TextRules
+
+# Comparing a word with every word of a large vocabulary takes seconds, and large vocabularies know nearly all words.
+_SUGGEST_UP_TO = 20_000
+
+_NAMED_AT_MOST = 8
+
+
+class TokenIds(NamedTuple):
+    """A prompt as the text encoder takes it: int64 arrays [1, max_tokens]; the mask is 1 on tokens and 0 on padding."""
+
+    input_ids: npt.NDArray[np.int64]
+    attention_mask: npt.NDArray[np.int64]
+
+
+def clean_prompt(prompt: str, rules: Iterable[str]) -> str:
+    """Return the prompt with the manifest's cleaning rules applied in order.
+
+    `fix_text`: ftfy repairs mis-decoded characters. `html_unescape`: twice, so that `&amp;lt;` becomes `<`.
+    `collapse_whitespace`: every run of whitespace becomes one space, none at the ends. Another rule is a ValueError.
+    """
+    for rule in rules:
+        if rule == "fix_text":
+            import ftfy  # slow to import, and only some bundles need it
+
+            prompt = ftfy.fix_text(prompt)
+        elif rule == "html_unescape":
+            prompt = html.unescape(html.unescape(prompt))
+        elif rule == "collapse_whitespace":
+            prompt = re.sub(r"\s+", " ", prompt).strip()
+        else:
+            raise ValueError(f"unknown cleaning rule {rule!r}")
+    return prompt
+
+
+class PromptTokenizer:
+    """Turns prompts into padded token ids with a bundle's tokenizer.json and text rules."""
+
+    def __init__(self, path: str | Path, rules: TextRules) -> None:
+        """Read the tokenizer. Raises BundleError where the file is missing or is not a tokenizer."""
+        self._path = Path(path)
+        self._rules = rules
+        try:
+            self._tokenizer = Tokenizer.from_file(str(self._path))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library is in Rust, and its panics are not derived from Exception
+            raise BundleError(f"{self._path} cannot be read as a tokenizer: {error}") from error
+        # A tokenizer.json may carry limits of its own; a prompt must be refused, not cut, and only the manifest pads.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, prompt: str, allow_empty: bool = False, name: str = "prompt") -> TokenIds:
+        """Return token ids and attention mask, int64 [1, max_tokens], padded at the end.
+
+        allow_empty: take a text without a word in it, as negative prompts may be. name: what messages call the text.
+        Raises PromptError where it is not text, is empty, too long, or has words the model does not know.
+        """
+        text = clean_prompt(_checked(prompt, name), self._rules.cleaning)
+        encoding = self._encode(_checked(text, name))  # again, since cleaning can bring characters to light
+        if not allow_empty and (not text.strip() or all(encoding.special_tokens_mask)):
+            raise PromptError(f"the {name} is empty: say what the video should show")
+
+        count, room = len(encoding.ids), self._rules.max_tokens
+        if count > room:
+            raise PromptError(f"the {name} is too long: it has {count} tokens and this model takes at most {room}")
+        if unknown := self._unknown_words(text, encoding):
+            raise PromptError(f"the {name} has words this model does not know: {self._described(unknown)}")
+
+        input_ids = np.full((1, room), self._rules.pad_token_id, np.int64)
+        attention_mask = np.zeros((1, room), np.int64)
+        input_ids[0, :count] = encoding.ids
+        attention_mask[0, :count] = 1
+        return TokenIds(input_ids, attention_mask)
+
+    def _encode(self, text: str) -> Encoding:
+        try:
+            return self._tokenizer.encode(text)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # as above: a tokenizer.json can be readable and still contradict itself
+            raise BundleError(f"the tokenizer in {self._path} does not work: {error}") from error
+
+    def _unknown_words(self, text: str, encoding: Encoding) -> list[str]:
+        """Return the words that have an unknown token in them, as they stand in the text, each once, in order."""
+        words: dict[str, None] = {}
+        for position, token_id in enumerate(encoding.ids):
+            if token_id == self._rules.unknown_token_id:
+                word = encoding.token_to_word(position)
+                # A token can be part of a word; the user is told the whole of it.
+                span = None if word is None else encoding.word_to_chars(word)
+                start, end = span or encoding.offsets[position]
+                words[text[start:end].strip()] = None
+        return list(words)
+
+    def _described(self, words: list[str]) -> str:
+        shown = [word if word.isprintable() else ascii(word)[1:-1] for word in words[:_NAMED_AT_MOST]]
+        named = [f'"{word}"{self._suggestion(word)}' for word in shown]
+        rest = len(words) - len(named)
+        return ", ".join(named) + (f" and {rest} more" if rest else "")
+
+    def _suggestion(self, word: str) -> str:
+        if self._tokenizer.get_vocab_size(with_added_tokens=False) > _SUGGEST_UP_TO:
+            return ""
+        # "▁" is how SentencePiece vocabularies write the space before a word; specials are no words at all.
+        vocabulary = {token.lstrip("▁") for token in self._tokenizer.get_vocab(with_added_tokens=False)}
+        known = sorted(token for token in vocabulary if token.isalpha())
+        close = difflib.get_close_matches(word.lower(), known, n=2, cutoff=0.7)
+        return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _checked(prompt: str, name: str) -> str:
+    """Return the prompt; raise PromptError where it is not a string of printable characters and whitespace."""
+    if not isinstance(prompt, str):
+        raise PromptError(f"the {name} must be a string, not {type(prompt).__name__}")
+    for character in prompt:
+        if unicodedata.category(character) in ("Cc", "Cs") and not character.isspace():
+            raise PromptError(f"the {name} has the character U+{ord(character):04X} in it, which is not text")
+    return prompt
