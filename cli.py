@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import __version__
-from .errors import EdgereelError, UsageError
+from .errors import Cancelled, EdgereelError, UsageError, one_line
 
 app = typer.Typer(
     name="edgereel",
     help="Run text-to-video diffusion models offline: export once, then generate with no torch installed.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 stderr = Console(stderr=True)
+# ClickException: typer brings a click of its own from some version on, so it is found as what both have in common.
+_WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or cpu.")]
@@ -75,7 +78,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    print(json.dumps(data, indent=2))  # escaped, since not every terminal and pipe takes all of Unicode
 
 
 def _show_version(value: bool) -> None:
@@ -144,7 +147,7 @@ def generate(
             done.append(result)
             if not as_json:
                 times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["seconds"].items())
-                print(f"{result['output']}  ({times})")
+                print(f"{one_line(result['output'])}  ({times})")
     if as_json:
         _print_json(done[0] if prompts is None else {"videos": done})
 
@@ -225,21 +228,30 @@ def verify(
 
 def main() -> None:
     """Run the command line: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
-    import click
-
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        status = app(standalone_mode=False)
-    except EdgereelError as error:
-        stderr.print(f"edgereel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        stderr.print(f"edgereel: {error.format_message()}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        stderr.print("edgereel: interrupted", style="red")
-        sys.exit(130)
-    except BrokenPipeError:
+        status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has closed it; Python would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        status = Cancelled.exit_code
+    except EdgereelError as error:
+        _fail(str(error), error.exit_code)
+    except _WrongUsage as error:
+        _fail(error.format_message(), UsageError.exit_code)
+    except MemoryError as error:
+        _fail(f"not enough memory: try a smaller size or fewer frames ({error})", EdgereelError.exit_code)
+    except OSError as error:
+        _fail(str(error), EdgereelError.exit_code)
+    if status == Cancelled.exit_code:
+        _fail("interrupted", status)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    stderr.print(f"edgereel: {one_line(message)}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(exit_code)

@@ -18,6 +18,16 @@ Messages say what is wrong, with which file or value, and what to do about it.
 from __future__ import annotations
 
 
+def one_line(text: object) -> str:
+    """Return text as one line that cannot steer a terminal: what is not printable, line ends included, is escaped.
+
+    File names and what a bundle says of itself end up in messages, and neither is to be trusted.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
+    )
+
+
 class EdgereelError(Exception):
     """Base of every error that edgereel raises on purpose."""
 

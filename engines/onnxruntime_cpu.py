@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import EngineError, MissingExtraError
 from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
 
@@ -42,6 +40,12 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # where it exists, a process may have been given a part of the cores
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:500]
 
@@ -54,7 +58,7 @@ class OnnxRuntimeCpu(Engine):
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open."""
         onnxruntime = _import_onnxruntime()
-        threads = options.threads or os.cpu_count() or 1
+        threads = options.threads or _usable_cores()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
@@ -94,8 +98,8 @@ class OnnxRuntimeCpuSession(Session):
             raise EngineError(f"{self._graph_name}: missing inputs {missing}, unknown inputs {unknown}")
         feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
         for name, array in feeds.items():
-            if array.dtype != np.dtype(self.specs.inputs[name].dtype):
-                expected = self.specs.inputs[name].dtype
+            expected = self.specs.inputs[name].dtype
+            if str(array.dtype) != expected:
                 raise EngineError(f"{self._graph_name}: input {name} is {array.dtype}, the graph takes {expected}")
         try:
             values = self._session.run(list(self.specs.outputs), feeds)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError, UsageError
-from .reel import Progress, describe_engine, load
+from .progress import Progress
+from .reel import describe_engine, load
 from .video import check_output_path
 
 _LARGEST_PROMPT_FILE = 2**24
@@ -40,7 +41,7 @@ class Job:
             assert prompt is not None
             return [Job(prompt, check_output_path(output))]
         lines = _read_prompts(prompts)
-        if output.suffix == ".mp4":
+        if output.suffix.lower() == ".mp4":
             raise UsageError(f"with --prompts, -o names a folder for the videos; {output} looks like a file")
         try:
             output.mkdir(exist_ok=True)
@@ -57,7 +58,7 @@ def _read_prompts(path: Path) -> list[str]:
             raise UsageError(f"{path}: is not a file of prompts")
         if information.st_size > _LARGEST_PROMPT_FILE:
             raise UsageError(f"{path}: is too large for a file of prompts")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -80,7 +81,7 @@ def read_latents(path: Path) -> NDArray[np.float32]:
         array: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or 'it is not a .npy file'}") from error
-    except ValueError as error:
+    except Exception as error:  # numpy's parser of headers is Python's own, and raises all that it can
         raise UsageError(f"{path}: is not a .npy file of numbers: {error}") from error
     return np.array(array)
 
@@ -100,6 +101,8 @@ def run_jobs(
     The record holds the output path, the settings, the engines that ran and the seconds each stage took.
     """
     with load(bundle, engine=engine, threads=threads, on_progress=on_progress) as reel:
+        for job in jobs:  # a mistake in the last prompt should not come to light after hours
+            reel.check_prompt(job.prompt)
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             video = reel.generate(job.prompt, **settings, on_progress=on_progress)

@@ -7,11 +7,12 @@ by path, size and time of change, so that opening a large bundle again does not 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from .. import paths
-from ..errors import BundleError
+from ..errors import BundleError, one_line
 from .external_data import external_data_of
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, digest_of, is_plain_file_name
+from .progress import Progress, report_progress
 
 _LARGEST_MANIFEST = 16 * 2**20
 _LARGEST_GRAPH = 2**31
 _CHUNK = 2**22
-
-HashProgress = Callable[[str, int, int], object]
+# File systems keep times in steps of up to 2 s (FAT). A file changed this recently could change once more unseen.
+_SETTLED = 2 * 10**9
+# The ways json.dumps lays a document out, see _check_digest.
+_LAYOUTS: tuple[dict[str, Any], ...] = ({"indent": 2}, {}, {"separators": (",", ":")}, {"indent": 4}, {"indent": "\t"})
 
 
 @dataclass(frozen=True)
@@ -42,31 +46,31 @@ class Bundle:
         return self.folder / name
 
 
-def open_bundle(folder: str | os.PathLike[str], *, on_progress: HashProgress | None = None) -> Bundle:
+def open_bundle(folder: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Bundle:
     """Open a bundle for use; content that was hashed before and has not changed since is not read again.
 
-    Raises BundleError with the file and the reason where anything about the bundle is missing, damaged or unsafe.
+    Raises BundleError with the file and the reason where anything about the bundle is missing, damaged or unsafe,
+    Cancelled where on_progress returns False.
     """
     return _open(Path(folder), _HashMemory.load(), on_progress)
 
 
-def verify_bundle(folder: str | os.PathLike[str], *, on_progress: HashProgress | None = None) -> Bundle:
+def verify_bundle(folder: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Bundle:
     """Open a bundle and hash every file of it, whatever is remembered. Raises BundleError like open_bundle."""
     return _open(Path(folder), None, on_progress)
 
 
-def _open(folder: Path, memory: _HashMemory | None, on_progress: HashProgress | None) -> Bundle:
-    data = _read_manifest(folder)
-    manifest = _parse_manifest(data)
+def _open(folder: Path, memory: _HashMemory | None, on_progress: Progress | None) -> Bundle:
+    manifest = _parse_manifest(_read_manifest(folder))
     for name, record in manifest.files.items():
         _check_file(folder, name, record.size)
     for index, (name, record) in enumerate(manifest.files.items()):
-        if on_progress is not None:
-            on_progress("check", index, len(manifest.files))
+        report_progress(on_progress, "check", index, len(manifest.files))
         path = folder / name
         actual = hash_file(path) if memory is None else memory.hash(path)
         if actual != record.sha256:
             raise BundleError(f"{path}: the content is not what reel.json declares (sha256 differs): copy it again")
+    report_progress(on_progress, "check", len(manifest.files), len(manifest.files))
     if memory is not None:
         memory.save()
     for graph in manifest.roles.graphs().values():
@@ -74,60 +78,71 @@ def _open(folder: Path, memory: _HashMemory | None, on_progress: HashProgress | 
     return Bundle(folder, manifest)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> str:
     path = folder / MANIFEST_NAME
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such bundle folder")
     try:
+        if not folder.is_dir():
+            raise BundleError(f"{folder}: no such bundle folder")
         information = path.lstat()
+        if not stat.S_ISREG(information.st_mode):
+            raise BundleError(f"{path}: must be a regular file, not a link or folder")
+        if information.st_size > _LARGEST_MANIFEST:
+            raise BundleError(f"{path}: {information.st_size} bytes is too large for a manifest")
+        return path.read_bytes().decode()
     except FileNotFoundError:
         raise BundleError(
             f"{folder}: has no {MANIFEST_NAME}, so it is not a bundle (or its export did not finish)"
         ) from None
-    if not stat.S_ISREG(information.st_mode):
-        raise BundleError(f"{path}: must be a regular file, not a link")
-    if information.st_size > _LARGEST_MANIFEST:
-        raise BundleError(f"{path}: {information.st_size} bytes is too large for a manifest")
-    try:
-        data = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: not valid JSON: {error}") from error
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    if not isinstance(data, dict):
-        raise BundleError(f"{path}: must hold a JSON object")
-    return data
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path}: not UTF-8 text: copy the bundle again") from error
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _parse_manifest(data: dict[str, Any]) -> Manifest:
+def _parse_manifest(text: str) -> Manifest:
     """Check version, digest and types, in this order: a newer bundle is named as such, not as a damaged one."""
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST_NAME}: not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{MANIFEST_NAME}: must hold a JSON object")
     version = data.get("schema")
     if type(version) is not int or version < 1:
         raise BundleError(f"{MANIFEST_NAME}: schema is {version!r}: it must be a positive whole number")
     if version > SCHEMA_VERSION:
-        release = data.get("read_by", "a newer release")
+        release = str(data.get("read_by", "of a newer release"))[:40]
         raise BundleError(
             f"{MANIFEST_NAME}: schema {version} is newer than this edgereel reads ({SCHEMA_VERSION}); "
             f"it needs edgereel {release}: pip install -U edgereel"
         )
-    try:
-        actual = digest_of(data)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST_NAME}: {error}") from error
-    if data.get("digest") != actual:
-        raise BundleError(
-            f"{MANIFEST_NAME}: was changed after it was written (its digest differs): copy the bundle again"
-        )
+    _check_digest(text, data)
     try:
         return Manifest.model_validate_json(json.dumps(data))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the manifest"
-        raise BundleError(f"{MANIFEST_NAME}: {place}: {first['msg']}") from error
+        raise BundleError(f"{MANIFEST_NAME}: {one_line(place[:200])}: {first['msg'][:200]}") from error
+
+
+def _check_digest(text: str, data: dict[str, Any]) -> None:
+    """Check that the manifest is, to the byte, what was written.
+
+    The digest is of the data, and the same data can be written with other spaces, number forms, escapes or doubled
+    keys. So the text must also be what json.dumps makes of the data, in one of its usual layouts.
+    """
+    try:
+        actual = digest_of(data)
+        layouts = (json.dumps(data, ensure_ascii=escaped, **layout) for layout in _LAYOUTS for escaped in (False, True))
+        if data.get("digest") == actual and text.removesuffix("\n") in layouts:
+            return
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST_NAME}: {error}") from error
+    raise BundleError(f"{MANIFEST_NAME}: was changed after it was written (its digest differs): copy the bundle again")
 
 
 def _check_file(folder: Path, name: str, size: int) -> None:
@@ -138,6 +153,8 @@ def _check_file(folder: Path, name: str, size: int) -> None:
         information = path.lstat()
     except FileNotFoundError:
         raise BundleError(f"{path}: is missing: copy the bundle again") from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(information.st_mode):
         raise BundleError(f"{path}: must be a regular file, not a link or folder")
     if information.st_size != size:
@@ -153,8 +170,8 @@ def _check_graph(folder: Path, graph_file: str, data_file: str, data_size: int) 
     for reference in external_data_of(path):
         if reference.location != data_file:
             raise BundleError(f"{path}: refers to data in {reference.location!r}; it may only use {data_file}")
-        end = reference.offset + (reference.length or 0)
-        if reference.offset < 0 or (reference.length or 0) < 0 or end > data_size:
+        end = reference.offset + reference.length
+        if end > data_size:
             raise BundleError(f"{path}: refers to bytes up to {end} of {data_file}, which has {data_size}")
 
 
@@ -183,7 +200,7 @@ class _HashMemory:
         path = paths.cache_folder() / "hashes.json"
         try:
             known = json.loads(path.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             known = {}
         if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
             known = {}
@@ -193,10 +210,13 @@ class _HashMemory:
         information = path.stat()
         changed = (information.st_size, information.st_mtime_ns, information.st_ctime_ns, information.st_ino)
         key = f"{path.resolve()}|{'|'.join(map(str, changed))}"
-        if key not in self._known:
-            self._known[key] = hash_file(path)
+        if key in self._known:
+            return self._known[key]
+        content = hash_file(path)
+        if abs(time.time_ns() - max(information.st_mtime_ns, information.st_ctime_ns)) > _SETTLED:
+            self._known[key] = content
             self._changed = True
-        return self._known[key]
+        return content
 
     def save(self) -> None:
         """Write the memory back; a cache folder that cannot be written costs time at the next start, nothing else."""
@@ -209,4 +229,5 @@ class _HashMemory:
             temporary.write_text(json.dumps(newest))
             os.replace(temporary, self._path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .decoding import decode_frames
+from .progress import Progress, report_progress
 from .request import Request
 from .video import check_output_path, write_mp4
 
 if TYPE_CHECKING:
-    from .reel import Progress, Reel
+    from .reel import Reel
 
 
 class Video:
@@ -34,7 +35,12 @@ class Video:
         return self.request.frames
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        frames = decode_frames(self._reel.session("decoder_first"), self._reel.session("decoder_next"), self.latents)
+        frames = decode_frames(
+            self._reel.session("decoder_first"),
+            self._reel.session("decoder_next"),
+            self.latents,
+            self._reel.bundle.manifest.latent,
+        )
         while True:
             started = time.perf_counter()
             picture = next(frames, None)
@@ -67,8 +73,6 @@ class Video:
         The settings and the note that the clip is AI-generated go into its metadata; private leaves the prompts out.
         Raises OutputError where it cannot be written, Cancelled where on_progress returns False.
         """
-        from .reel import report_progress
-
         path = check_output_path(Path(path))
 
         def counted() -> Iterator[NDArray[np.uint8]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import one_line
 from .bundle import Bundle
 
 
@@ -33,4 +34,4 @@ def describe(bundle: Bundle) -> str:
     for name, value in manifest.quality.items():
         lines.append(f"quality      {name}: {value}")
     lines.append(f"size         {sum(megabytes.values()):.1f} MB in {len(megabytes)} files")
-    return "\n".join(lines)
+    return "\n".join(one_line(line) for line in lines)

@@ -20,9 +20,10 @@ def latent_shape(latent: LatentGeometry, width: int, height: int, frames: int) -
         )
     nearest_frames = _nearest_frames(latent, frames)
     if frames != nearest_frames:
-        step = latent.temporal_scale * latent.patch[0]
+        least, step = _pictures(latent, latent.patch[0]), latent.temporal_scale * latent.patch[0]
         raise GeometryError(
-            f"{frames} frames are not possible with this model: the nearest is {nearest_frames} (1 and any multiple of {step} more)"
+            f"{frames} frames are not possible with this model: the nearest is {nearest_frames} "
+            f"({least} and any multiple of {step} more)"
         )
     return (
         1,
@@ -36,15 +37,19 @@ def latent_shape(latent: LatentGeometry, width: int, height: int, frames: int) -
 def clip_size(latent: LatentGeometry, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return (width, height, frames) of the clip that latents of this shape [B, C, F, H, W] decode to."""
     _, _, frames, height, width = shape
-    return width * latent.spatial_scale, height * latent.spatial_scale, 1 + (frames - 1) * latent.temporal_scale
+    return width * latent.spatial_scale, height * latent.spatial_scale, _pictures(latent, frames)
 
 
-def _nearest(pixels: int, multiple: int, most: int) -> int:
-    return multiple * min(max(1, round(pixels / multiple)), most)
+def _pictures(latent: LatentGeometry, latent_frames: int) -> int:
+    return 1 + (latent_frames - 1) * latent.temporal_scale
+
+
+def _nearest(length: int, multiple: int, most: int) -> int:
+    """Return the multiple, from 1 to `most` times, nearest to a length; in whole numbers, which have no largest."""
+    return multiple * min(max(1, (length + multiple // 2) // multiple), most)
 
 
 def _nearest_frames(latent: LatentGeometry, frames: int) -> int:
     """Latent frames, 1 + (frames - 1) / temporal_scale, must be a positive multiple of the patch in time."""
-    wanted = 1 + (frames - 1) / latent.temporal_scale
-    latent_frames = latent.patch[0] * min(max(1, round(wanted / latent.patch[0])), latent.max_patches)
-    return 1 + (latent_frames - 1) * latent.temporal_scale
+    step = latent.temporal_scale * latent.patch[0]
+    return _nearest(frames - 1 + latent.temporal_scale, step, latent.max_patches) + 1 - latent.temporal_scale

@@ -64,11 +64,14 @@ class Roles(Record):
     def graphs(self) -> dict[str, Graph]:
         """Return every graph by a unique name: the role, numbered from the second denoiser on."""
         named: dict[str, Graph] = {"text_encoder": self.text_encoder}
-        for index, denoiser in enumerate(self.denoiser):
-            named["denoiser" if index == 0 else f"denoiser_{index + 1}"] = denoiser
+        named |= zip(self.denoiser_names(), self.denoiser, strict=True)
         named["decoder_first"] = self.decoder_first
         named["decoder_next"] = self.decoder_next
         return named
+
+    def denoiser_names(self) -> list[str]:
+        """Return the names of the denoisers among the graphs."""
+        return ["denoiser", *(f"denoiser_{number}" for number in range(2, len(self.denoiser) + 1))]
 
 
 class TextRules(Record):
@@ -115,7 +118,7 @@ class Recipe(Record):
     steps: Annotated[int, Field(ge=1, le=1000)]
     shift: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    train_timesteps: Annotated[int, Field(ge=1)] = 1000
+    train_timesteps: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
     source: str = ""
 
 

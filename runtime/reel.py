@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,17 +12,16 @@ from numpy.typing import NDArray
 
 from ..engines import EngineOptions, EngineReport, Session, Tensor, get_engine
 from ..engines.base import Engine
-from ..errors import Cancelled, EdgereelError, EngineError
+from ..errors import BundleError, EngineError, UsageError
 from .bundle import Bundle, open_bundle
 from .clip import Video
 from .geometry import latent_shape
 from .manifest import Denoiser
 from .noise import NoiseSource
+from .progress import Progress, report_progress
 from .request import Request, complete_request
 from .samplers import SAMPLERS
 from .text import PromptTokenizer
-
-Progress = Callable[[str, int, int], object]
 
 
 class Reel:
@@ -115,17 +113,26 @@ class Reel:
             sampler=sampler,
             recipe=recipe,
         )
+        noise = NoiseSource(request.seed)
+        guidances = [
+            request.guidance if guidance is not None or expert.guidance is None else expert.guidance
+            for expert in self.bundle.manifest.roles.denoiser
+        ]
+        embeddings = self._embed(request, max(guidances) > 1, on_progress)
         if latents is None:
             shape = latent_shape(self.bundle.manifest.latent, request.width, request.height, request.frames)
-            latents = NoiseSource(request.seed).draw(shape)
-        embeddings = self._embed(request, on_progress)
-        sampled = self._sample(request, latents, embeddings, on_progress)
+            latents = noise.draw(shape)
+        sampled = self._sample(request, latents, guidances, embeddings, on_progress)
         return Video(self, request, sampled)
 
-    def _embed(self, request: Request, on_progress: Progress | None) -> list[Tensor]:
+    def check_prompt(self, prompt: str) -> None:
+        """Raise PromptError where the model cannot take this prompt, as generate would."""
+        self._tokenizer.encode(prompt)
+
+    def _embed(self, request: Request, guided: bool, on_progress: Progress | None) -> list[Tensor]:
         """Return the prompt's embeddings and, where guidance needs them, the negative prompt's."""
         tokens = [self._tokenizer.encode(request.prompt)]
-        if request.guidance > 1:
+        if guided:
             tokens.append(self._tokenizer.encode(request.negative_prompt, allow_empty=True, name="negative prompt"))
         report_progress(on_progress, "text", 0, len(tokens))
         session = self.session("text_encoder")
@@ -133,32 +140,28 @@ class Reel:
         for done, (input_ids, attention_mask) in enumerate(tokens, start=1):
             started = time.perf_counter()
             inputs = {"input_ids": Tensor.from_numpy(input_ids), "attention_mask": Tensor.from_numpy(attention_mask)}
-            embeddings.append(session.run(inputs)["prompt_embeds"])
+            embeddings.append(_run(session, "text_encoder", inputs, "prompt_embeds"))
             self.add_time("text", started)
             report_progress(on_progress, "text", done, len(tokens))
         return embeddings
 
     def _sample(
-        self, request: Request, latents: NDArray[np.float32], embeddings: list[Tensor], on_progress: Progress | None
+        self,
+        request: Request,
+        latents: NDArray[np.float32],
+        guidances: list[float],
+        embeddings: list[Tensor],
+        on_progress: Progress | None,
     ) -> NDArray[np.float32]:
-        experts = list(zip(self._denoiser_names(), self.bundle.manifest.roles.denoiser, strict=True))
+        """Return the denoised latents. guidances: that of each denoiser of the bundle."""
+        experts = self.bundle.manifest.roles.denoiser
 
         def velocity_of(noisy: NDArray[np.float32], timestep: float, sigma: float) -> NDArray[np.float32]:
-            name, expert = pick_expert(experts, sigma)
-            guidance = request.guidance if expert.guidance is None else expert.guidance
-            session = self.session(name)
-            started = time.perf_counter()
-            inputs = {
-                "latents": Tensor.from_numpy(noisy),
-                "timestep": Tensor.from_numpy(np.array([timestep], np.float32)),
-            }
-            velocity: NDArray[np.float32] = session.run({**inputs, "prompt_embeds": embeddings[0]})[
-                "prediction"
-            ].numpy()
-            if len(embeddings) == 2 and guidance > 1:
-                without = session.run({**inputs, "prompt_embeds": embeddings[1]})["prediction"].numpy()
-                velocity = without + np.float32(guidance) * (velocity - without)
-            self.add_time("denoise", started)
+            index = pick_expert(experts, sigma)
+            velocity = self._predict(index, noisy, timestep, embeddings[0])
+            if guidances[index] > 1:
+                without = self._predict(index, noisy, timestep, embeddings[1])
+                velocity = without + np.float32(guidances[index]) * (velocity - without)
             return velocity
 
         recipe = self.bundle.manifest.recipe(request.recipe)
@@ -173,22 +176,40 @@ class Reel:
             raise EngineError("sampling gave values that are not numbers: try another precision or engine")
         return sampled
 
-    def _denoiser_names(self) -> list[str]:
-        return [name for name in self.bundle.manifest.roles.graphs() if name.startswith("denoiser")]
+    def _predict(
+        self, index: int, noisy: NDArray[np.float32], timestep: float, prompt_embeds: Tensor
+    ) -> NDArray[np.float32]:
+        """Return what the denoiser of that index predicts of these latents."""
+        name = self.bundle.manifest.roles.denoiser_names()[index]
+        session = self.session(name)
+        started = time.perf_counter()
+        inputs = {
+            "latents": Tensor.from_numpy(noisy),
+            "timestep": Tensor.from_numpy(np.array([timestep], np.float32)),
+            "prompt_embeds": prompt_embeds,
+        }
+        prediction: NDArray[np.float32] = _run(session, name, inputs, "prediction").numpy()
+        if prediction.shape != noisy.shape:
+            raise EngineError(
+                f"{name} gave a prediction of shape {list(prediction.shape)} for latents {list(noisy.shape)}"
+            )
+        self.add_time("denoise", started)
+        return prediction
 
 
-def report_progress(on_progress: Progress | None, stage: str, done: int, total: int) -> None:
-    """Tell the caller how far a stage is. Raises Cancelled where the caller answers False."""
-    if on_progress is not None and on_progress(stage, done, total) is False:
-        raise Cancelled(f"cancelled during {stage}")
+def _run(session: Session, name: str, inputs: dict[str, Tensor], output: str) -> Tensor:
+    outputs = session.run(inputs)
+    if output not in outputs:
+        raise EngineError(f"the graph {name} has no output {output}: the bundle is at fault")
+    return outputs[output]
 
 
-def pick_expert(experts: list[tuple[str, Denoiser]], sigma: float) -> tuple[str, Denoiser]:
-    """Return the denoiser responsible for a noise level: sigma_low <= sigma < sigma_high, the top one included."""
-    for name, expert in experts:
+def pick_expert(experts: list[Denoiser], sigma: float) -> int:
+    """Return the index of the denoiser for a noise level: sigma_low <= sigma < sigma_high, the top one included."""
+    for index, expert in enumerate(experts):
         if expert.sigma_low <= sigma and (sigma < expert.sigma_high or expert.sigma_high >= 1):
-            return name, expert
-    raise EdgereelError(f"no denoiser of this bundle is responsible for sigma {sigma:.4f}")
+            return index
+    raise BundleError(f"no denoiser of this bundle is responsible for sigma {sigma:.4f}")
 
 
 def load(
@@ -200,8 +221,11 @@ def load(
     """Open a bundle (None: the built-in demo) for generation, ready to be used in a `with` block.
 
     engine: `auto` or the name of one. threads: CPU threads per operator, None for all cores.
-    Raises BundleError, UsageError, MissingExtraError.
+    on_progress is told of the stage `check`, in which changed files are hashed.
+    Raises BundleError, UsageError, Cancelled.
     """
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads are not possible: choose 1 or more")
     started = time.perf_counter()
     bundle = open_bundle(demo_bundle_path() if path is None else path, on_progress=on_progress)
     reel = Reel(bundle, get_engine(engine), EngineOptions(threads=threads))

@@ -112,6 +112,8 @@ def _size_of_latents(
 ) -> tuple[tuple[int, int], int]:
     """Return the size and length that the caller's latents decode to; a different one asked for is an error."""
     channels = manifest.latent.channels
+    if not isinstance(latents, np.ndarray):
+        raise UsageError(f"latents are a {type(latents).__name__}: they must be a numpy array")
     if latents.ndim != 5 or latents.shape[:2] != (1, channels) or 0 in latents.shape:
         raise GeometryError(f"latents have shape {list(latents.shape)}: this model takes [1, {channels}, F, H, W]")
     if latents.dtype != np.float32:

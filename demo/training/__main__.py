@@ -11,7 +11,7 @@ from .checkpoint import write_checkpoint
 from .denoiser import cache_latents, train_denoiser
 from .presets import PRESETS
 from .run_folder import RunFolder
-from .vae import train_vae
+from .vae import train_decoder, train_vae
 
 
 def main() -> None:
@@ -32,6 +32,9 @@ def main() -> None:
         print("stopped in the autoencoder's training: run the same command to go on")
         return
     cache_latents(preset, run, device)
+    if not train_decoder(preset, run, device):
+        print("stopped in the decoder's training: run the same command to go on")
+        return
     if not train_denoiser(preset, run, device):
         print("stopped in the denoiser's training: run the same command to go on")
         return

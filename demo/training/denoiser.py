@@ -23,8 +23,7 @@ from .muon import muon_and_adamw, set_learning_rate
 from .presets import Preset
 from .run_folder import RunFolder
 from .tokenizer import PAD, build_tokenizer
-from .vae import STAGE as VAE_STAGE
-from .vae import learning_rate_factor, to_pictures
+from .vae import learning_rate_factor, to_pictures, trained_vae
 
 STAGE = "denoiser"
 LATENTS_STAGE = "latents"
@@ -82,14 +81,11 @@ def embed(text_encoder: Any, ids: Tensor) -> Tensor:
 
 def load_vae(preset: Preset, run: RunFolder) -> Any:
     """Return the trained autoencoder; latent statistics are in its configuration once latents were cached."""
-    state = run.load(VAE_STAGE)
-    if state is None:
-        raise RuntimeError(f"train the autoencoder first: {run.folder} has none")
     configuration = dict(preset.vae)
     if latents := run.load(LATENTS_STAGE):
         configuration |= {"latents_mean": latents["mean"].tolist(), "latents_std": latents["std"].tolist()}
     vae = AutoencoderKLWan(**configuration)
-    vae.load_state_dict(state["model"])
+    vae.load_state_dict(trained_vae(run))
     return vae.eval()
 
 

@@ -23,6 +23,7 @@ class Preset:
     transformer: dict[str, Any]
     text_encoder: dict[str, Any]
     vae_steps: int
+    decoder_steps: int
     vae_batch: int
     vae_pool: int
     latent_clips: int
@@ -97,10 +98,11 @@ PRESETS = {
         transformer=_transformer(channels=24, heads=4, head_size=48, layers=6, text=128),
         text_encoder=_text_encoder(128),
         vae_steps=3200,
+        decoder_steps=1500,
         vae_batch=4,
         vae_pool=2048,
         latent_clips=16384,
-        denoiser_steps=9000,
+        denoiser_steps=2500,
         denoiser_batch=64,
     ),
     "gpu": Preset(
@@ -113,6 +115,7 @@ PRESETS = {
         transformer=_transformer(channels=24, heads=4, head_size=48, layers=6, text=128),
         text_encoder=_text_encoder(128),
         vae_steps=6000,
+        decoder_steps=1500,
         vae_batch=16,
         vae_pool=2048,
         latent_clips=24576,

@@ -1,9 +1,13 @@
-"""Train the demo's autoencoder: pictures in, pictures out, through a narrow Gaussian bottleneck."""
+"""Train the demo's autoencoder: pictures in, pictures out, through a narrow Gaussian bottleneck.
+
+Encoder and decoder first; once the encoder's latents are what the denoiser learns from, the decoder alone goes on.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from .presets import Preset
 from .run_folder import RunFolder
 
 STAGE = "vae"
+DECODER_STAGE = "decoder"
 SAVE_EVERY = 500
 LOG_EVERY = 50
 # The first steps see short windows of the clips, at half the price; the last ones whole clips, as at inference.
@@ -57,49 +62,92 @@ def to_pictures(clips: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device
 
 
 def train_vae(preset: Preset, run: RunFolder, device: torch.device) -> bool:
-    """Train until the preset's steps are done or the run's time is over; return whether they are done."""
+    """Train encoder and decoder until the preset's steps are done or time is over; return whether they are done."""
+    return _train(preset, run, device, Stage(STAGE, preset.vae_steps, preset.vae_learning_rate, noise=1.0))
+
+
+def train_decoder(preset: Preset, run: RunFolder, device: torch.device) -> bool:
+    """Go on with the decoder alone, on nearly noiseless latents, which the denoiser's training does not depend on.
+
+    Returns whether the preset's steps are done.
+    """
+    stage = Stage(DECODER_STAGE, preset.decoder_steps, 0.4 * preset.vae_learning_rate, noise=0.3, decoder_only=True)
+    return _train(preset, run, device, stage)
+
+
+def trained_vae(run: RunFolder) -> dict[str, Tensor]:
+    """Return the weights of the furthest stage so far. Raises RuntimeError where there is none."""
+    state = run.load(DECODER_STAGE) or run.load(STAGE)
+    if state is None:
+        raise RuntimeError(f"train the autoencoder first: {run.folder} has none")
+    weights: dict[str, Tensor] = state["model"]
+    return weights
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of training. noise: share of the posterior's deviation that is added to the latents' means."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    noise: float
+    decoder_only: bool = False
+
+
+def _train(preset: Preset, run: RunFolder, device: torch.device, stage: Stage) -> bool:
     torch.manual_seed(preset.seed)
     vae = AutoencoderKLWan(**preset.vae).to(device)
+    if stage.decoder_only:
+        vae.load_state_dict(trained_vae(run))
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     channels_last(vae)
-    optimizers = muon_and_adamw(vae, lr=preset.vae_learning_rate)
+    optimizers = muon_and_adamw(vae, lr=stage.learning_rate)
     step = 0
-    if state := run.load(STAGE):
+    if state := run.load(stage.name):
         vae.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step = state["step"]
-    if step >= preset.vae_steps:
+    if step >= stage.steps:
         return True
     pool = render_clips(preset, preset.vae_pool, preset.seed)
     started = time.monotonic()
-    while step < preset.vae_steps and not run.out_of_time():
+    while step < stage.steps and not run.out_of_time():
         # Everything random in a step comes from its number, so that a resumed run is the same run.
         generator = torch.Generator().manual_seed(preset.seed + step)
         chosen = torch.randint(len(pool), (preset.vae_batch,), generator=generator).numpy()
-        set_learning_rate(optimizers, preset.vae_learning_rate * learning_rate_factor(step, preset.vae_steps))
+        set_learning_rate(optimizers, stage.learning_rate * learning_rate_factor(step, stage.steps))
         clips = pool[chosen]
-        if step < preset.vae_steps * SHORT_SHARE:
+        if not stage.decoder_only and step < stage.steps * SHORT_SHARE:
             start = int(torch.randint(preset.frames - preset.vae_window + 1, (), generator=generator))
             clips = clips[:, start : start + preset.vae_window]
-        loss, error, kl = _train_step(vae, optimizers, to_pictures(clips, device), generator, preset.kl_weight)
+        pictures = to_pictures(clips, device)
+        loss, error, kl = _train_step(vae, optimizers, pictures, generator, preset.kl_weight, stage.noise)
         step += 1
         if step % LOG_EVERY == 0:
             seconds = time.monotonic() - started
-            run.log(STAGE, step=step, loss=loss, psnr=10 * math.log10(4 / error), kl=kl, seconds=seconds)
-        if step % SAVE_EVERY == 0 or step == preset.vae_steps or run.out_of_time():
+            run.log(stage.name, step=step, loss=loss, psnr=10 * math.log10(4 / error), kl=kl, seconds=seconds)
+        if step % SAVE_EVERY == 0 or step == stage.steps or run.out_of_time():
             saved = [optimizer.state_dict() for optimizer in optimizers]
-            run.save(STAGE, {"model": vae.state_dict(), "optimizers": saved, "step": step})
-    return step >= preset.vae_steps
+            run.save(stage.name, {"model": vae.state_dict(), "optimizers": saved, "step": step})
+    return step >= stage.steps
 
 
 def _train_step(
-    vae: Any, optimizers: list[torch.optim.Optimizer], pictures: Tensor, generator: torch.Generator, kl_weight: float
+    vae: Any,
+    optimizers: list[torch.optim.Optimizer],
+    pictures: Tensor,
+    generator: torch.Generator,
+    kl_weight: float,
+    noise_share: float,
 ) -> tuple[float, float, float]:
     with torch.autocast(pictures.device.type, dtype=torch.bfloat16):
         mean, log_variance = whole_clip.encode(vae, pictures)
         mean, log_variance = mean.float(), log_variance.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean)
-        decoded = whole_clip.decode(vae, mean + noise * (0.5 * log_variance).exp()).float()
+        decoded = whole_clip.decode(vae, mean + noise_share * noise * (0.5 * log_variance).exp()).float()
     error = F.mse_loss(decoded, pictures)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     loss = error + 0.02 * F.l1_loss(decoded, pictures) + kl_weight * kl

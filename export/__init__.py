@@ -1,0 +1,59 @@
+"""Turn a trained checkpoint into a bundle. Needs the `export` extra; importing this package does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from ..runtime.manifest import Manifest
+
+__all__ = ["export_checkpoint"]
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "onnx", "onnxscript", "onnxruntime")
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    *,
+    max_tokens: int | None = None,
+    precision: Literal["fp32", "fp16"] = "fp32",
+    name: str | None = None,
+    license: str | None = None,
+    origin: str | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Manifest:
+    """Export a checkpoint folder to a bundle folder `output` (NAME.reel, not there yet) and return its manifest.
+
+    max_tokens: length prompts are padded to. precision: what the graphs compute in. name, license, origin: of the
+    weights. None takes the checkpoint's `edgereel.json` or, without, the family's default.
+    on_progress: called with (part, steps done, steps in all) as each part is loaded, exported and proved.
+
+    Raises MissingExtraError without the `export` extra, UsageError for arguments that cannot be used, CheckpointError
+    for a checkpoint that cannot be exported, ParityError where a graph is not what the module is, OutputError where the
+    bundle cannot be written. Whatever is raised, KeyboardInterrupt included, nothing is left behind.
+    """
+    for package in PACKAGES:
+        try:
+            found = find_spec(package) is not None
+        except ValueError:  # blocked by sys.modules[package] = None
+            found = False
+        if not found:
+            raise MissingExtraError(package, "export", "edgereel export")
+    from .bundle import export_checkpoint as run
+
+    return run(
+        Path(checkpoint),
+        Path(output),
+        max_tokens=max_tokens,
+        precision=precision,
+        name=name,
+        license=license,
+        origin=origin,
+        on_progress=on_progress,
+    )

@@ -1,0 +1,83 @@
+"""What a model family's adapter hands to the exporter: parts to export and facts for the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TensorSpec, TextRules
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class GraphSource:
+    """A torch module about to become one ONNX graph.
+
+    examples, dynamic: tensors to trace with, and for each its varying axes as torch.export dimensions.
+    inputs, outputs: names, types and shapes as the manifest gives them, in the module's order.
+    """
+
+    name: str
+    module: torch.nn.Module
+    examples: tuple[torch.Tensor, ...]
+    dynamic: tuple[Any, ...]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Random inputs and what the untouched torch module makes of them, in float32.
+
+    A streaming decoder's trial has the input `latents` [B, C, F, H, W] and expects all `frames` at once.
+    """
+
+    label: str
+    inputs: dict[str, Array]
+    expected: Array
+
+
+class Part(Protocol):
+    """One component of a checkpoint: one set of weights, one or more graphs that share them."""
+
+    name: str
+    streams: bool
+
+    def load(self) -> Any:
+        """Return the real torch module in float32."""
+
+    def trials(self, module: Any) -> list[Trial]:
+        """Return parity trials, made with the module as it was loaded."""
+
+    def graphs(self, module: Any, compute: torch.dtype) -> list[GraphSource]:
+        """Return the graphs to export; this may change the module."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the manifest says about a checkpoint, read from its configuration alone."""
+
+    text: TextRules
+    latent: LatentGeometry
+    recipes: list[Recipe]
+    defaults: Defaults
+    tokenizer: Path
+    quality: dict[str, Any] = field(default_factory=dict)
+    denoisers: list[dict[str, Any]] = field(default_factory=lambda: [{}])
+    """For each denoiser, the manifest's keys beside its graph (`sigma_low`, `sigma_high`)."""
+
+
+class Adapter(Protocol):
+    """A model family: it checks a checkpoint on construction and then describes it."""
+
+    facts: Facts
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """Text encoder, denoisers and decoder, in the order they are exported."""

@@ -1,0 +1,93 @@
+"""Proof that saved graphs compute what the torch modules compute: run in ONNX Runtime, compared, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..engines import EngineOptions, Tensor, get_engine
+from ..errors import ParityError
+from ..runtime.manifest import Parity
+from .family import Array, GraphSource, Trial
+
+LIMITS: dict[Literal["fp32", "fp16"], float] = {"fp32": 1e-4, "fp16": 5e-3}
+
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Computes a graph's named outputs from its named inputs."""
+
+
+def relative_difference(found: Array, expected: Array) -> float:
+    """Return ‖found - expected‖₂ / ‖expected‖₂, infinite where shapes differ or anything is not finite."""
+    if found.shape != expected.shape or not np.isfinite(found).all() or not np.isfinite(expected).all():
+        return float("inf")
+    reference = np.linalg.norm(expected.astype(np.float64))
+    difference = np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64))
+    return float(difference / reference) if reference > 0 else float(difference)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Run]:
+    """Open a saved graph in ONNX Runtime on the CPU."""
+    with get_engine("cpu").open(path, EngineOptions()) as session:
+
+        def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            outputs = session.run({name: Tensor.from_numpy(array) for name, array in inputs.items()})
+            return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+        yield run
+
+
+def traced_module(source: GraphSource) -> Run:
+    """Return the module that a graph is traced from as something to run.
+
+    ONNX Runtime's CPU provider widens half precision to float32 and drops the rounding on the way, so that a saved fp16
+    graph runs there without fp16's errors and overflows. The module, run by torch in half precision, has them.
+    """
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with torch.no_grad():
+            made = source.module(*(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in source.inputs))
+        tensors = made if isinstance(made, tuple) else (made,)
+        return {name: tensor.numpy() for name, tensor in zip(source.outputs, tensors, strict=True)}
+
+    return run
+
+
+def graph_differences(run: Run, trials: list[Trial]) -> list[float]:
+    """Return the relative difference of a graph with one output on every trial."""
+    return [relative_difference(next(iter(run(trial.inputs).values())), trial.expected) for trial in trials]
+
+
+def decoder_differences(first: Run, later: Run, trials: list[Trial]) -> tuple[list[float], list[float]]:
+    """Decode every trial frame by frame, states handed on; return the differences of the first and of later frames."""
+    of_first, of_later = [], []
+    for trial in trials:
+        latents = trial.inputs["latents"]
+        outputs = first({"latent": latents[:, :, :1]})
+        begin = outputs["frames"].shape[2]
+        of_first.append(relative_difference(outputs["frames"], trial.expected[:, :, :begin]))
+        frames = []
+        for index in range(1, latents.shape[2]):
+            states = {name.removesuffix("_next"): array for name, array in outputs.items() if name != "frames"}
+            outputs = later({"latent": latents[:, :, index : index + 1], **states})
+            frames.append(outputs["frames"])
+        of_later.append(relative_difference(np.concatenate(frames, axis=2), trial.expected[:, :, begin:]))
+    return of_first, of_later
+
+
+def judge(name: str, differences: list[float], trials: list[Trial], limit: float) -> Parity:
+    """Return the worst difference as the manifest keeps it; raise ParityError where it is above the limit."""
+    worst = max(differences)
+    if not all(value <= limit for value in differences):  # NaN is over every limit, and max() can miss it
+        each = ", ".join(f"{trial.label}: {value:.1e}" for trial, value in zip(trials, differences, strict=True))
+        raise ParityError(
+            f"{name}: the exported graph differs from the torch module by {worst:.1e} relative, {limit:.0e} is allowed "
+            f"({each}); nothing was written"
+        )
+    # Two digits are all that means anything, and they keep the file from changing with the order of a sum.
+    return Parity(relative=float(f"{worst:.1e}"), limit=limit, shapes=[trial.label for trial in trials])

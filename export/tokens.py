@@ -1,0 +1,43 @@
+"""What the manifest says about a tokenizer: the ids of its padding and of its unknown word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from ..errors import CheckpointError
+from .checkpoint import one_line, read_json
+
+
+def pad_token_id(tokenizer: Path, default: int) -> int:
+    """Return the id of the padding token that the tokenizer's configuration names, the default where it names none."""
+    config = tokenizer.with_name("tokenizer_config.json")
+    token = read_json(config).get("pad_token") if config.exists() else None
+    if isinstance(token, dict):
+        token = token.get("content")
+    loaded = _load(tokenizer)
+    found = loaded.token_to_id(token) if isinstance(token, str) else default
+    if found is None:
+        raise CheckpointError(f"{config}: pad_token {token!r} is not in tokenizer.json")
+    return int(found)
+
+
+def unknown_token_id(tokenizer: Path) -> int | None:
+    """Return the id that stands for unknown words, None for tokenizers that spell any word out of pieces."""
+    model: Any = read_json(tokenizer).get("model")
+    if not isinstance(model, dict) or model.get("type") != "WordLevel":
+        return None
+    return _load(tokenizer).token_to_id(str(model.get("unk_token")))
+
+
+def _load(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: file is missing; save the checkpoint's tokenizer as a fast one")
+    try:
+        return Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library is in Rust, and its panics are not derived from Exception
+        raise CheckpointError(f"{path}: cannot be read as a tokenizer: {one_line(error)}") from error

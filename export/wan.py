@@ -1,0 +1,130 @@
+"""The Wan family (diffusers' WanPipeline): which components make it up, how they must fit, and what the manifest says.
+
+The networks are in wan_modules.py and wan_decoder.py, the graphs made of them in wan_parts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import CheckpointError
+from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TextRules
+from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, one_line, read_json
+from .family import Facts, Part
+from .tokens import pad_token_id, unknown_token_id
+from .wan_parts import DecoderPart, DenoiserPart, TextEncoderPart
+
+MAX_TOKENS = 512  # this and the next two: WanPipeline's defaults
+STEPS, GUIDANCE = 50, 5.0
+DEFAULTS = {"width": 832, "height": 480, "frames": 81, "fps": 16}
+SAMPLER_OF_SCHEDULER = {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteScheduler": "euler"}
+
+
+class WanAdapter:
+    """A WanPipeline checkpoint. Construction checks every configuration and every tensor's name and shape."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        encoder = TextEncoderPart("text_encoder", checkpoint.component("text_encoder", "UMT5EncoderModel"))
+        decoder = DecoderPart("decoder", checkpoint.component("vae", "AutoencoderKLWan"))
+        names = ["transformer"]
+        boundary = checkpoint.index.get("boundary_ratio")
+        if boundary is not None:
+            names.append("transformer_2")
+        denoisers = [
+            DenoiserPart(
+                "denoiser" if index == 0 else f"denoiser_{index + 1}",
+                checkpoint.component(name, "WanTransformer3DModel"),
+            )
+            for index, name in enumerate(names)
+        ]
+        for denoiser in denoisers:
+            _check_fit(denoiser, encoder, decoder)
+        self.parts: Sequence[Part] = [encoder, *denoisers, decoder]
+        self.facts = self._facts(encoder, denoisers[0], decoder, _noise_levels(checkpoint, boundary))
+
+    def _facts(
+        self, encoder: TextEncoderPart, denoiser: DenoiserPart, decoder: DecoderPart, levels: list[dict[str, Any]]
+    ) -> Facts:
+        tokenizer = self._checkpoint.folder / "tokenizer" / "tokenizer.json"
+        overrides = self._checkpoint.overrides
+        try:
+            return Facts(
+                text=TextRules(
+                    max_tokens=overrides.get("max_tokens", MAX_TOKENS),
+                    pad_token_id=pad_token_id(tokenizer, encoder.config.pad_token_id or 0),
+                    unknown_token_id=unknown_token_id(tokenizer),
+                    cleaning=["fix_text", "html_unescape", "collapse_whitespace"],
+                ),
+                latent=LatentGeometry(
+                    channels=decoder.config.z_dim,
+                    temporal_scale=decoder.temporal_scale,
+                    spatial_scale=decoder.spatial_scale,
+                    patch=list(denoiser.config.patch_size),
+                    max_patches=denoiser.config.rope_max_seq_len,
+                ),
+                recipes=self._recipes(),
+                defaults=Defaults.model_validate(DEFAULTS | dict(overrides.get("defaults", {}))),
+                tokenizer=tokenizer,
+                denoisers=levels,
+                quality=dict(overrides.get("quality", {})),
+            )
+        except (ValidationError, TypeError, ValueError) as error:
+            path = self._checkpoint.folder / OVERRIDES_NAME
+            raise CheckpointError(f"{path}: cannot go into the manifest: {one_line(error)}") from error
+
+    def _recipes(self) -> list[Recipe]:
+        """Return the checkpoint's own recipes or, without, its scheduler's sampler first and the other one second."""
+        given = self._checkpoint.overrides.get("recipes")
+        if given is not None:
+            return [Recipe.model_validate(recipe) for recipe in given]
+        path = self._checkpoint.folder / "scheduler" / "scheduler_config.json"
+        config = read_json(path)
+        kind = str(config.get("_class_name"))
+        if kind not in SAMPLER_OF_SCHEDULER:
+            raise CheckpointError(f"{path}: unknown scheduler {kind}; known: {', '.join(SAMPLER_OF_SCHEDULER)}")
+        prediction = config.get("prediction_type", "flow_prediction")
+        if prediction != "flow_prediction":
+            raise CheckpointError(f"{path}: prediction_type is {prediction}; only flow_prediction can be exported")
+        common = {
+            "steps": STEPS,
+            "shift": float(config.get("flow_shift" if "flow_shift" in config else "shift", 1.0)),
+            "guidance": GUIDANCE,
+            "train_timesteps": config.get("num_train_timesteps", 1000),
+            "source": "diffusers WanPipeline",
+        }
+        own = SAMPLER_OF_SCHEDULER[kind]
+        samplers = [own, *(other for other in sorted(SAMPLER_OF_SCHEDULER.values()) if other != own)]
+        return [Recipe.model_validate({"name": sampler, "sampler": sampler, **common}) for sampler in samplers]
+
+
+def _noise_levels(checkpoint: Checkpoint, boundary: Any) -> list[dict[str, Any]]:
+    """Return each denoiser's range of sigma: all, or `transformer` above the boundary and `transformer_2` below."""
+    if boundary is None:
+        return [{}]
+    if not isinstance(boundary, int | float) or not 0 < boundary < 1:
+        raise CheckpointError(f"{checkpoint.folder / INDEX_NAME}: boundary_ratio is {boundary!r}, not between 0 and 1")
+    return [
+        {"sigma_low": float(boundary), "sigma_high": 1.0},
+        {"sigma_low": 0.0, "sigma_high": float(boundary)},
+    ]
+
+
+def _check_fit(denoiser: DenoiserPart, encoder: TextEncoderPart, decoder: DecoderPart) -> None:
+    """Raise CheckpointError where the components' configurations do not fit together."""
+    path = denoiser.component.folder / "config.json"
+    if denoiser.config.image_dim is not None or denoiser.config.added_kv_proj_dim is not None:
+        raise CheckpointError(f"{path}: an image-to-video transformer; edgereel exports text-to-video ones")
+    wanted = {
+        "in_channels": decoder.config.z_dim,
+        "out_channels": decoder.config.z_dim,
+        "text_dim": encoder.config.d_model,
+    }
+    for key, value in wanted.items():
+        if denoiser.config[key] != value:
+            raise CheckpointError(
+                f"{path}: {key} is {denoiser.config[key]}, but the vae and text encoder beside it need {value}"
+            )

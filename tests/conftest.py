@@ -1,0 +1,73 @@
+"""Fixtures that several test modules share: the shipped demo, and a random checkpoint of another configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+DEMO_REEL = Path(os.environ.get("EDGEREEL_TEST_REEL", ROOT / "demo" / "demo.reel"))
+DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
+
+
+def load_helper(name: str) -> ModuleType:
+    """Import a helper module that lies beside the tests (they are no package)."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache folder out of the tests."""
+    monkeypatch.setenv("EDGEREEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Wan checkpoint: plain VAE, patches of 2, other depth, heads and latent channels than the demo's."""
+    folder: Path = load_helper("tiny_wan").write_tiny_wan(
+        tmp_path_factory.mktemp("random") / "checkpoint", seed=3, depth=3, heads=4, latent_channels=6, vae_levels=3
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_reel(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from edgereel.export import export_checkpoint
+
+    reel = tmp_path_factory.mktemp("random_reel") / "random.reel"
+    export_checkpoint(random_checkpoint, reel, max_tokens=16)
+    return reel
+
+
+@pytest.fixture
+def demo_copy(tmp_path: Path) -> Path:
+    """A copy of the shipped bundle that a test may damage."""
+    return Path(shutil.copytree(DEMO_REEL, tmp_path / "copy.reel"))
+
+
+def edit_manifest(reel: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = True) -> None:
+    """Change a bundle's manifest in place; sign: with a right digest, as an attacker would."""
+    from edgereel.runtime.manifest import digest_of
+
+    path = reel / "reel.json"
+    data = json.loads(path.read_text())
+    change(data)
+    if sign:
+        data["digest"] = digest_of(data)
+    path.write_text(json.dumps(data))

@@ -1,0 +1,164 @@
+"""The whole way from prompt to frames, against diffusers' own pipeline on the same weights and noise, in float32."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+
+import edgereel
+from edgereel.runtime import samplers, schedules
+
+LATENTS_LIMIT = 1e-3
+FRAMES_LIMIT_DB = 60.0
+STEPS = 5
+SHIFT = 3.0
+GUIDANCE = 4.0
+
+DEMO_PROMPTS = (
+    "a red ball bounces over the ocean",
+    "in the forest a white star is growing",
+    "an orange ring slides left among the stars",
+)
+RANDOM_PROMPTS = ("a red ball bounces over the ocean", "the green square slides", "a ball over a square")
+
+
+class Pair:
+    """One checkpoint in both programs."""
+
+    def __init__(
+        self, checkpoint: Path, reel: edgereel.Reel, sizes: list[tuple[int, int]], prompts: tuple[str, ...]
+    ) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.pipeline = WanPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.reel = reel
+        self.sizes = sizes
+        self.prompts = prompts
+
+    def noise(self, size: tuple[int, int], frames: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        latent = self.reel.bundle.manifest.latent
+        width, height = size
+        shape = (
+            1,
+            latent.channels,
+            1 + (frames - 1) // latent.temporal_scale,
+            height // latent.spatial_scale,
+            width // latent.spatial_scale,
+        )
+        return np.random.default_rng().standard_normal(shape).astype(np.float32)
+
+    def theirs(self, prompt: str, noise: Any, sampler: str, frames: int, size: tuple[int, int]) -> tuple[Any, Any]:
+        """Return diffusers' final latents and uint8 frames."""
+        if sampler == "euler":
+            self.pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+        else:
+            self.pipeline.scheduler = UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT, num_train_timesteps=1000
+            )
+        kept = {}
+
+        def keep(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+            kept["latents"] = tensors["latents"].numpy().copy()
+            return {}
+
+        width, height = size
+        video = self.pipeline(
+            prompt,
+            height=height,
+            width=width,
+            num_frames=frames,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            latents=torch.from_numpy(noise.copy()),
+            max_sequence_length=self.reel.bundle.manifest.text.max_tokens,
+            callback_on_step_end=keep,
+            output_type="np",
+        ).frames[0]
+        return kept["latents"], np.round(video * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def demo_pair() -> Any:
+    root = Path(__file__).parent.parent
+    with edgereel.load() as reel:
+        yield Pair(root / "demo" / "checkpoint", reel, [(64, 64), (96, 48)], DEMO_PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def random_pair(random_checkpoint: Path, random_reel: Path) -> Any:
+    with edgereel.load(random_reel) as reel:
+        yield Pair(random_checkpoint, reel, [(32, 32), (48, 16)], RANDOM_PROMPTS)
+
+
+def compare(
+    pair: Pair, prompt: str, sampler: str, size: tuple[int, int], frames: int, **ours: Any
+) -> tuple[float, float]:
+    """Return (relative difference of latents, PSNR of frames in dB); `ours` overrides what edgereel is told."""
+    noise = pair.noise(size, frames)
+    their_latents, their_frames = pair.theirs(prompt, noise, sampler, frames, size)
+    settings = {"steps": STEPS, "guidance": GUIDANCE, "sampler": sampler, "latents": noise, **ours}
+    video = pair.reel.generate(settings.pop("our_prompt", prompt), **settings)
+    our_frames = np.stack(list(video))
+    assert our_frames.shape == their_frames.shape
+    relative = float(np.linalg.norm(video.latents - their_latents) / np.linalg.norm(their_latents))
+    error = float(np.square(our_frames.astype(np.float64) - their_frames).mean())
+    return relative, 10 * np.log10(255**2 / max(error, 1e-9))
+
+
+@pytest.mark.parametrize("frames", [9, 17])
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize("prompt", [0, 1, 2])
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
+@pytest.mark.parametrize("which", ["demo_pair", "random_pair"])
+def test_latents_and_frames_equal_diffusers(
+    which: str, sampler: str, prompt: int, size: int, frames: int, request: pytest.FixtureRequest
+) -> None:
+    pair: Pair = request.getfixturevalue(which)
+    relative, psnr = compare(pair, pair.prompts[prompt], sampler, pair.sizes[size], frames)
+    assert relative <= LATENTS_LIMIT
+    assert psnr >= FRAMES_LIMIT_DB
+
+
+def _untruncated(steps: int, shift: float, train_timesteps: int = 1000) -> schedules.Schedule:
+    right = schedules.unipc_schedule(steps, shift, train_timesteps)
+    return replace(right, timesteps=(right.sigmas[:-1] * train_timesteps).astype(np.float32))
+
+
+def _guidance_off(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"guidance": 1.2 * GUIDANCE}
+
+
+def _another_prompt(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"our_prompt": pair.prompts[1]}
+
+
+def _timesteps_not_truncated(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setitem(samplers.SAMPLERS, "unipc", samplers.SAMPLERS["unipc"]._replace(schedule=_untruncated))
+    return {}
+
+
+@pytest.mark.parametrize("mistake", [_guidance_off, _another_prompt, _timesteps_not_truncated])
+@pytest.mark.parametrize("which", ["demo_pair", "random_pair"])
+def test_the_comparison_notices_a_mistake(
+    which: str,
+    mistake: Callable[[Pair, pytest.MonkeyPatch], dict[str, Any]],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair: Pair = request.getfixturevalue(which)
+    relative, psnr = compare(pair, pair.prompts[0], "unipc", pair.sizes[0], 17, **mistake(pair, monkeypatch))
+    assert relative > LATENTS_LIMIT or psnr < FRAMES_LIMIT_DB
+
+
+def test_the_reference_cleans_prompts_with_ftfy() -> None:
+    assert importlib.util.find_spec("ftfy") is not None

@@ -1,0 +1,438 @@
+"""The command line: what it writes and prints, and the one line and exit code that every bad input ends in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import DEMO_REEL, edit_manifest
+
+from edgereel import __version__, cli
+from edgereel.runtime.bundle import open_bundle
+
+PROMPT = "a red ball bounces over the ocean"
+BUNDLE = ["--bundle", str(DEMO_REEL)]
+QUICK = ["--steps", "2", "--frames", "5", "--size", "32x32", *BUNDLE]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty folder; return exit code, stdout, stderr."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgereel", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+def refused(result, code, part):
+    """Check that a run ended with this code and one line on stderr with this part in it, and wrote nothing."""
+    exit_code, out, err = result
+    assert (exit_code, out) == (code, ""), err
+    assert err.count("\n") == 1, err
+    assert err.startswith("edgereel: ")
+    assert part in err
+    assert [path.name for path in Path.cwd().iterdir()] == []
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def metadata_of(path):
+    with av.open(str(path)) as container:
+        return dict(container.metadata)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["generate", ""], 2, "the prompt is empty"),
+        (["generate", " \t "], 2, "the prompt is empty"),
+        (["generate", "a " * 40], 2, "it has 41 tokens and this model takes at most 24"),
+        (["generate", "a quokka bounces over the xylophone"], 2, '"quokka", "xylophone"'),
+        (
+            ["generate", PROMPT, "--negative", "quokka"],
+            2,
+            'the negative prompt has words this model does not know: "quok',
+        ),
+        (["generate", "a \x1b[31mred ball"], 2, "U+001B"),
+        (["generate"], 2, "give either a prompt or --prompts FILE"),
+        (["generate", PROMPT, "--size", "50x64"], 2, "the nearest is 48x64"),
+        (["generate", PROMPT, "--size", "0x0"], 2, "the nearest is 16x16"),
+        (
+            ["generate", PROMPT, "--size", "999999x64"],
+            2,
+            "size 999999x64 is not possible with this model: the nearest is",
+        ),
+        (["generate", PROMPT, "--size", "64"], 2, "--size 64: write it as WIDTHxHEIGHT"),
+        (["generate", PROMPT, "--size", "64x"], 2, "write it as WIDTHxHEIGHT"),
+        (["generate", PROMPT, "--size", "-64x64"], 2, "write it as WIDTHxHEIGHT"),
+        (["generate", PROMPT, "--size", "64x64x64"], 2, "write it as WIDTHxHEIGHT"),
+        (["generate", PROMPT, "--size", "٦٤x64"], 2, "write it as WIDTHxHEIGHT"),
+        (["generate", PROMPT, "--size", "9999999x64"], 2, "too large for any model"),
+        (["generate", PROMPT, "--frames", "16"], 2, "16 frames are not possible with this model: the nearest is 17"),
+        (["generate", PROMPT, "--frames", "0"], 2, "the nearest is 1 "),
+        (["generate", PROMPT, "--frames", "9" * 400], 2, "frames are not possible with this model"),
+        (["generate", PROMPT, "--steps", "0"], 2, "0 steps are not possible"),
+        (["generate", PROMPT, "--fps", "0"], 2, "0 frames per second"),
+        (["generate", PROMPT, "--guidance", "nan"], 2, "guidance nan is not possible"),
+        (["generate", PROMPT, "--guidance", "1", "--negative", "red"], 2, "a negative prompt has no effect"),
+        (["generate", PROMPT, "--seed", "-1"], 2, "seed -1 is out of range"),
+        (["generate", PROMPT, "--sampler", "magic"], 2, "unknown sampler 'magic': choose from euler, unipc"),
+        (["generate", PROMPT, "--recipe", "worst"], 2, "this bundle has no recipe 'worst'"),
+        (["generate", PROMPT, "--engine", "quantum"], 2, "unknown engine 'quantum': choose from auto, cpu"),
+        (["generate", PROMPT, "--threads", "0"], 2, "--threads"),
+        (["generate", PROMPT, "--threads", "two"], 2, "--threads"),
+        (["generate", PROMPT, "--magic"], 2, "--magic"),
+        (["generate", PROMPT, "-o", "no/such/folder/a.mp4"], 1, "no/such/folder does not exist"),
+        (["generate", PROMPT, "-o", "clip.avi"], 1, "only .mp4 files can be written"),
+        (["generate", PROMPT, "-o", "."], 1, "cannot write ."),
+        (["generate", PROMPT, "--prompts", "list.txt"], 2, "give either a prompt or --prompts FILE"),
+        (["generate", "--prompts", "missing.txt", "-o", "out"], 2, "missing.txt: cannot be read: No such file"),
+        (["generate", "--prompts", ".", "-o", "out"], 2, "is not a file of prompts"),
+        (["generate", PROMPT, "--latents", "missing.npy"], 2, "missing.npy: cannot be read: No such file"),
+        (["generate", PROMPT, "--latents", "."], 2, "cannot be read: Is a directory"),
+        (["inspect", "missing.reel"], 1, "missing.reel: no such bundle folder"),
+        (["verify", "missing.reel"], 1, "missing.reel: no such bundle folder"),
+        (["inspect", "two\nlines.reel"], 1, r"two\nlines.reel: no such bundle folder"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+    ids=lambda value: " ".join(value)[:40].strip() if isinstance(value, list) else "",
+)
+def test_bad_input(run, arguments, code, part):
+    bundle = BUNDLE if arguments[0] == "generate" else []
+    refused(run(*arguments, *bundle), code, part)
+
+
+def test_an_output_folder_that_cannot_be_written_to(run, tmp_path):
+    if os.name == "nt" or (os.geteuid() == 0 and not Path("/proc/self").is_dir()):
+        pytest.skip("no folder here that this user cannot write to")
+    folder = Path("/proc") if os.geteuid() == 0 else tmp_path / "locked"
+    if not folder.exists():
+        folder.mkdir(mode=0o500)
+    refused(run("generate", PROMPT, "-o", folder / "clip.mp4", *BUNDLE), 1, f"cannot write {folder / 'clip.mp4'}")
+    refused(
+        run("generate", "--prompts", prompts_file(tmp_path, PROMPT), "-o", folder / "clips", *BUNDLE), 1, "cannot make"
+    )
+
+
+def prompts_file(folder, text):
+    (folder / "prompts.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder / "prompts.txt"
+
+
+@pytest.mark.parametrize(
+    ("content", "part"), [("", "holds no prompt"), (" \n\n\t\n", "holds no prompt"), (b"\xff\xfe", "is not UTF-8 text")]
+)
+def test_bad_files_of_prompts(run, tmp_path, content, part):
+    refused(run("generate", "--prompts", prompts_file(tmp_path, content), "-o", "out", *BUNDLE), 2, part)
+
+
+def test_a_file_in_the_place_of_the_folder_for_videos(run, tmp_path):
+    path = prompts_file(tmp_path, PROMPT)
+    refused(run("generate", "--prompts", path, "-o", "a.mp4", *BUNDLE), 2, "names a folder for the videos")
+    refused(run("generate", "--prompts", path, "-o", path, *BUNDLE), 1, "cannot make this folder: File exists")
+
+
+def test_a_mistake_in_the_last_prompt_is_told_before_the_first_is_made(run, tmp_path):
+    path = prompts_file(tmp_path, f"{PROMPT}\na quokka\n")
+    code, _, err = run("generate", "--prompts", path, "-o", "out", *QUICK)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "quokka" in err
+    assert list(Path("out").iterdir()) == []
+
+
+def header(description):
+    text = description.encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "is not a .npy file"),
+        (b"PK\x03\x04 a zip file", "is not a .npy file"),
+        (b"\x93NUMPY\x09\x00", "this version of the .npy format is not supported"),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 5, 8, 8)}\n"), "is not a .npy file"),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (1" + ", 9999999" * 9 + ")}\n"),
+            "is not a .npy file",
+        ),
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}\n"), "is not a .npy file"),
+        (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}\n") + b"\x80\x04N.", "is not a .npy file"),
+        (header("__import__('os').system('true')\n"), "is not a .npy file"),
+        (header("{'descr': [\n"), "is not a .npy file"),
+        (header("(" * 5000), "is not a .npy file"),
+        (header("{" + " " * 20_000 + "}\n"), "is not a .npy file"),
+        (np.zeros((1, 2, 3), np.float32), "latents have shape [1, 2, 3]: this model takes [1, "),
+        (np.zeros((), np.float32), "latents have shape []"),
+        ("float64", "latents are float64: they must be float32"),
+        ("nan", "not finite"),
+        ("large", "frames are not possible with this model"),
+        (np.array([{}, None]), "is not a .npy file of numbers"),
+    ],
+    ids=[
+        *["empty", "zip", "version", "short", "huge", "negative", "pickle", "code", "open", "deep", "padded"],
+        *["shape", "scalar", "dtype", "nan", "size", "objects"],
+    ],
+)
+def test_bad_latents(run, tmp_path, content, part):
+    path = tmp_path / "latents.npy"
+    channels = open_bundle(DEMO_REEL).manifest.latent.channels
+    special = {
+        "float64": np.zeros((1, channels, 1, 2, 2)),
+        "nan": np.full((1, channels, 1, 2, 2), np.nan, np.float32),
+        "large": np.zeros((1, channels, 20_000, 2, 2), np.float32),
+    }
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, special[content] if isinstance(content, str) else content, allow_pickle=True)
+    refused(run("generate", PROMPT, "--latents", path, *BUNDLE), 2, part)
+
+
+def test_a_damaged_bundle(run, demo_copy):
+    with (demo_copy / "decoder.data").open("r+b") as file:
+        byte = file.read(1)
+        file.seek(0)
+        file.write(bytes([byte[0] ^ 1]))
+    for command in (["generate", PROMPT, "--bundle"], ["inspect"], ["verify"]):
+        refused(run(*command, demo_copy), 1, "decoder.data: the content is not what reel.json declares")
+    edit_manifest(demo_copy, lambda data: data.update(schema=99, read_by="9.0"))
+    for command in (["generate", PROMPT, "--bundle"], ["inspect"], ["verify"]):
+        refused(run(*command, demo_copy), 1, "it needs edgereel 9.0: pip install -U edgereel")
+
+
+def test_generate_writes_a_video_that_says_how_it_was_made(run):
+    code, out, err = run("generate", PROMPT, "-o", "clip.mp4", "--seed", "7", *QUICK)
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 1
+    assert "clip.mp4" in out
+    assert "denoise" in out
+    metadata = metadata_of("clip.mp4")
+    assert metadata["title"] == PROMPT
+    assert metadata["description"] == "AI-generated video"
+    settings = json.loads(metadata["comment"])
+    assert settings["ai_generated"] is True
+    assert (settings["prompt"], settings["seed"], settings["steps"]) == (PROMPT, 7, 2)
+    assert (settings["width"], settings["height"], settings["frames"]) == (32, 32, 5)
+    assert settings["bundle_digest"] == open_bundle(DEMO_REEL).manifest.digest
+    assert settings["edgereel"] == __version__
+    assert settings["ran"]["provider"] == ["CPUExecutionProvider"]
+    assert frames_of("clip.mp4").shape == (5, 32, 32, 3)
+    assert [path.name for path in Path.cwd().iterdir()] == ["clip.mp4"]
+
+
+def test_private_leaves_every_prompt_out_of_the_file(run):
+    code, _, _ = run("generate", PROMPT, "--negative", "a green square", "--private", "-o", "clip.mp4", *QUICK)
+    assert code == 0
+    content = Path("clip.mp4").read_bytes()
+    for text in (PROMPT, "bounces", "ocean", "green", "negative_prompt"):
+        assert text.encode() not in content
+        assert text.encode("utf-16-le") not in content
+    assert metadata_of("clip.mp4")["title"] == "AI-generated video"
+    assert b"AI-generated" in content
+
+
+def test_the_same_command_twice_gives_identical_frames(run):
+    for name in ("one.mp4", "two.mp4"):
+        assert run("generate", PROMPT, "--seed", "3", "-o", name, *QUICK)[0] == 0
+    assert run("generate", PROMPT, "--seed", "4", "-o", "other.mp4", *QUICK)[0] == 0
+    np.testing.assert_array_equal(frames_of("one.mp4"), frames_of("two.mp4"))
+    assert not np.array_equal(frames_of("one.mp4"), frames_of("other.mp4"))
+
+
+def test_json_is_one_object_on_stdout(run):
+    code, out, err = run("generate", PROMPT, "--json", "-o", "clip.mp4", *QUICK)
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    assert record["output"] == str(Path.cwd() / "clip.mp4")
+    assert record["settings"]["prompt"] == PROMPT
+    assert record["engine"]["engine"] == "cpu"
+    assert {"open", "text", "denoise", "decode", "encode"} == set(record["seconds"])
+
+
+def test_a_file_of_prompts_makes_a_folder_of_videos(run, tmp_path):
+    path = prompts_file(tmp_path, f"\ufeff{PROMPT}\r\n\r\n  a green square slides over the ocean  \r\n")
+    code, out, _ = run("generate", "--prompts", path, "-o", "videos", "--json", *QUICK)
+    assert code == 0
+    videos = json.loads(out)["videos"]
+    assert [Path(video["output"]).name for video in videos] == ["001.mp4", "002.mp4"]
+    assert [video["settings"]["prompt"] for video in videos] == [PROMPT, "a green square slides over the ocean"]
+    assert sorted(path.name for path in Path("videos").iterdir()) == ["001.mp4", "002.mp4"]
+    assert all(video["seconds"]["denoise"] > 0 for video in videos)
+    assert videos[1]["seconds"]["open"] < videos[0]["seconds"]["open"]
+
+
+def test_latents_from_a_file(run):
+    channels = open_bundle(DEMO_REEL).manifest.latent.channels
+    scale = open_bundle(DEMO_REEL).manifest.latent.spatial_scale
+    noise = np.random.default_rng(0).standard_normal((1, channels, 2, 32 // scale, 32 // scale)).astype(np.float32)
+    np.save("noise.npy", noise)
+    code, out, _ = run(
+        "generate", PROMPT, "--latents", "noise.npy", "--steps", "1", "-o", "clip.mp4", "--json", *BUNDLE
+    )
+    assert code == 0
+    settings = json.loads(out)["settings"]
+    assert settings["own_latents"] is True
+    assert (settings["width"], settings["height"], settings["frames"]) == (32, 32, 5)
+
+
+def test_an_earlier_output_is_replaced(run):
+    Path("clip.mp4").write_bytes(b"earlier")
+    assert run("generate", "a quokka", "-o", "clip.mp4", *QUICK)[0] == 2
+    assert Path("clip.mp4").read_bytes() == b"earlier"
+    assert run("generate", PROMPT, "-o", "clip.mp4", *QUICK)[0] == 0
+    assert len(frames_of("clip.mp4")) == 5
+
+
+def test_inspect(run):
+    code, out, err = run("inspect", DEMO_REEL)
+    assert (code, err) == (0, "")
+    for word in ("licence", "origin", "digest", "recipe", "precision", "differs from torch by", "up to 24 tokens"):
+        assert word in out
+    code, out, err = run("inspect", DEMO_REEL, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((DEMO_REEL / "reel.json").read_text(encoding="utf-8"))
+
+
+def test_verify(run):
+    code, out, _ = run("verify", DEMO_REEL)
+    assert code == 0
+    assert "files are as declared" in out
+    code, out, _ = run("verify", DEMO_REEL, "--json")
+    manifest = open_bundle(DEMO_REEL).manifest
+    assert json.loads(out) == {"bundle": str(DEMO_REEL), "digest": manifest.digest, "files": len(manifest.files)}
+
+
+def test_help_and_version(run):
+    assert run("--version") == (0, f"edgereel {__version__}\n", "")
+    for arguments in ([], ["--help"], ["generate", "--help"]):
+        code, out, err = run(*arguments)
+        assert (code, err) == (0, "")
+        assert "Usage" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            MemoryError("cannot allocate 9 TiB"),
+            "not enough memory: try a smaller size or fewer frames (cannot allocate 9 TiB)",
+        ),
+        (OSError(5, "Input/output error", "clip\n.mp4"), r"[Errno 5] Input/output error: 'clip\n.mp4'"),
+    ],
+)
+def test_failures_of_the_machine_are_one_line(run, monkeypatch, error, line):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("edgereel.runtime.batch.run_jobs", fail)
+    refused(run("generate", PROMPT), 1, line)
+
+
+# --- in processes of their own
+
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+from edgereel import cli
+stage, done = sys.argv.pop(1).split(":")
+show = cli.StageProgress.__call__
+def interrupt(self, *call):
+    show(self, *call)
+    if call[:2] == (stage, int(done)):
+        os.kill(os.getpid(), signal.SIGINT)
+cli.StageProgress.__call__ = interrupt
+cli.main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("point", ["check:0", "text:1", "denoise:1", "decode:0", "decode:3"])
+def test_ctrl_c_at_any_stage(tmp_path, point):
+    target = tmp_path / "clip.mp4"
+    target.write_bytes(b"earlier")
+    command = [sys.executable, "-c", INTERRUPTED, point, "generate", PROMPT, "-o", target, *QUICK]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "edgereel: interrupted\n")
+    assert target.read_bytes() == b"earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_ctrl_c_from_outside(tmp_path):
+    """The signal comes while ONNX Runtime is at work on one of a thousand steps."""
+    command = [sys.executable, "-m", "edgereel", "generate", PROMPT, "-o", tmp_path / "clip.mp4", *BUNDLE]
+    process = subprocess.Popen(
+        [*command, "--steps", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with process:
+        deadline = time.monotonic() + 60
+        while "onnxruntime" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "edgereel: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces of Linux")
+def test_a_full_disk(tmp_path):
+    mount = f'mount -t tmpfs -o size=4k none "{tmp_path}" && exec "$@"'
+    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "-"]
+    try:
+        possible = subprocess.run([*inside, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        possible = False
+    if not possible:
+        pytest.skip("no right to mount a small file system")
+    target = tmp_path / "clip.mp4"
+    command = [sys.executable, "-m", "edgereel", "generate", PROMPT, "-o", str(target), *QUICK, "--size", "64x64"]
+    script = f'"$@"; echo "$?" $(ls -A "{tmp_path}" | wc -l)'
+    ended = subprocess.run(
+        [*inside, "sh", "-c", script, "-", *command], capture_output=True, text=True, timeout=120, cwd="/"
+    )
+    assert ended.stderr == f"edgereel: cannot write {target}: No space left on device\n"
+    assert ended.stdout.split() == ["1", "0"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_reader_that_goes_away(tmp_path):
+    """What is printed into a closed pipe ends the run without a word, as other tools do."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "edgereel", "inspect", "--json", str(DEMO_REEL)]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_output_that_the_terminal_cannot_show(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "edgereel", "inspect", "été.reel"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (ended.returncode, ended.stderr) == (1, "edgereel: \\xe9t\\xe9.reel: no such bundle folder\n")

@@ -1,0 +1,104 @@
+"""The demo's training: its fast whole-clip autoencoder equals diffusers', and every stage runs, stops and resumes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline
+
+from edgereel.demo.training import whole_clip
+from edgereel.demo.training.checkpoint import write_checkpoint
+from edgereel.demo.training.denoiser import cache_latents, train_denoiser
+from edgereel.demo.training.muon import orthogonalise
+from edgereel.demo.training.presets import PRESETS, Preset
+from edgereel.demo.training.run_folder import RunFolder
+from edgereel.demo.training.tokenizer import UNKNOWN, build_tokenizer
+from edgereel.demo.training.vae import train_decoder, train_vae
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("patch", "residual"), [(None, False), (2, False), (4, True)])
+def test_whole_clip_autoencoder_equals_diffusers(patch: int | None, residual: bool) -> None:
+    channels = 3 * (patch or 1) ** 2
+    vae = AutoencoderKLWan(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 2], num_res_blocks=1, temperal_downsample=[True, True],
+        in_channels=channels, out_channels=channels, patch_size=patch, is_residual=residual,
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    pictures = torch.rand(2, 3, 13, 32, 32) * 2 - 1
+    with torch.no_grad():
+        mean, _ = whole_clip.encode(vae, pictures)
+        expected = vae.encode(pictures).latent_dist.mean
+        assert torch.allclose(mean, expected, atol=1e-5)
+        decoded = whole_clip.decode(vae, mean).clamp(-1, 1)
+        assert torch.allclose(decoded, vae.decode(mean).sample, atol=1e-5)
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+    for shape in ((24, 60), (60, 24)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert 0.5 < values.min()
+        assert values.max() < 1.4
+
+
+def test_tokenizer_knows_every_caption_word_and_nothing_else() -> None:
+    tokenizer = build_tokenizer()
+    assert UNKNOWN not in tokenizer.encode("A red Ball, bounces over the ocean!").tokens
+    assert tokenizer.encode("a red dragon").tokens[2] == UNKNOWN
+    assert tokenizer.encode("").tokens == ["</s>"]
+
+
+def _smallest(preset: Preset) -> Preset:
+    return replace(
+        preset,
+        width=32, height=32, frames=9, vae_window=5, vae_steps=4, decoder_steps=2, vae_batch=2, vae_pool=8, latent_clips=64,
+        denoiser_steps=4, denoiser_batch=4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_stage_runs_stops_resumes_and_the_checkpoint_opens_in_diffusers(name: str, tmp_path: Path) -> None:
+    preset = _smallest(PRESETS[name])
+    hurried = RunFolder(tmp_path / "run", stop_after=0.0)
+    patient = RunFolder(tmp_path / "run")
+    assert not train_vae(preset, hurried, CPU)
+    assert train_vae(preset, patient, CPU)
+    cache_latents(preset, patient, CPU)
+    assert train_decoder(preset, patient, CPU)
+    assert not train_denoiser(preset, hurried, CPU, compiled=False)
+    assert train_denoiser(preset, patient, CPU, compiled=False)
+    write_checkpoint(preset, patient, tmp_path / "checkpoint")
+    labels = json.loads((tmp_path / "checkpoint" / "edgereel.json").read_text())
+    assert labels["defaults"]["width"] == 32
+    pipeline = WanPipeline.from_pretrained(tmp_path / "checkpoint", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    video = pipeline(
+        "a red ball rises", height=32, width=32, num_frames=9, num_inference_steps=2, max_sequence_length=24
+    )
+    assert video.frames[0].shape == (9, 32, 32, 3)
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    preset = _smallest(PRESETS["cpu"])
+    train_vae(preset, RunFolder(tmp_path / "whole"), CPU)
+    part = RunFolder(tmp_path / "parts")
+
+    class AfterTwo(RunFolder):
+        calls = 0
+
+        def out_of_time(self) -> bool:
+            self.calls += 1
+            return self.calls > 2
+
+    assert not train_vae(preset, AfterTwo(tmp_path / "parts"), CPU)
+    assert train_vae(preset, part, CPU)
+    whole, parts = RunFolder(tmp_path / "whole").load("vae"), part.load("vae")
+    assert whole is not None
+    assert parts is not None
+    for key, value in whole["model"].items():
+        assert torch.allclose(value, parts["model"][key], atol=1e-6), key

@@ -1,0 +1,102 @@
+"""What the wheel holds, which Python reads it, and which folder imports which."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+tomllib = pytest.importorskip("tomllib")
+
+OURS = {"engines", "runtime", "export", "calibration", "bench", "demo"}
+MAY_IMPORT = {
+    "errors.py": set(),
+    "paths.py": set(),
+    "engines": set(),
+    "runtime": {"engines"},
+    "export": {"runtime", "engines"},
+    "calibration": {"runtime", "engines", "demo"},
+    "bench": {"runtime", "engines", "demo"},
+    "demo": {"runtime", "engines", "export"},
+}
+HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate"}
+TORCH_FREE = {"engines", "runtime", "errors.py", "paths.py", "cli.py", "__init__.py", "__main__.py"}
+NOT_OURS = {"tests", "build", "dist", "docs"}
+
+
+def sources():
+    """Yield every Python file of the package, relative to its root."""
+    for path in sorted(ROOT.rglob("*.py")):
+        relative = path.relative_to(ROOT)
+        if not any(part in NOT_OURS or part.startswith(".") for part in relative.parts[:-1]):
+            yield relative
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_every_package_is_listed(project):
+    """One that is left out is missing from the wheel, and nothing says so."""
+    folders = {path.parent for path in sources() if path.name == "__init__.py"}
+    names = {".".join(["edgereel", *folder.parts]) for folder in folders}
+    assert set(project["tool"]["setuptools"]["packages"]) == names
+
+
+def test_every_module_lies_in_a_package():
+    assert [path for path in sources() if not (ROOT / path.parent / "__init__.py").exists()] == []
+
+
+def test_the_demo_is_in_the_wheel(project):
+    patterns = project["tool"]["setuptools"]["package-data"]["edgereel.demo"]
+    assert Path("demo.reel/reel.json").match(patterns[0])
+    listed = [path for pattern in patterns for path in (ROOT / "demo").glob(pattern)]
+    everything = [path for path in (ROOT / "demo" / "demo.reel").rglob("*") if path.is_file()]
+    assert sorted(listed) == sorted(everything)
+    assert everything
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=str)
+def test_syntax_is_that_of_the_oldest_python(path, project):
+    assert project["project"]["requires-python"] == ">=3.10"
+    ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=(3, 10))
+
+
+def imports(path):
+    """Yield (line, first name, whether it is ours) of every import in a file, relative ones resolved."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".") if node.module else []
+            if node.level:
+                module = ["edgereel", *path.parts[: len(path.parts) - node.level], *module]
+            names = [[*module, alias.name] for alias in node.names]
+        else:
+            continue
+        for name in names:
+            ours = name[0] == "edgereel"
+            yield node.lineno, name[1] if ours and len(name) > 1 else name[0], ours
+
+
+def test_the_walk_over_imports_sees_what_it_should():
+    found = {(name, ours) for _, name, ours in imports(Path("runtime/reel.py"))}
+    assert {("engines", True), ("errors", True), ("runtime", True), ("numpy", False)} <= found
+    assert ("torch", False) in {(name, ours) for _, name, ours in imports(Path("export/bundle.py"))}
+
+
+def test_imports_follow_the_arrows():
+    against = []
+    for path in sources():
+        place = path.parts[0]
+        for line, name, ours in imports(path):
+            allowed = MAY_IMPORT.get(place, OURS) | {place}
+            if ours and name in OURS and name not in allowed:
+                against.append(f"{path}:{line} imports {name}/")
+            lowering = name == "onnx" and path.parts[:2] == ("engines", "lowering")
+            if not ours and name in HEAVY and place in TORCH_FREE and not lowering:
+                against.append(f"{path}:{line} imports {name}")
+    assert against == []
