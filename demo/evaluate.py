@@ -96,6 +96,15 @@ def evaluate(
     return result
 
 
+def record_quality(checkpoint: Path, result: dict[str, Any]) -> None:
+    """Write the model's figures into the checkpoint's `edgereel.json`, from where export takes them into the manifest."""
+    path = checkpoint / "edgereel.json"
+    labels = json.loads(path.read_text())
+    quality = {f"{name}_shown": round(share, 4) for name, share in result["generated"].items()}
+    quality |= {"held_out_clips": result["clips"], "autoencoder_psnr_db": round(result["autoencoder_psnr_db"], 2)}
+    path.write_text(json.dumps({**labels, "quality": quality}, indent=2) + "\n")
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the figures as a Markdown table."""
     rows = ["| clips | " + " | ".join(ATTRIBUTES) + " |", "|---|" + "---|" * len(ATTRIBUTES)]
@@ -124,8 +133,11 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=Path, help="measure this checkpoint's autoencoder too (needs edgereel[export])"
     )
+    parser.add_argument("--record", action="store_true", help="write the figures into the checkpoint's edgereel.json")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.record and arguments.checkpoint is None:
+        parser.error("--record needs --checkpoint")
     result = evaluate(
         arguments.bundle,
         arguments.clips,
@@ -136,6 +148,8 @@ def main() -> None:
         guidance=arguments.guidance,
         sampler=arguments.sampler,
     )
+    if arguments.record:
+        record_quality(arguments.checkpoint, result)
     print(json.dumps(result, indent=2) if arguments.json else table(result))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import torch
 from pydantic import ValidationError
 
 from ..errors import CheckpointError, OutputError, UsageError
+from ..runtime.bundle import hash_file
 from ..runtime.manifest import MANIFEST_NAME, Denoiser, FileRecord, Graph, Manifest, Parity, Precision, Roles, digest_of
 from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, one_line, open_checkpoint
 from .family import Adapter, Facts, GraphSource, Part, Trial
@@ -217,8 +217,7 @@ def _write_manifest(
 
 
 def _file_record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
-        return FileRecord(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    return FileRecord(size=path.stat().st_size, sha256=hash_file(path))
 
 
 def _version(package: str) -> str:

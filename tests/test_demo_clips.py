@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgereel.demo.clips import COLOURS, MOTIONS, SCENES, SHAPES, render, split, subjects
-from edgereel.demo.scorer import ATTRIBUTES, read, score
 from edgereel.demo.evaluate import held_out_captions, shuffled, true_clips
+from edgereel.demo.scorer import ATTRIBUTES, read, score
 
 
 def test_there_are_at_least_six_shapes_eight_colours_eight_motions_six_scenes() -> None:

@@ -1,0 +1,1 @@
+"""Measure, in one run and beside a named peer."""
