@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 SCHEMA_VERSION = 1
+# The first release that reads this schema; a bundle says it, so that an older release can name it when it refuses.
+SCHEMA_RELEASE = "0.1.0"
 MANIFEST_NAME = "reel.json"
 
 PlainFileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}$")]
@@ -159,6 +161,7 @@ class Manifest(Record):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
 
     schema_version: int = Field(SCHEMA_VERSION, alias="schema")
+    read_by: str = SCHEMA_RELEASE
     name: Annotated[str, Field(min_length=1, max_length=200)]
     license: str
     origin: str
