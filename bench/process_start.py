@@ -28,7 +28,7 @@ warnings.simplefilter("ignore")
 import av, numpy as np, torch
 from diffusers import WanPipeline
 checkpoint, output, prompt, width, height, frames, fps, steps, guidance, tokens = sys.argv[1:]
-pipeline = WanPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+pipeline = WanPipeline.from_pretrained(checkpoint).to(torch.float32)
 pipeline.set_progress_bar_config(disable=True)
 video = pipeline(prompt, width=int(width), height=int(height), num_frames=int(frames), num_inference_steps=int(steps),
     guidance_scale=float(guidance), generator=torch.Generator().manual_seed(0), max_sequence_length=int(tokens)).frames[0]

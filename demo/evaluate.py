@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from ..runtime.reel import Reel, load
 from .clips import Subject, render, split
-from .scorer import ATTRIBUTES, score
+from .scorer import ATTRIBUTES, Reading, read, score, score_readings
+
+_STDERR = Console(stderr=True)
 
 Clip = NDArray[np.uint8]
 Pair = tuple[Clip, Subject]
@@ -49,11 +52,10 @@ def true_clips(count: int, frames: int, height: int, width: int) -> list[Pair]:
     ]
 
 
-def shuffled(pairs: list[Pair]) -> list[Pair]:
-    """Return the clips with each other's subjects: what guessing scores."""
-    subjects = [subject for _, subject in pairs]
-    order = np.random.RandomState(9).permutation(len(subjects))
-    return [(clip, subjects[index]) for (clip, _), index in zip(pairs, order, strict=True)]
+def shuffled(pairs: list[tuple[Reading, Subject]]) -> list[tuple[Reading, Subject]]:
+    """Return the readings with each other's subjects: what guessing scores."""
+    order = np.random.RandomState(9).permutation(len(pairs))
+    return [(reading, pairs[index][1]) for (reading, _), index in zip(pairs, order, strict=True)]
 
 
 def contact_sheet(pairs: list[Pair], path: Path, columns: int = 6, scale: int = 2) -> None:
@@ -75,18 +77,17 @@ def evaluate(
     with load(bundle, threads=threads) as reel:
         defaults = reel.bundle.manifest.defaults
         generated = []
-        for pair in generate_clips(reel, clips, **settings):
+        for pair in track(generate_clips(reel, clips, **settings), "generating", clips, console=_STDERR):
             generated.append(pair)
-            print(f"\r{len(generated)}/{clips}", end="", file=sys.stderr, flush=True)
-        print("\r", end="", file=sys.stderr)
     truth = true_clips(clips, defaults.frames, defaults.height, defaults.width)
+    readings = [(read(clip), subject) for clip, subject in truth]
     if sheet is not None:
         contact_sheet(generated[:8], sheet)
     result = {
         "clips": clips,
         "generated": score(generated),
-        "true": score(truth),
-        "shuffled": score(shuffled(truth)),
+        "true": score_readings(readings),
+        "shuffled": score_readings(shuffled(readings)),
         "chance": {"colour": 1 / 8, "scene": 1 / 6, "motion": 1 / 8, "shape": 1 / 6},
     }
     if checkpoint is not None:

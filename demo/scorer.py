@@ -69,7 +69,7 @@ def read(frames: NDArray[np.uint8]) -> Reading:
     """Measure a clip: uint8 [frames, height, width, 3], RGB, any size and length of at least 5 frames."""
     pixels = frames.astype(np.float32) / 255
     palette = np.asarray(list(COLOURS.values()), np.float32)
-    distances = np.linalg.norm(pixels[..., None, :] - palette, axis=-1)
+    distances = _distances(pixels, palette)
     near = distances.min(axis=-1) < _NEAR_COLOUR
     scene, background = _read_scene(pixels, near)
     counts = np.bincount(distances.argmin(axis=-1)[near], minlength=len(palette))
@@ -82,6 +82,13 @@ def read(frames: NDArray[np.uint8]) -> Reading:
     if np.count_nonzero(areas > _SMALLEST_AREA) < len(frames) // 2:
         return Reading(list(COLOURS)[index], scene, None, None, empty)
     return Reading(list(COLOURS)[index], scene, _read_motion(track), _read_shape(alpha, track, areas), track)
+
+
+def _distances(pixels: Array, palette: Array) -> Array:
+    """Return how far each pixel is from each palette entry, [frames, height, width, entries]."""
+    squared = np.square(pixels).sum(axis=-1)[..., None] + np.square(palette).sum(axis=-1) - 2 * (pixels @ palette.T)
+    distance: Array = np.sqrt(np.maximum(squared, 0))
+    return distance
 
 
 def _read_scene(pixels: Array, near: NDArray[np.bool_]) -> tuple[str, Array]:
@@ -175,5 +182,10 @@ def displacement(reading: Reading) -> float:
 
 def score(pairs: Iterable[tuple[NDArray[np.uint8], Subject]]) -> dict[str, float]:
     """Return the fraction of clips, per attribute, whose frames show what their subject says."""
-    matches = [read(frames).matches(subject) for frames, subject in pairs]
+    return score_readings((read(frames), subject) for frames, subject in pairs)
+
+
+def score_readings(pairs: Iterable[tuple[Reading, Subject]]) -> dict[str, float]:
+    """Return the same of clips that have been read already."""
+    matches = [reading.matches(subject) for reading, subject in pairs]
     return {name: float(np.mean([match[name] for match in matches])) for name in ATTRIBUTES}

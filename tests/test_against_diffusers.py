@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +36,7 @@ class Pair:
     def __init__(
         self, checkpoint: Path, reel: edgereel.Reel, sizes: list[tuple[int, int]], prompts: tuple[str, ...]
     ) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.pipeline = WanPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        self.pipeline = WanPipeline.from_pretrained(checkpoint).to(torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         self.reel = reel
         self.sizes = sizes

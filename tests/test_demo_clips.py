@@ -7,7 +7,7 @@ import pytest
 
 from edgereel.demo.clips import COLOURS, MOTIONS, SCENES, SHAPES, render, split, subjects
 from edgereel.demo.evaluate import held_out_captions, shuffled, true_clips
-from edgereel.demo.scorer import ATTRIBUTES, read, score
+from edgereel.demo.scorer import ATTRIBUTES, read, score, score_readings
 
 
 def test_there_are_at_least_six_shapes_eight_colours_eight_motions_six_scenes() -> None:
@@ -41,7 +41,8 @@ def test_captions_of_the_evaluation_are_of_held_out_subjects() -> None:
 
 def test_scorer_reads_true_clips_right_and_shuffled_captions_near_chance() -> None:
     pairs = true_clips(230, frames=17, height=64, width=64)
-    truth, guess = score(pairs), score(shuffled(pairs))
+    readings = [(read(clip), subject) for clip, subject in pairs]
+    truth, guess = score_readings(readings), score_readings(shuffled(readings))
     for name, chance in zip(ATTRIBUTES, (1 / 8, 1 / 6, 1 / 8, 1 / 6), strict=True):
         assert truth[name] >= 0.98, name
         assert abs(guess[name] - chance) < 0.1, name

@@ -8,6 +8,7 @@ captions is dropped, for classifier-free guidance.
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,8 @@ def train_denoiser(preset: Preset, run: RunFolder, device: torch.device, *, comp
     latents = ((cached["latents"].float() - cached["mean"].view(scale)) / cached["std"].view(scale)).to(device)
     captions = Captions(preset, split()[0])
     velocity = torch.compile(_velocity) if compiled else _velocity
+    # Autocast leaves RMSNorm's weights in float32, for which torch has no fused kernel, and says so at every step.
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     started, losses = time.monotonic(), []
     while step < preset.denoiser_steps and not run.out_of_time():
         generator = torch.Generator().manual_seed(preset.seed + step)
@@ -200,7 +203,7 @@ def _train_step(
     torch.nn.utils.clip_grad_norm_(joined.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 @torch.no_grad()

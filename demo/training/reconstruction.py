@@ -17,7 +17,7 @@ from .whole_clip import psnr
 @torch.no_grad()
 def reconstruction_psnr(checkpoint: Path, pairs: list[tuple[NDArray[np.uint8], Subject]]) -> float:
     """Return the PSNR in dB, over all clips' squared error together, of diffusers' own encode and decode in float32."""
-    vae = AutoencoderKLWan.from_pretrained(checkpoint / "vae", torch_dtype=torch.float32).eval()
+    vae = AutoencoderKLWan.from_pretrained(checkpoint / "vae").float().eval()
     true, decoded = [], []
     for clip, _ in pairs:
         pictures = to_pictures(clip[None], torch.device("cpu"))
