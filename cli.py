@@ -160,6 +160,13 @@ def export(
         int | None, typer.Option(min=1, help="Length prompts are padded to; the family's own if left out.")
     ] = None,
     precision: Annotated[str, typer.Option(help="What the graphs calculate in: fp32 or fp16.")] = "fp32",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[:SCALE][@2]",
+            help="Fuse a LoRA (safetensors) into the denoiser, @2 into the second of two experts. Repeatable.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name; the folder's if left out.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Licence of the weights.")] = None,
     origin: Annotated[str | None, typer.Option(help="Where the weights come from.")] = None,
@@ -176,6 +183,7 @@ def export(
             output,
             max_tokens=max_tokens,
             precision=precision,  # type: ignore[arg-type]
+            loras=lora or [],
             name=name,
             license=license_,
             origin=origin,

@@ -5,7 +5,7 @@
     │   ├── PromptError               empty, too long, or made of words the model does not know
     │   └── GeometryError             a size or number of frames the model cannot do
     ├── BundleError                   a .reel folder is missing, damaged, unsafe or too new
-    ├── CheckpointError               a checkpoint folder cannot be exported
+    ├── CheckpointError               a checkpoint folder or a LoRA cannot be exported
     ├── ParityError                   an exported graph does not compute what the torch module computes
     ├── EngineError                   a graph cannot be opened or run on the asked device
     ├── OutputError                   the result cannot be written
@@ -53,7 +53,7 @@ class BundleError(EdgereelError):
 
 
 class CheckpointError(EdgereelError):
-    """A checkpoint folder cannot be exported."""
+    """A checkpoint folder or a LoRA cannot be exported."""
 
 
 class ParityError(EdgereelError):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import MissingExtraError
+from .lora_request import Lora
 
 if TYPE_CHECKING:
     from ..runtime.manifest import Manifest
 
-__all__ = ["export_checkpoint"]
+__all__ = ["Lora", "export_checkpoint"]
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "onnx", "onnxscript", "onnxruntime")
 
@@ -23,6 +24,7 @@ def export_checkpoint(
     *,
     max_tokens: int | None = None,
     precision: Literal["fp32", "fp16"] = "fp32",
+    loras: Sequence[Lora | Path | str] = (),
     name: str | None = None,
     license: str | None = None,
     origin: str | None = None,
@@ -32,10 +34,11 @@ def export_checkpoint(
 
     max_tokens: length prompts are padded to. precision: what the graphs compute in. name, license, origin: of the
     weights. None takes the checkpoint's `edgereel.json` or, without, the family's default.
+    loras: safetensors files to fuse into the denoisers in float32, one after another; text is FILE[:SCALE][@2].
     on_progress: called with (part, steps done, steps in all) as each part is loaded, exported and proved.
 
     Raises MissingExtraError without the `export` extra, UsageError for arguments that cannot be used, CheckpointError
-    for a checkpoint that cannot be exported, ParityError where a graph is not what the module is, OutputError where the
+    for a checkpoint or LoRA that cannot be exported, ParityError where a graph is not what the module is, OutputError where the
     bundle cannot be written. Whatever is raised, KeyboardInterrupt included, nothing is left behind.
     """
     for package in PACKAGES:
@@ -52,6 +55,7 @@ def export_checkpoint(
         Path(output),
         max_tokens=max_tokens,
         precision=precision,
+        loras=[Lora.of(lora) for lora in loras],
         name=name,
         license=license,
         origin=origin,

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +23,7 @@ from ..runtime.manifest import MANIFEST_NAME, Denoiser, FileRecord, Graph, Manif
 from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, one_line, open_checkpoint
 from .family import Adapter, Facts, GraphSource, Part, Trial
 from .graphs import DataFile, save_graph
+from .lora_request import Lora
 from .model_card import model_card
 from .parity import LIMITS, Run, decoder_differences, graph_differences, judge, opened, traced_module
 from .wan import WanAdapter
@@ -52,6 +53,7 @@ def export_checkpoint(
     *,
     max_tokens: int | None,
     precision: Literal["fp32", "fp16"],
+    loras: Sequence[Lora],
     name: str | None,
     license: str | None,
     origin: str | None,
@@ -65,6 +67,7 @@ def export_checkpoint(
     _check_output(output)
     opened = open_checkpoint(checkpoint)
     adapter = open_family(opened)
+    adapter.add_loras(loras)
     labels = {"name": name, "license": license, "origin": origin}
     defaults = {"name": output.stem, "license": NOT_STATED, "origin": NOT_STATED}
     for key, default in defaults.items():
@@ -207,6 +210,7 @@ def _write_manifest(
             written_by={package: _version(package) for package in WRITERS},
             parity=exported.parity,
             quality=facts.quality,
+            loras=facts.loras,
         )
     except (ValidationError, TypeError) as error:
         raise CheckpointError(f"{OVERRIDES_NAME}: cannot go into the manifest: {one_line(error)}") from error

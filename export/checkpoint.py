@@ -102,7 +102,7 @@ class Component:
         sources = {name: _source(name, stored, aliases or {}) or name for name in skeleton.state_dict()}
         loaded: dict[str, torch.Tensor] = {}
         for path in sorted({stored[source][0] for source in sources.values()}):
-            with _open_safetensors(path) as file:
+            with open_safetensors(path) as file:
                 for source in sorted({s for s in sources.values() if stored[s][0] == path}):
                     loaded[source] = file.get_tensor(source).to(torch.float32)
         skeleton.load_state_dict({name: loaded[source] for name, source in sources.items()}, assign=True)
@@ -112,7 +112,7 @@ class Component:
         """Return path, shape and type of every stored tensor, read from the headers."""
         stored = {}
         for path in weight_files(self.folder):
-            with _open_safetensors(path) as file:
+            with open_safetensors(path) as file:
                 for name in file.keys():  # noqa: SIM118 -- not a mapping
                     view = file.get_slice(name)
                     stored[name] = (path, tuple(view.get_shape()), view.get_dtype())
@@ -172,7 +172,8 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _open_safetensors(path: Path) -> Any:
+def open_safetensors(path: Path) -> Any:
+    """Open a safetensors file, tensors unread; raise CheckpointError where it is none."""
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TensorSpec, TextRules
+from ..runtime.manifest import Defaults, FusedLora, LatentGeometry, Recipe, TensorSpec, TextRules
+from .lora_request import Lora
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +51,7 @@ class Part(Protocol):
     streams: bool
 
     def load(self) -> Any:
-        """Return the real torch module in float32."""
+        """Return the real torch module in float32, LoRAs fused."""
 
     def trials(self, module: Any) -> list[Trial]:
         """Return parity trials, made with the module as it was loaded."""
@@ -71,12 +72,20 @@ class Facts:
     quality: dict[str, Any] = field(default_factory=dict)
     denoisers: list[dict[str, Any]] = field(default_factory=lambda: [{}])
     """For each denoiser, the manifest's keys beside its graph (`sigma_low`, `sigma_high`)."""
+    loras: list[FusedLora] = field(default_factory=list)
+    """What `add_loras` was given."""
 
 
 class Adapter(Protocol):
     """A model family: it checks a checkpoint on construction and then describes it."""
 
     facts: Facts
+
+    def add_loras(self, loras: Sequence[Lora]) -> None:
+        """Check LoRAs against the denoisers, which fuse them as they load, and note them in the facts.
+
+        Raises UsageError for a denoiser that the model does not have, CheckpointError for a file that does not fit.
+        """
 
     @property
     def parts(self) -> Sequence[Part]:

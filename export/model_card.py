@@ -32,6 +32,7 @@ def model_card(labels: Mapping[str, Any], facts: Facts, parity: Mapping[str, Par
         "|---|---|---|---|---|---|",
         *recipes,
         "",
+        *_loras(facts),
         "## Difference to the torch modules",
         "",
         "‖a − b‖₂ / ‖b‖₂ on random inputs, the worst over the shapes tried, when the bundle was made.",
@@ -41,3 +42,14 @@ def model_card(labels: Mapping[str, Any], facts: Facts, parity: Mapping[str, Par
         *proofs,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _loras(facts: Facts) -> list[str]:
+    if not facts.loras:
+        return []
+    rows = [
+        f"| {lora.name.replace('|', chr(92) + '|')} | {lora.scale:g} | {lora.denoiser} | {lora.sha256} |"
+        for lora in facts.loras
+    ]
+    head = ["## LoRAs fused into the weights", "", "| file | scale | graph | sha256 |", "|---|---|---|---|"]
+    return [*head, *rows, ""]

@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
 from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TextRules
 from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, one_line, read_json
 from .family import Facts, Part
+from .lora_request import Lora
 from .tokens import pad_token_id, unknown_token_id
 from .wan_parts import DecoderPart, DenoiserPart, TextEncoderPart
 
@@ -43,8 +44,16 @@ class WanAdapter:
         ]
         for denoiser in denoisers:
             _check_fit(denoiser, encoder, decoder)
+        self._denoisers = denoisers
         self.parts: Sequence[Part] = [encoder, *denoisers, decoder]
         self.facts = self._facts(encoder, denoisers[0], decoder, _noise_levels(checkpoint, boundary))
+
+    def add_loras(self, loras: Sequence[Lora]) -> None:
+        """Check LoRAs against the denoisers they are for and note them; raise UsageError or CheckpointError."""
+        for lora in loras:
+            if lora.expert > len(self._denoisers):
+                raise UsageError(f"{lora.path}: this checkpoint has one denoiser; leave out @{lora.expert}")
+            self.facts.loras.append(self._denoisers[lora.expert - 1].add_lora(lora))
 
     def _facts(
         self, encoder: TextEncoderPart, denoiser: DenoiserPart, decoder: DecoderPart, levels: list[dict[str, Any]]

@@ -10,10 +10,13 @@ from torch.export import Dim
 from transformers import UMT5Config, UMT5EncoderModel
 
 from ..errors import CheckpointError
-from ..runtime.manifest import TensorSpec
+from ..runtime.manifest import FusedLora, TensorSpec
 from .checkpoint import Component
 from .family import GraphSource, Trial
+from .lora import CheckedLora, check_lora
+from .lora_request import Lora
 from .wan_decoder import DecoderFirst, DecoderNext
+from .wan_lora import NAMINGS
 from .wan_modules import Denoiser, TextEncoder
 
 TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
@@ -90,9 +93,28 @@ class TextEncoderPart(_WanPart):
 class DenoiserPart(_WanPart):
     """WanTransformer3DModel to `denoiser.onnx` (or `denoiser_2.onnx`)."""
 
+    def __init__(self, name: str, component: Component) -> None:
+        super().__init__(name, component)
+        self._loras: list[CheckedLora] = []
+
     def build(self, config: dict[str, Any]) -> Any:
         """Return a WanTransformer3DModel."""
         return WanTransformer3DModel.from_config(config)
+
+    def add_lora(self, lora: Lora) -> FusedLora:
+        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError."""
+        skeleton = self.component.skeleton(self.build)
+        shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
+        checked = check_lora(lora, shapes, NAMINGS)
+        self._loras.append(checked)
+        return checked.record(self.name)
+
+    def load(self) -> Any:
+        """Return the torch module in float32, LoRAs fused in the order given."""
+        module = super().load()
+        for lora in self._loras:
+            lora.fuse(module)
+        return module
 
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:

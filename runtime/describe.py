@@ -7,7 +7,7 @@ from .bundle import Bundle
 
 
 def describe(bundle: Bundle) -> str:
-    """Return what a bundle holds as lines of text: model, sizes, recipes, precision, parity, quality."""
+    """Return what a bundle holds as lines of text: model, sizes, recipes, LoRAs, precision, parity, quality."""
     manifest = bundle.manifest
     latent, defaults = manifest.latent, manifest.defaults
     megabytes = {name: record.size / 1e6 for name, record in manifest.files.items()}
@@ -27,6 +27,8 @@ def describe(bundle: Bundle) -> str:
             f"recipe       {recipe.name}{default}: {recipe.sampler}, {recipe.steps} steps, shift {recipe.shift:g}, "
             f"guidance {recipe.guidance:g}"
         )
+    for lora in manifest.loras:
+        lines.append(f"LoRA         {lora.name} at scale {lora.scale:g}, fused into {lora.denoiser}")
     for name, graph in manifest.roles.graphs().items():
         parity = manifest.parity.get(name)
         proof = f", differs from torch by {parity.relative:.1e} (limit {parity.limit:.0e})" if parity else ""

@@ -155,6 +155,15 @@ class Parity(Record):
     shapes: list[str]
 
 
+class FusedLora(Record):
+    """A LoRA that was fused into the weights: its file's name and hash, its scale, and the graph it is in."""
+
+    name: Annotated[str, Field(min_length=1)]
+    sha256: Sha256
+    scale: Finite
+    denoiser: str
+
+
 class Manifest(Record):
     """The whole of `reel.json`."""
 
@@ -175,6 +184,7 @@ class Manifest(Record):
     written_by: dict[str, str]
     parity: dict[str, Parity] = {}
     quality: dict[str, Any] = {}
+    loras: list[FusedLora] = []
     digest: Sha256 | Literal[""] = ""
 
     @field_validator("recipes")
@@ -202,7 +212,9 @@ class Manifest(Record):
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON data, keys as they stand in the file."""
-        return self.model_dump(mode="json", by_alias=True)
+        # Bundles older than this key are shown as they are.
+        exclude = None if "loras" in self.model_fields_set else {"loras"}
+        return self.model_dump(mode="json", by_alias=True, exclude=exclude)
 
 
 def digest_of(data: dict[str, Any]) -> str:
