@@ -96,7 +96,7 @@ def metadata_of(path):
         (["generate", PROMPT, "--guidance", "nan"], 2, "guidance nan is not possible"),
         (["generate", PROMPT, "--guidance", "1", "--negative", "red"], 2, "a negative prompt has no effect"),
         (["generate", PROMPT, "--seed", "-1"], 2, "seed -1 is out of range"),
-        (["generate", PROMPT, "--sampler", "magic"], 2, "unknown sampler 'magic': choose from euler, unipc"),
+        (["generate", PROMPT, "--sampler", "magic"], 2, "unknown sampler 'magic': choose from euler, rcm, sde, unipc"),
         (["generate", PROMPT, "--recipe", "worst"], 2, "this bundle has no recipe 'worst'"),
         (["generate", PROMPT, "--engine", "quantum"], 2, "unknown engine 'quantum': choose from auto, cpu"),
         (["generate", PROMPT, "--threads", "0"], 2, "--threads"),
