@@ -22,6 +22,7 @@ def export_checkpoint(
     output: Path,
     *,
     max_tokens: int | None = None,
+    recipe: str | None = None,
     precision: Literal["fp32", "fp16"] = "fp32",
     name: str | None = None,
     license: str | None = None,
@@ -30,7 +31,8 @@ def export_checkpoint(
 ) -> Manifest:
     """Export a checkpoint folder to a bundle folder `output` (NAME.reel, not there yet) and return its manifest.
 
-    max_tokens: length prompts are padded to. precision: what the graphs compute in. name, license, origin: of the
+    max_tokens: length prompts are padded to. recipe: name of a published recipe of the model family that becomes the
+    bundle's default; the checkpoint's own ones follow. precision: what the graphs compute in. name, license, origin: of the
     weights. None takes the checkpoint's `edgereel.json` or, without, the family's default.
     on_progress: called with (part, steps done, steps in all) as each part is loaded, exported and proved.
 
@@ -51,6 +53,7 @@ def export_checkpoint(
         Path(checkpoint),
         Path(output),
         max_tokens=max_tokens,
+        recipe=recipe,
         precision=precision,
         name=name,
         license=license,

@@ -71,6 +71,8 @@ class Facts:
     quality: dict[str, Any] = field(default_factory=dict)
     denoisers: list[dict[str, Any]] = field(default_factory=lambda: [{}])
     """For each denoiser, the manifest's keys beside its graph (`sigma_low`, `sigma_high`)."""
+    published: Sequence[Recipe] = ()
+    """Recipes of the family that are not the checkpoint's own: one may be chosen at export."""
 
 
 class Adapter(Protocol):

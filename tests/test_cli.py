@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import DEMO_REEL, edit_manifest
+from conftest import DEMO_CHECKPOINT, DEMO_REEL, edit_manifest
 
 from edgereel import __version__, cli
 from edgereel.runtime.bundle import open_bundle
@@ -110,6 +110,11 @@ def metadata_of(path):
         (["generate", "--prompts", ".", "-o", "out"], 2, "is not a file of prompts"),
         (["generate", PROMPT, "--latents", "missing.npy"], 2, "missing.npy: cannot be read: No such file"),
         (["generate", PROMPT, "--latents", "."], 2, "cannot be read: Is a directory"),
+        (
+            ["export", str(DEMO_CHECKPOINT), "-o", "x.reel", "--recipe", "magic"],
+            2,
+            "unknown recipe 'magic': choose from self-forcing, ",
+        ),
         (["inspect", "missing.reel"], 1, "missing.reel: no such bundle folder"),
         (["verify", "missing.reel"], 1, "missing.reel: no such bundle folder"),
         (["inspect", "two\nlines.reel"], 1, r"two\nlines.reel: no such bundle folder"),
