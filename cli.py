@@ -110,7 +110,7 @@ def generate(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second of the file.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="euler or unipc.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="euler, unipc, sde or rcm.")] = None,
     recipe: Annotated[str | None, typer.Option(help="One of the bundle's recipes, see inspect.")] = None,
     latents: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="Initial noise, float32 [1, C, F, H, W].")
@@ -159,6 +159,9 @@ def export(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Length prompts are padded to; the family's own if left out.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A published way to sample, such as self-forcing, as the bundle's default.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="What the graphs calculate in: fp32 or fp16.")] = "fp32",
     lora: Annotated[
         list[str] | None,
@@ -182,6 +185,7 @@ def export(
             checkpoint,
             output,
             max_tokens=max_tokens,
+            recipe=recipe,
             precision=precision,  # type: ignore[arg-type]
             loras=lora or [],
             name=name,

@@ -23,6 +23,7 @@ def export_checkpoint(
     output: Path,
     *,
     max_tokens: int | None = None,
+    recipe: str | None = None,
     precision: Literal["fp32", "fp16"] = "fp32",
     loras: Sequence[Lora | Path | str] = (),
     name: str | None = None,
@@ -32,7 +33,8 @@ def export_checkpoint(
 ) -> Manifest:
     """Export a checkpoint folder to a bundle folder `output` (NAME.reel, not there yet) and return its manifest.
 
-    max_tokens: length prompts are padded to. precision: what the graphs compute in. name, license, origin: of the
+    max_tokens: length prompts are padded to. recipe: name of a published recipe of the model family that becomes the
+    bundle's default; the checkpoint's own ones follow. precision: what the graphs compute in. name, license, origin: of the
     weights. None takes the checkpoint's `edgereel.json` or, without, the family's default.
     loras: safetensors files to fuse into the denoisers in float32, one after another; text is FILE[:SCALE][@2].
     on_progress: called with (part, steps done, steps in all) as each part is loaded, exported and proved.
@@ -54,6 +56,7 @@ def export_checkpoint(
         Path(checkpoint),
         Path(output),
         max_tokens=max_tokens,
+        recipe=recipe,
         precision=precision,
         loras=[Lora.of(lora) for lora in loras],
         name=name,

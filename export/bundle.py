@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from .graphs import DataFile, save_graph
 from .lora_request import Lora
 from .model_card import model_card
 from .parity import LIMITS, Run, decoder_differences, graph_differences, judge, opened, traced_module
+from .recipes import put_first
 from .wan import WanAdapter
 
 FAMILIES: dict[str, Callable[[Checkpoint], Adapter]] = {"WanPipeline": WanAdapter}
@@ -52,6 +53,7 @@ def export_checkpoint(
     output: Path,
     *,
     max_tokens: int | None,
+    recipe: str | None = None,
     precision: Literal["fp32", "fp16"],
     loras: Sequence[Lora],
     name: str | None,
@@ -68,6 +70,9 @@ def export_checkpoint(
     opened = open_checkpoint(checkpoint)
     adapter = open_family(opened)
     adapter.add_loras(loras)
+    facts = adapter.facts
+    if recipe is not None:
+        facts = replace(facts, recipes=put_first(recipe, facts.published, facts.recipes, len(facts.denoisers)))
     labels = {"name": name, "license": license, "origin": origin}
     defaults = {"name": output.stem, "license": NOT_STATED, "origin": NOT_STATED}
     for key, default in defaults.items():
@@ -75,8 +80,8 @@ def export_checkpoint(
             labels[key] = opened.overrides.get(key, default)
     with _new_folder(output) as folder:
         exported = _export_parts(adapter, folder, precision, on_progress or (lambda *_: None))
-        shutil.copyfile(adapter.facts.tokenizer, folder / adapter.facts.text.tokenizer)
-        return _write_manifest(folder, adapter.facts, exported, labels, max_tokens, precision)
+        shutil.copyfile(facts.tokenizer, folder / facts.text.tokenizer)
+        return _write_manifest(folder, facts, exported, labels, max_tokens, precision)
 
 
 def open_family(checkpoint: Checkpoint) -> Adapter:

@@ -74,6 +74,8 @@ class Facts:
     """For each denoiser, the manifest's keys beside its graph (`sigma_low`, `sigma_high`)."""
     loras: list[FusedLora] = field(default_factory=list)
     """What `add_loras` was given."""
+    published: Sequence[Recipe] = ()
+    """Recipes of the family that are not the checkpoint's own: one may be chosen at export."""
 
 
 class Adapter(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..runtime.describe import describe_guidance, describe_rule
 from ..runtime.manifest import Parity
 from .family import Facts
 
@@ -13,7 +14,8 @@ def model_card(labels: Mapping[str, Any], facts: Facts, parity: Mapping[str, Par
     """Return the card's Markdown: what the bundle is, whose it is, how to sample, how exact it is."""
     defaults = facts.defaults
     recipes = [
-        f"| {r.name} | {r.sampler} | {r.steps} | {r.guidance:g} | {r.shift:g} | {r.source} |" for r in facts.recipes
+        f"| {r.name} | {r.sampler} | {r.steps} | {describe_guidance(r)} | {describe_rule(r)} | {r.source} |"
+        for r in facts.recipes
     ]
     proofs = [f"| {name} | {proof.relative:.1e} | {proof.limit:.0e} |" for name, proof in parity.items()]
     lines = [
@@ -28,7 +30,7 @@ def model_card(labels: Mapping[str, Any], facts: Facts, parity: Mapping[str, Par
         "",
         "## Recipes",
         "",
-        "| name | sampler | steps | guidance | shift | source |",
+        "| name | sampler | steps | guidance | noise levels | source |",
         "|---|---|---|---|---|---|",
         *recipes,
         "",

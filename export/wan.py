@@ -15,6 +15,7 @@ from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TextRules
 from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, one_line, read_json
 from .family import Facts, Part
 from .lora_request import Lora
+from .recipes import WAN_RECIPES
 from .tokens import pad_token_id, unknown_token_id
 from .wan_parts import DecoderPart, DenoiserPart, TextEncoderPart
 
@@ -79,6 +80,7 @@ class WanAdapter:
                 defaults=Defaults.model_validate(DEFAULTS | dict(overrides.get("defaults", {}))),
                 tokenizer=tokenizer,
                 denoisers=levels,
+                published=WAN_RECIPES,
                 quality=dict(overrides.get("quality", {})),
             )
         except (ValidationError, TypeError, ValueError) as error:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from ..errors import one_line
 from .bundle import Bundle
+from .manifest import Denoiser, Recipe
+from .recipes import schedule_of
+
+_FEW_STEPS = 8  # noise levels of more steps than these say nothing at a glance
 
 
 def describe(bundle: Bundle) -> str:
@@ -23,17 +27,48 @@ def describe(bundle: Bundle) -> str:
     ]
     for index, recipe in enumerate(manifest.recipes):
         default = " (default)" if index == 0 else ""
-        lines.append(
-            f"recipe       {recipe.name}{default}: {recipe.sampler}, {recipe.steps} steps, shift {recipe.shift:g}, "
-            f"guidance {recipe.guidance:g}"
-        )
+        lines += _recipe_lines(recipe, default)
     for lora in manifest.loras:
         lines.append(f"LoRA         {lora.name} at scale {lora.scale:g}, fused into {lora.denoiser}")
+    split = len(manifest.roles.denoiser) > 1
     for name, graph in manifest.roles.graphs().items():
         parity = manifest.parity.get(name)
         proof = f", differs from torch by {parity.relative:.1e} (limit {parity.limit:.0e})" if parity else ""
-        lines.append(f"graph        {name}: weights {megabytes[graph.data]:.1f} MB in {graph.data}{proof}")
+        part = f", sigma {graph.sigma_low:g} to {graph.sigma_high:g}" if isinstance(graph, Denoiser) and split else ""
+        lines.append(f"graph        {name}{part}: weights {megabytes[graph.data]:.1f} MB in {graph.data}{proof}")
     for name, value in manifest.quality.items():
         lines.append(f"quality      {name}: {value}")
     lines.append(f"size         {sum(megabytes.values()):.1f} MB in {len(megabytes)} files")
     return "\n".join(one_line(line) for line in lines)
+
+
+def _recipe_lines(recipe: Recipe, default: str) -> list[str]:
+    guidance = f"guidance {describe_guidance(recipe)}"
+    boundary = "" if recipe.boundary is None else f", denoisers change at sigma {recipe.boundary:g}"
+    steps = f"{recipe.steps} step{'s' * (recipe.steps > 1)}"
+    lines = [
+        f"recipe       {recipe.name}{default}: {recipe.sampler}, {steps}, {describe_rule(recipe)}, {guidance}{boundary}"
+    ]
+    if recipe.is_fixed or recipe.steps <= _FEW_STEPS:
+        schedule = schedule_of(recipe)
+        lines.append(f"  sigmas     {' '.join(f'{sigma:.5g}' for sigma in schedule.sigmas)}")
+        lines.append(f"  timesteps  {' '.join(f'{timestep:.6g}' for timestep in schedule.timesteps)}")
+    if recipe.source:
+        lines.append(f"  source     {recipe.source}")
+    return lines
+
+
+def describe_rule(recipe: Recipe) -> str:
+    """Return in a few words where a recipe's noise levels come from."""
+    if recipe.warp is not None:
+        return f"shift {recipe.shift:g} of {' '.join(f'{k:g}' for k in recipe.warp)}"
+    if recipe.is_fixed:
+        return "listed noise levels"
+    return f"sigma_max {recipe.sigma_max:g}" if recipe.sampler == "rcm" else f"shift {recipe.shift:g}"
+
+
+def describe_guidance(recipe: Recipe) -> str:
+    """Return a recipe's guidance, that of each denoiser where they differ."""
+    if recipe.expert_guidance is None:
+        return f"{recipe.guidance:g}"
+    return " and ".join(f"{guidance:g}" for guidance in recipe.expert_guidance) + " by denoiser"

@@ -9,9 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from .schedules import RCM_MOST_STEPS
 
 SCHEMA_VERSION = 1
 # The first release that reads this schema; a bundle says it, so that an older release can name it when it refuses.
@@ -22,6 +34,10 @@ PlainFileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(gt=0, le=2**40)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SigmaList = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=1000)]
+TimestepList = Annotated[list[Positive], Field(min_length=1, max_length=1000)]
 
 
 class Record(BaseModel):
@@ -47,7 +63,10 @@ class Graph(Record):
 
 
 class Denoiser(Graph):
-    """A denoiser and the noise levels it is responsible for: sigma_low <= sigma < sigma_high (or = 1 at the top)."""
+    """A denoiser and the noise levels it is responsible for: sigma_low <= sigma < sigma_high (or = 1 at the top).
+
+    guidance: goes before a recipe's `guidance`, but not before its `expert_guidance`.
+    """
 
     prediction: Literal["velocity"] = "velocity"
     sigma_low: Finite = 0.0
@@ -110,18 +129,69 @@ class LatentGeometry(Record):
 class Recipe(Record):
     """How to sample: one way of running the model that its makers (or distillers) recommend.
 
-    shift: the flow-matching shift s of shift(s, t) = s·t / (1 + (s - 1)·t).
+    Noise levels are given in one of these ways; a list falls strictly, has `steps` entries, and 0 follows its last one.
+
+    - By the sampler's own rule, for any number of steps: `shift` is the s of shift(s, t) = s·t / (1 + (s - 1)·t) for
+      `euler`, `unipc` and `sde`; `rcm` has `sigma_max` in its place and takes 1 to 4 steps.
+    - `warp`: listed timesteps k, moved by the shift: sigma = shift(s, k / train_timesteps).
+    - `timesteps`: what the model is told, sigma = timestep / train_timesteps.
+    - `sigmas`: what they are; the model is told train_timesteps·sigma or, where both are given, `timesteps`.
+
     guidance: classifier-free guidance scale; 1 or below runs the denoiser once a step, without the negative prompt.
+    expert_guidance: that of each denoiser, where they differ.
+    boundary: sigma from which up the first of two denoisers is in charge, where not the one their ranges say.
     source: where the recipe was read.
     """
 
     name: Annotated[str, Field(min_length=1)]
-    sampler: Literal["euler", "unipc"]
+    sampler: Literal["euler", "unipc", "sde", "rcm"]
     steps: Annotated[int, Field(ge=1, le=1000)]
-    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    shift: Positive | None = None
+    sigma_max: Positive | None = None
+    warp: TimestepList | None = None
+    timesteps: TimestepList | None = None
+    sigmas: SigmaList | None = None
+    guidance: Guidance
+    expert_guidance: list[Guidance] | None = None
+    boundary: Annotated[float, Field(gt=0, lt=1)] | None = None
     train_timesteps: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
     source: str = ""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the noise levels are listed, so that no other number of steps is possible."""
+        return any(levels is not None for levels in (self.warp, self.timesteps, self.sigmas))
+
+    @model_validator(mode="after")
+    def _noise_levels_are_given_once(self) -> Recipe:
+        lists = {"warp": self.warp, "timesteps": self.timesteps, "sigmas": self.sigmas}
+        given = {key: levels for key, levels in lists.items() if levels is not None}
+        if "warp" in given and (len(given) > 1 or self.shift is None):
+            raise ValueError("warp needs shift, and neither timesteps nor sigmas")
+        if given and self.sampler not in ("euler", "sde"):
+            raise ValueError(f"{self.sampler} chooses its own noise levels and takes no {', '.join(given)}")
+        if "warp" not in given and given and self.shift is not None:
+            raise ValueError(f"shift does not apply to {', '.join(given)}")
+        for key, levels in given.items():
+            _check_list(key, levels, self.steps, 1 if key == "sigmas" else self.train_timesteps)
+        needed = "sigma_max" if self.sampler == "rcm" else "shift"
+        if not given and getattr(self, needed) is None:
+            raise ValueError(f"{self.sampler} needs {needed} or a list of noise levels")
+        if self.sampler == "rcm" and self.steps > RCM_MOST_STEPS:
+            raise ValueError(f"rcm takes 1 to {RCM_MOST_STEPS} steps, not {self.steps}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_given(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        known = type(self).model_fields
+        return {key: value for key, value in to_data(self).items() if value is not None or key not in known}
+
+
+def _check_list(key: str, levels: list[float], steps: int, highest: float) -> None:
+    if len(levels) != steps:
+        raise ValueError(f"{key} has {len(levels)} entries for {steps} steps")
+    if levels[0] > highest or any(later >= earlier for earlier, later in pairwise(levels)):
+        raise ValueError(f"{key} must fall strictly from at most {highest}: {levels}")
 
 
 class Precision(Record):
@@ -202,6 +272,18 @@ class Manifest(Record):
             wanted |= {graph.file, graph.data}
         if missing := sorted(wanted - set(self.files)):
             raise ValueError(f"used but not listed under files: {', '.join(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _recipes_fit_the_denoisers(self) -> Manifest:
+        count = len(self.roles.denoiser)
+        for recipe in self.recipes:
+            if recipe.expert_guidance is not None and len(recipe.expert_guidance) != count:
+                raise ValueError(
+                    f"recipe {recipe.name} has guidance for {len(recipe.expert_guidance)} of {count} denoisers"
+                )
+            if recipe.boundary is not None and count != 2:
+                raise ValueError(f"recipe {recipe.name} has a boundary between two denoisers, but there are {count}")
         return self
 
     def recipe(self, name: str | None = None) -> Recipe | None:

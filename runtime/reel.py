@@ -19,6 +19,7 @@ from .geometry import latent_shape
 from .manifest import Denoiser
 from .noise import NoiseSource
 from .progress import Progress, report_progress
+from .recipes import schedule_of
 from .request import Request, complete_request
 from .samplers import SAMPLERS
 from .text import PromptTokenizer
@@ -94,7 +95,8 @@ class Reel:
         """Sample a clip's latents; the video decodes them when it is iterated or saved.
 
         None means the bundle's own recipe and defaults (seed: 0). size: (width, height) in pixels. latents: initial
-        noise, float32 [1, C, F, H, W], unit normal, in the place of the seed's. on_progress(stage, done, total), called
+        noise, float32 [1, C, F, H, W], unit normal, in the place of the seed's; what the sampler draws later on stays the
+        seed's. on_progress(stage, done, total), called
         before the first and after each step of a stage, may return False to cancel.
 
         Raises PromptError, GeometryError, UsageError before anything is computed; EngineError; Cancelled.
@@ -114,15 +116,10 @@ class Reel:
             recipe=recipe,
         )
         noise = NoiseSource(request.seed)
-        guidances = [
-            request.guidance if guidance is not None or expert.guidance is None else expert.guidance
-            for expert in self.bundle.manifest.roles.denoiser
-        ]
-        embeddings = self._embed(request, max(guidances) > 1, on_progress)
-        if latents is None:
-            shape = latent_shape(self.bundle.manifest.latent, request.width, request.height, request.frames)
-            latents = noise.draw(shape)
-        sampled = self._sample(request, latents, guidances, embeddings, on_progress)
+        embeddings = self._embed(request, max(request.guidances) > 1, on_progress)
+        # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
+        drawn = noise.draw(latent_shape(self.bundle.manifest.latent, request.width, request.height, request.frames))
+        sampled = self._sample(request, drawn if latents is None else latents, noise, embeddings, on_progress)
         return Video(self, request, sampled)
 
     def check_prompt(self, prompt: str) -> None:
@@ -149,28 +146,30 @@ class Reel:
         self,
         request: Request,
         latents: NDArray[np.float32],
-        guidances: list[float],
+        noise: NoiseSource,
         embeddings: list[Tensor],
         on_progress: Progress | None,
     ) -> NDArray[np.float32]:
-        """Return the denoised latents. guidances: that of each denoiser of the bundle."""
+        """Return the denoised latents. noise: where the sampler takes more noise from."""
         experts = self.bundle.manifest.roles.denoiser
-
-        def velocity_of(noisy: NDArray[np.float32], timestep: float, sigma: float) -> NDArray[np.float32]:
-            index = pick_expert(experts, sigma)
-            velocity = self._predict(index, noisy, timestep, embeddings[0])
-            if guidances[index] > 1:
-                without = self._predict(index, noisy, timestep, embeddings[1])
-                velocity = without + np.float32(guidances[index]) * (velocity - without)
-            return velocity
-
         recipe = self.bundle.manifest.recipe(request.recipe)
         assert recipe is not None
-        sampler = SAMPLERS[request.sampler]
-        schedule = sampler.schedule(request.steps, request.shift, recipe.train_timesteps)
+
+        def velocity_of(noisy: NDArray[np.float32], timestep: float, sigma: float) -> NDArray[np.float32]:
+            index = pick_expert(experts, timestep, recipe.train_timesteps, recipe.boundary)
+            velocity = self._predict(index, noisy, timestep, embeddings[0])
+            if request.guidances[index] > 1:
+                without = self._predict(index, noisy, timestep, embeddings[1])
+                velocity = without + np.float32(request.guidances[index]) * (velocity - without)
+            return velocity
+
         report_progress(on_progress, "denoise", 0, request.steps)
-        sampled = sampler.sample(
-            velocity_of, latents, schedule, lambda done, total: report_progress(on_progress, "denoise", done, total)
+        sampled = SAMPLERS[request.sampler].sample(
+            velocity_of,
+            latents,
+            schedule_of(recipe, request.sampler, request.steps),
+            lambda: noise.draw(latents.shape),
+            lambda done, total: report_progress(on_progress, "denoise", done, total),
         )
         if not np.isfinite(sampled).all():
             raise EngineError("sampling gave values that are not numbers: try another precision or engine")
@@ -204,12 +203,24 @@ def _run(session: Session, name: str, inputs: dict[str, Tensor], output: str) ->
     return outputs[output]
 
 
-def pick_expert(experts: list[Denoiser], sigma: float) -> int:
-    """Return the index of the denoiser for a noise level: sigma_low <= sigma < sigma_high, the top one included."""
+def pick_expert(
+    experts: list[Denoiser], timestep: float, train_timesteps: int = 1000, boundary: float | None = None
+) -> int:
+    """Return the index of the denoiser for a step: sigma_low <= sigma < sigma_high, the top one included.
+
+    The timestep is compared, not the sigma, since where a schedule rounds timesteps these are what the experts were
+    split by; diffusers does the same. boundary: the sigma that splits two experts in the place of their own ranges.
+
+    Raises BundleError where no denoiser is responsible.
+    """
+    if boundary is not None and len(experts) == 2:
+        upper = int(experts[1].sigma_high > experts[0].sigma_high)
+        return upper if timestep >= boundary * train_timesteps else 1 - upper
     for index, expert in enumerate(experts):
-        if expert.sigma_low <= sigma and (sigma < expert.sigma_high or expert.sigma_high >= 1):
+        above_low = timestep >= expert.sigma_low * train_timesteps
+        if above_low and (timestep < expert.sigma_high * train_timesteps or expert.sigma_high >= 1):
             return index
-    raise BundleError(f"no denoiser of this bundle is responsible for sigma {sigma:.4f}")
+    raise BundleError(f"no denoiser of this bundle is responsible for sigma {timestep / train_timesteps:.4f}")
 
 
 def load(

@@ -12,22 +12,23 @@ from numpy.typing import NDArray
 from ..errors import GeometryError, UsageError
 from .geometry import clip_size, latent_shape
 from .manifest import Manifest, Recipe
-from .samplers import SAMPLERS
-
-MOST_STEPS = 1000
+from .recipes import schedule_of
 
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that decides what a clip looks like; written into the video's metadata."""
+    """Everything that decides what a clip looks like; written into the video's metadata.
+
+    guidances: classifier-free guidance of each denoiser. shift: None where the recipe has none.
+    """
 
     prompt: str
     negative_prompt: str
     seed: int
     steps: int
-    guidance: float
+    guidances: tuple[float, ...]
     sampler: str
-    shift: float
+    shift: float | None
     recipe: str
     width: int
     height: int
@@ -60,18 +61,11 @@ def complete_request(
     Raises UsageError, GeometryError.
     """
     chosen = _recipe(manifest, recipe)
-    sampler = sampler or chosen.sampler
-    if sampler not in SAMPLERS:
-        raise UsageError(f"unknown sampler {sampler!r}: choose from {', '.join(sorted(SAMPLERS))}")
-    steps = chosen.steps if steps is None else steps
-    if not 1 <= steps <= MOST_STEPS:
-        raise UsageError(f"{steps} steps are not possible: choose from 1 to {MOST_STEPS}")
-    guidance = chosen.guidance if guidance is None else float(guidance)
-    if not (math.isfinite(guidance) and 0 <= guidance <= 100):
-        raise UsageError(f"guidance {guidance} is not possible: choose from 0 to 100 (1 and below turns it off)")
-    if negative_prompt and guidance <= 1:
+    steps = schedule_of(chosen, sampler, steps).steps
+    guidances = _guidances(manifest, chosen, guidance)
+    if negative_prompt and max(guidances) <= 1:
         raise UsageError(
-            f"a negative prompt has no effect at guidance {guidance:g}: raise guidance above 1, or leave it out"
+            f"a negative prompt has no effect at guidance {max(guidances):g}: raise guidance above 1, or leave it out"
         )
     defaults = manifest.defaults
     fps = defaults.fps if fps is None else fps
@@ -87,8 +81,8 @@ def complete_request(
         negative_prompt=negative_prompt or "",
         seed=0 if seed is None else seed,
         steps=steps,
-        guidance=guidance,
-        sampler=sampler,
+        guidances=guidances,
+        sampler=sampler or chosen.sampler,
         shift=chosen.shift,
         recipe=chosen.name,
         width=width,
@@ -105,6 +99,20 @@ def _recipe(manifest: Manifest, name: str | None) -> Recipe:
         known = ", ".join(recipe.name for recipe in manifest.recipes)
         raise UsageError(f"this bundle has no recipe {name!r}: choose from {known}")
     return chosen
+
+
+def _guidances(manifest: Manifest, recipe: Recipe, asked: float | None) -> tuple[float, ...]:
+    """Return each denoiser's guidance: what was asked for, else the recipe's for it, its own, the recipe's for all."""
+    experts = manifest.roles.denoiser
+    if asked is not None:
+        guidances = [float(asked)] * len(experts)
+    else:
+        own = [recipe.guidance if expert.guidance is None else expert.guidance for expert in experts]
+        guidances = recipe.expert_guidance or own
+    for guidance in guidances:
+        if not (math.isfinite(guidance) and 0 <= guidance <= 100):
+            raise UsageError(f"guidance {guidance} is not possible: choose from 0 to 100 (1 and below turns it off)")
+    return tuple(guidances)
 
 
 def _size_of_latents(

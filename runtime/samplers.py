@@ -1,25 +1,28 @@
 """Samplers: from noise to latents, step by step along a schedule, as pure functions.
 
 A sampler is handed a function that returns the model's velocity (noise - x0), guidance already applied, and knows
-nothing else about the model. Latents are float32 [B, C, F, H, W], and so is every step's arithmetic, as in diffusers;
-coefficients that do not depend on the latents are Python floats.
+nothing else about the model. Latents are float32 [B, C, F, H, W], and so is every step's arithmetic, as in diffusers
+(rCM's is float64); coefficients that do not depend on the latents are Python floats.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .schedules import Schedule, euler_schedule, unipc_schedule
+from .schedules import RCM_MOST_STEPS, Schedule, euler_schedule, even_schedule, rcm_schedule, unipc_schedule
 
 Latents = npt.NDArray[np.float32]
 
 # (latents, timestep, sigma) -> velocity, of the latents' shape
 VelocityFunction = Callable[[Latents, float, float], Latents]
+
+# () -> fresh unit normal noise, of the latents' shape
+NoiseFunction = Callable[[], Latents]
 
 # (steps done, steps in all); it may raise to stop the sampling
 StepCallback = Callable[[int, int], None]
@@ -126,14 +129,92 @@ def _correct(origin: Latents, seen: list[_Evaluation], arrived: _Evaluation, ord
     return latents
 
 
+def sample_sde(
+    velocity_of: VelocityFunction,
+    latents: Latents,
+    schedule: Schedule,
+    draw: NoiseFunction,
+    on_step: StepCallback | None = None,
+) -> Latents:
+    """Go to the clean latents the model believes in, and noise those anew: x' = (1 - sigma')·x0 + sigma'·noise.
+
+    x0 = x - sigma·v. Multistep consistency sampling, Song et al. 2023 (arXiv 2303.01469, algorithm 1), on the noise
+    levels of flow matching, as models distilled by distribution matching are trained to run: DMD2, Yin et al. 2024 (arXiv
+    2405.14867); Self-Forcing, Huang et al. 2025 (arXiv 2506.08009). Exact for a model whose x0 is where the flow ends;
+    one that predicts the mean of all possible x0, as undistilled models do, loses spread.
+
+    `latents` float32 [B, C, F, H, W] are unit normal noise and are not modified. `draw` is called after each step but
+    the last, which ends at x0. Returns the clean latents, of the same shape.
+    """
+    return _renoise(velocity_of, latents, schedule, draw, on_step)
+
+
+def sample_rcm(
+    velocity_of: VelocityFunction,
+    latents: Latents,
+    schedule: Schedule,
+    draw: NoiseFunction,
+    on_step: StepCallback | None = None,
+) -> Latents:
+    """Sample as `sample_sde` does, in float64, from noise that is scaled by the first noise level.
+
+    rCM, Zheng et al. 2025 (arXiv 2510.08431), as TurboDiffusion runs it (Zhang et al. 2025, arXiv 2512.16093). The model
+    is asked in float32. Arguments and result are those of `sample_sde`.
+    """
+
+    def in_float32(noisy: npt.NDArray[Any], timestep: float, sigma: float) -> Latents:
+        return velocity_of(noisy.astype(np.float32), timestep, sigma)
+
+    start = float(schedule.sigmas[0]) * latents.astype(np.float64)
+    return _renoise(in_float32, start, schedule, draw, on_step).astype(np.float32)
+
+
+def _renoise(
+    velocity_of: Callable[[npt.NDArray[Any], float, float], Latents],
+    latents: npt.NDArray[Any],
+    schedule: Schedule,
+    draw: NoiseFunction,
+    on_step: StepCallback | None,
+) -> npt.NDArray[Any]:
+    """Alternate between the model's x0 and noise, in the precision of `latents`."""
+    sigmas = schedule.sigmas
+    for step, timestep in enumerate(schedule.timesteps):
+        sigma, lower = float(sigmas[step]), float(sigmas[step + 1])
+        latents = latents - sigma * velocity_of(latents, float(timestep), sigma)
+        if lower > 0:
+            latents = (1 - lower) * latents + lower * draw().astype(latents.dtype, copy=False)
+        if on_step is not None:
+            on_step(step + 1, schedule.steps)
+    return latents
+
+
+SampleFunction = Callable[[VelocityFunction, Latents, Schedule, NoiseFunction, StepCallback | None], Latents]
+
+
 class Sampler(NamedTuple):
-    """How to choose noise levels, schedule(steps, shift, train_timesteps), and how to step along them."""
+    """How to choose noise levels and how to step along them.
+
+    schedule: the sampler's own rule, (steps, the recipe's `rule`, train_timesteps) -> Schedule.
+    sample: (velocity_of, latents, schedule, draw, on_step) -> clean latents.
+    takes_lists: whether it can step along noise levels that a recipe lists.
+    """
 
     schedule: Callable[[int, float, int], Schedule]
-    sample: Callable[[VelocityFunction, Latents, Schedule, StepCallback | None], Latents]
+    sample: SampleFunction
+    rule: Literal["shift", "sigma_max"] = "shift"
+    most_steps: int = 1000
+    takes_lists: bool = False
+
+
+def _without_noise(
+    sample: Callable[[VelocityFunction, Latents, Schedule, StepCallback | None], Latents],
+) -> SampleFunction:
+    return lambda velocity_of, latents, schedule, _, on_step: sample(velocity_of, latents, schedule, on_step)
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "euler": Sampler(euler_schedule, sample_euler),
-    "unipc": Sampler(unipc_schedule, sample_unipc),
+    "euler": Sampler(euler_schedule, _without_noise(sample_euler), takes_lists=True),
+    "rcm": Sampler(rcm_schedule, sample_rcm, rule="sigma_max", most_steps=RCM_MOST_STEPS),
+    "sde": Sampler(even_schedule, sample_sde, takes_lists=True),
+    "unipc": Sampler(unipc_schedule, _without_noise(sample_unipc)),
 }

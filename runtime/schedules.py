@@ -1,14 +1,16 @@
 """Noise schedules for flow matching: which noise levels a sampler visits, and what the model is told at each.
 
-At noise level sigma in [0, 1] the latents are (1 - sigma)·x0 + sigma·noise. Both schedules give the numbers that
-diffusers' schedulers give, including habits that are not in any paper; each such habit is marked below, because a model
-sampled without it makes another video.
+At noise level sigma in [0, 1] the latents are (1 - sigma)·x0 + sigma·noise. The schedules for Euler and UniPC give the
+numbers that diffusers' schedulers give, including habits that are not in any paper; each such habit is marked below,
+because a model sampled without it makes another video.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +20,22 @@ from ..errors import UsageError
 # UniPC works in log((1 - sigma) / sigma), which is infinite at sigma = 1; diffusers starts this much below.
 _UNIPC_HEADROOM = 1e-6
 
+# rCM's angles after the first, as its authors publish them for 1 to 4 steps.
+_RCM_ANGLES = (1.5, 1.4, 1.0)
+RCM_MOST_STEPS = len(_RCM_ANGLES) + 1
+
 
 @dataclass(frozen=True)
 class Schedule:
     """The noise levels of one sampling run.
 
-    sigmas: float32 [steps + 1] in [0, 1], strictly decreasing; the last is 0, a clean video.
+    sigmas: float32 (float64 for rCM) [steps + 1] in [0, 1], strictly decreasing; the last is 0, a clean video.
     timesteps: float32 [steps], what the model is given at each sigma but the last, in units of training timesteps.
 
     Raises UsageError where the noise levels are not such.
     """
 
-    sigmas: npt.NDArray[np.float32]
+    sigmas: npt.NDArray[np.floating[Any]]
     timesteps: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
@@ -85,6 +91,42 @@ def unipc_schedule(steps: int, shift: float, train_timesteps: int = 1000) -> Sch
     sigmas[0] -= _UNIPC_HEADROOM
     timesteps = np.trunc(sigmas * train_timesteps).astype(np.float32)
     return Schedule(np.append(sigmas, 0).astype(np.float32), timesteps)
+
+
+def even_schedule(steps: int, shift: float, train_timesteps: int = 1000) -> Schedule:
+    """Return noise levels spread evenly from 1 down and then shifted: sigma = shift(s, 1 - i / steps), and 0.
+
+    It is what few-step checkpoints are distilled on: four steps at shift 5 are 1, 0.9375, 0.8333 and 0.625.
+
+    steps: at least 1. shift: above 0. train_timesteps: timesteps of training, at least 2. Raises UsageError otherwise.
+    """
+    _check(steps, shift, train_timesteps)
+    sigmas = _shifted(1 - np.arange(steps) / steps, shift)
+    return listed_schedule(sigmas, sigmas * train_timesteps)
+
+
+def rcm_schedule(steps: int, sigma_max: float, train_timesteps: int = 1000) -> Schedule:
+    """Return rCM's noise levels: the angles atan(sigma_max), 1.5, 1.4 and 1.0, as many as steps, on the line of flow.
+
+    Zheng et al. 2025 (arXiv 2510.08431) put noise on a circle, cos(a)·x0 + sin(a)·noise; the same signal-to-noise ratio
+    lies at sigma = sin(a) / (sin(a) + cos(a)). The noise levels are float64, as TurboDiffusion has them.
+
+    steps: 1 to 4. sigma_max: tan of the first angle, above tan(1.5) = 14.1. Raises UsageError otherwise.
+    """
+    if not 1 <= steps <= RCM_MOST_STEPS:
+        raise UsageError(f"the number of steps is {steps}: rcm takes 1 to {RCM_MOST_STEPS}")
+    if not (math.isfinite(sigma_max) and math.atan(sigma_max) > _RCM_ANGLES[0]):
+        raise UsageError(f"sigma_max is {sigma_max}: it must be a number above {math.tan(_RCM_ANGLES[0]):.1f}")
+    angles = np.array([math.atan(sigma_max), *_RCM_ANGLES[: steps - 1], 0])
+    sigmas = np.sin(angles) / (np.sin(angles) + np.cos(angles))
+    return Schedule(sigmas, (sigmas[:-1] * train_timesteps).astype(np.float32))
+
+
+def listed_schedule(
+    sigmas: Sequence[float] | npt.NDArray[Any], timesteps: Sequence[float] | npt.NDArray[Any]
+) -> Schedule:
+    """Return the schedule of these noise levels and timesteps, [steps] each; the final 0 is added. Raises UsageError."""
+    return Schedule(np.append(sigmas, 0).astype(np.float32), np.asarray(timesteps, np.float32))
 
 
 def _shifted(sigmas: npt.NDArray[np.float64], shift: float) -> npt.NDArray[np.float64]:

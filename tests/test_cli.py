@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import DEMO_REEL, edit_manifest
+from conftest import DEMO_CHECKPOINT, DEMO_REEL, edit_manifest
 
 from edgereel import __version__, cli
 from edgereel.runtime.bundle import open_bundle
@@ -96,7 +96,7 @@ def metadata_of(path):
         (["generate", PROMPT, "--guidance", "nan"], 2, "guidance nan is not possible"),
         (["generate", PROMPT, "--guidance", "1", "--negative", "red"], 2, "a negative prompt has no effect"),
         (["generate", PROMPT, "--seed", "-1"], 2, "seed -1 is out of range"),
-        (["generate", PROMPT, "--sampler", "magic"], 2, "unknown sampler 'magic': choose from euler, unipc"),
+        (["generate", PROMPT, "--sampler", "magic"], 2, "unknown sampler 'magic': choose from euler, rcm, sde, unipc"),
         (["generate", PROMPT, "--recipe", "worst"], 2, "this bundle has no recipe 'worst'"),
         (["generate", PROMPT, "--engine", "quantum"], 2, "unknown engine 'quantum': choose from auto, cpu"),
         (["generate", PROMPT, "--threads", "0"], 2, "--threads"),
@@ -110,6 +110,11 @@ def metadata_of(path):
         (["generate", "--prompts", ".", "-o", "out"], 2, "is not a file of prompts"),
         (["generate", PROMPT, "--latents", "missing.npy"], 2, "missing.npy: cannot be read: No such file"),
         (["generate", PROMPT, "--latents", "."], 2, "cannot be read: Is a directory"),
+        (
+            ["export", str(DEMO_CHECKPOINT), "-o", "x.reel", "--recipe", "magic"],
+            2,
+            "unknown recipe 'magic': choose from self-forcing, ",
+        ),
         (["inspect", "missing.reel"], 1, "missing.reel: no such bundle folder"),
         (["verify", "missing.reel"], 1, "missing.reel: no such bundle folder"),
         (["inspect", "two\nlines.reel"], 1, r"two\nlines.reel: no such bundle folder"),

@@ -43,10 +43,10 @@ class Made:
         return onnx.load(self.bundle / f"{graph}.onnx", load_external_data=False)
 
 
-def make(folder: Path, precision: str = "fp32", **options) -> Made:
+def make(folder: Path, precision: str = "fp32", recipe: str | None = None, **options) -> Made:
     checkpoint = write_tiny_wan(folder / "checkpoint", **options)
     bundle = folder / "tiny.reel"
-    return Made(checkpoint, bundle, export_checkpoint(checkpoint, bundle, precision=precision))
+    return Made(checkpoint, bundle, export_checkpoint(checkpoint, bundle, precision=precision, recipe=recipe))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def wan21(tmp_path_factory):
 def wan22(tmp_path_factory):
     """Wan 2.2's kind of VAE (residual, patches), bfloat16 weights in shards; other depth, heads, latent channels."""
     options = {"depth": 1, "heads": 3, "latent_channels": 6, "vae_patch": 2, "residual": True, "vae_levels": 3}
-    return make(tmp_path_factory.mktemp("wan22"), seed=2, dtype=torch.bfloat16, sharded=True, **options)
+    options |= {"recipe": "self-forcing", "dtype": torch.bfloat16, "sharded": True}
+    return make(tmp_path_factory.mktemp("wan22"), seed=2, **options)
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,17 @@ def test_manifest_of_a_bare_checkpoint(wan21):
     assert (wan21.bundle / "tokenizer.json").read_bytes() == (
         wan21.checkpoint / "tokenizer" / "tokenizer.json"
     ).read_bytes()
+
+
+def test_a_published_recipe_goes_before_the_familys(wan22):
+    data = json.loads((wan22.bundle / "reel.json").read_text(encoding="utf-8"))
+    assert [recipe["name"] for recipe in data["recipes"]] == ["self-forcing", "unipc", "euler"]
+    assert set(data["recipes"][0]) == {
+        *("name", "sampler", "steps", "shift", "warp", "guidance", "train_timesteps", "source")
+    }
+    card = (wan22.bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| self-forcing | sde | 4 | 1 | shift 5 of 1000 750 500 250 | Self-Forcing, configs" in card
+    assert "| unipc | unipc | 50 | 5 | shift 3 | diffusers WanPipeline |" in card
 
 
 def test_manifest_of_a_checkpoint_with_its_own_facts(half):

@@ -195,6 +195,7 @@ def test_sharded_and_tied_weights_load_as_they_were_saved(whole, sharded):
         ("no/x.reel", {}, OutputError, "no: no such folder"),
         ("there.reel", {}, OutputError, r"there\.reel: is there already"),
         ("x.reel", {"precision": "int4"}, UsageError, "precision 'int4'"),
+        ("x.reel", {"recipe": "magic"}, UsageError, "unknown recipe 'magic': choose from self-forcing, causvid-3, "),
         ("x.reel", {"max_tokens": 0}, UsageError, "max tokens is 0"),
     ],
 )

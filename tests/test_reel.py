@@ -119,9 +119,9 @@ def test_own_latents_take_the_place_of_the_seed(opened):
 
 @pytest.fixture
 def two_experts(opened, tmp_path):
-    """Return a reel whose noise levels two denoisers share at sigma 0.8; more: keys of the second."""
+    """Return a reel whose noise levels two denoisers share at sigma 0.8; recipe: keys of it; more: of the second."""
 
-    def make(**more):
+    def make(recipe=None, **more):
         def split(data):
             folder = tmp_path / "small.reel"
             (folder / "denoiser_2.onnx").write_bytes((folder / "denoiser.onnx").read_bytes())
@@ -129,6 +129,7 @@ def two_experts(opened, tmp_path):
             other = {**one, "file": "denoiser_2.onnx", "sigma_high": 0.8, **more}
             data["roles"]["denoiser"] = [{**one, "sigma_low": 0.8}, other]
             data["files"]["denoiser_2.onnx"] = data["files"]["denoiser.onnx"]
+            data["recipes"][0].update(recipe or {})
 
         return opened(split)
 
@@ -154,6 +155,53 @@ def test_an_expert_may_have_a_guidance_of_its_own(two_experts, graphs):
         assert {call[2] for call in graphs.named("denoiser_2")} == {4, 1}
 
 
+def test_a_recipes_guidance_by_denoiser_goes_before_all_but_what_is_asked_for(two_experts, graphs):
+    with two_experts({"expert_guidance": [1.0, 3.0]}, guidance=1.0) as reel:
+        video = reel.generate(PROMPT, sampler="euler", steps=8)
+        assert video.request.guidances == (1, 3)
+        assert {call[2] for call in graphs.named("denoiser")} == {4}
+        assert {call[2] for call in graphs.named("denoiser_2")} == {4, 1}
+        assert reel.generate(PROMPT, guidance=2).request.guidances == (2, 2)
+
+
+@pytest.mark.parametrize(("boundary", "above", "below"), [(0.7, 3, 1), (0.9375, 2, 2), (0.94, 1, 3)])
+def test_a_recipe_may_move_the_boundary_between_experts(two_experts, graphs, boundary, above, below):
+    recipe = {"sampler": "sde", "steps": 4, "warp": [1000, 750, 500, 250], "shift": 5.0, "guidance": 1.0}
+    with two_experts({**recipe, "boundary": boundary}) as reel:
+        reel.generate(PROMPT)
+    assert (len(graphs.named("denoiser")), len(graphs.named("denoiser_2"))) == (above, below)
+
+
+def test_experts_change_at_the_timestep_as_diffusers_has_it(two_experts):
+    """Timesteps are float32: 0.9 is not one, 900 is; UniPC cuts them down, so that 875.9 counts as 875."""
+    with two_experts() as reel:
+        one, other = reel.bundle.manifest.roles.denoiser
+        one.sigma_low = other.sigma_high = 0.9
+        assert pick_expert([one, other], float(np.float32(0.9) * np.float32(1000))) == 0
+        assert pick_expert([one, other], 899.0) == 1
+        assert pick_expert([other, one], 950.0) == pick_expert([other, one], 950.0, 1000, 0.93) == 1
+        assert pick_expert([other, one], 875.0, 1000, 0.8755) == 0
+
+
+SDE = {"name": "few", "sampler": "sde", "steps": 3, "timesteps": [1000.0, 750.0, 500.0], "guidance": 1.0}
+
+
+def test_noise_is_the_initial_latents_first_and_each_renoising_step_in_turn(opened):
+    """The model's velocity is 4 everywhere, the number of tokens; so x0 = x - 4·sigma."""
+    shape = (1, CHANNELS, 3, 2, 4)
+    noise = NoiseSource(5)
+    start = noise.draw(shape)
+    x = start
+    for sigma, lower in ((1, 0.75), (0.75, 0.5)):
+        x = (1 - lower) * (x - 4 * sigma) + lower * noise.draw(shape)
+    with opened(lambda data: data.update(recipes=[SDE])) as reel:
+        from_seed = reel.generate(PROMPT, seed=5).latents
+        np.testing.assert_allclose(from_seed, x - 4 * 0.5, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(reel.generate(PROMPT, seed=5).latents, from_seed)
+        np.testing.assert_array_equal(reel.generate(PROMPT, seed=5, latents=start).latents, from_seed)
+        assert not np.allclose(reel.generate(PROMPT, seed=6, latents=start).latents, from_seed)
+
+
 def test_a_guidance_asked_for_turns_every_expert_off(two_experts, graphs):
     with two_experts(guidance=5.0) as reel:
         reel.generate(PROMPT, guidance=1)
@@ -165,7 +213,7 @@ def test_a_noise_level_that_nobody_is_responsible_for(opened):
     with reel, pytest.raises(BundleError, match="no denoiser of this bundle is responsible for sigma"):
         reel.generate(PROMPT)
     experts = reel.bundle.manifest.roles.denoiser
-    assert pick_expert(experts, 1.0) == pick_expert(experts, 0.9) == 0
+    assert pick_expert(experts, 1000.0) == pick_expert(experts, 900.0) == 0
 
 
 @pytest.mark.parametrize(("stage", "total"), STAGES)

@@ -25,7 +25,7 @@ def test_everything_left_open_comes_from_the_bundle(manifest):
         "negative_prompt": "",
         "seed": 0,
         "steps": 3,
-        "guidance": 4.0,
+        "guidances": (4.0,),
         "sampler": "unipc",
         "shift": 3.0,
         "recipe": "best",
@@ -42,7 +42,7 @@ def test_what_is_asked_for_goes_before_the_recipe(manifest):
     request = complete_request(
         manifest, "a", recipe="quick", steps=7, guidance=2, seed=5, size=(16, 48), frames=1, fps=30
     )
-    assert (request.recipe, request.sampler, request.steps, request.guidance) == ("quick", "euler", 7, 2.0)
+    assert (request.recipe, request.sampler, request.steps, request.guidances) == ("quick", "euler", 7, (2.0,))
     assert (request.seed, request.width, request.height, request.frames, request.fps) == (5, 16, 48, 1, 30)
     assert complete_request(manifest, "a", recipe="quick", sampler="unipc").sampler == "unipc"
 
@@ -50,9 +50,9 @@ def test_what_is_asked_for_goes_before_the_recipe(manifest):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"sampler": "magic"}, "unknown sampler 'magic': choose from euler, unipc"),
+        ({"sampler": "magic"}, "unknown sampler 'magic': choose from euler, rcm, sde, unipc"),
         ({"recipe": "worst"}, "no recipe 'worst': choose from best, quick"),
-        ({"steps": 0}, "0 steps are not possible: choose from 1 to 1000"),
+        ({"steps": 0}, "0 steps are not possible with unipc: choose from 1 to 1000"),
         ({"steps": 10**30}, "choose from 1 to 1000"),
         ({"guidance": -0.1}, "choose from 0 to 100"),
         ({"guidance": 101}, "choose from 0 to 100"),

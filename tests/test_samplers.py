@@ -1,16 +1,26 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from edgereel.runtime.samplers import SAMPLERS, sample_euler, sample_unipc
-from edgereel.runtime.schedules import Schedule, euler_schedule, shift_sigma, unipc_schedule
+from edgereel.runtime.samplers import SAMPLERS, sample_euler, sample_rcm, sample_sde, sample_unipc
+from edgereel.runtime.schedules import (
+    Schedule,
+    euler_schedule,
+    even_schedule,
+    listed_schedule,
+    rcm_schedule,
+    shift_sigma,
+    unipc_schedule,
+)
 
 SHAPE = (1, 4, 3, 6, 5)
+RULES = {"rcm": 80.0}  # what its schedule takes in the place of a shift
 
 
 def random_velocity():
@@ -43,7 +53,7 @@ def recorded(velocity_of):
 
 def trajectory(name, schedule, velocity_of):
     velocity_of, seen = recorded(velocity_of)
-    seen.append(SAMPLERS[name].sample(velocity_of, noise(), schedule, None))
+    seen.append(SAMPLERS[name].sample(velocity_of, noise(), schedule, noise, None))
     return seen
 
 
@@ -142,33 +152,179 @@ def test_unipc_is_closer_than_euler_at_the_same_cost(shift):
     assert unipc < euler / 5
 
 
-@pytest.mark.parametrize("name", ["euler", "unipc"])
+@pytest.mark.parametrize("name", ["euler", "rcm", "sde", "unipc"])
 def test_steps_are_reported_and_the_noise_is_left_alone(name):
     start, reported, given = noise(), [], []
-    schedule = SAMPLERS[name].schedule(4, 3.0, 1000)
+    schedule = SAMPLERS[name].schedule(4, RULES.get(name, 3.0), 1000)
 
     def velocity_of(latents, timestep, sigma):
         given.append((timestep, sigma))
         return 0.1 * latents
 
-    SAMPLERS[name].sample(velocity_of, start, schedule, lambda done, total: reported.append((done, total)))
+    SAMPLERS[name].sample(
+        velocity_of, start, schedule, lambda: noise(9), lambda done, total: reported.append((done, total))
+    )
     assert reported == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert given == list(zip(schedule.timesteps.tolist(), schedule.sigmas[:-1].tolist(), strict=True))
     np.testing.assert_array_equal(start, noise())
 
 
-@pytest.mark.parametrize("name", ["euler", "unipc"])
+@pytest.mark.parametrize("name", ["euler", "rcm", "sde", "unipc"])
 def test_the_callback_may_stop_the_sampling(name):
     def stop(done, total):
         if done == 2:
             raise KeyboardInterrupt
 
     velocity_of, seen = recorded(random_velocity())
+    schedule = SAMPLERS[name].schedule(4, RULES.get(name, 3.0), 1000)
     with pytest.raises(KeyboardInterrupt):
-        SAMPLERS[name].sample(velocity_of, noise(), SAMPLERS[name].schedule(8, 3.0, 1000), stop)
+        SAMPLERS[name].sample(velocity_of, noise(), schedule, lambda: noise(9), stop)
     assert len(seen) == 2
 
 
 def test_unipc_refuses_a_noise_level_of_one():
     with pytest.raises(ValueError, match="below 1"):
         sample_unipc(random_velocity(), noise(), euler_schedule(4, 3.0))
+
+
+# Re-noising, on the same data: an x0 that is affine in the latents keeps them normal, and theory follows mean and variance.
+COUNT = 400_000
+
+
+def gain_of_the_mean(sigma):
+    """Of the mean of all x0 that lead to these latents, which the exact velocity stands for (undistilled models)."""
+    return float((1 - sigma) * SPREAD**2 / deviation_at(sigma) ** 2)
+
+
+def gain_of_the_end(sigma):
+    """Of the x0 where the flow from these latents ends, which a consistency model gives (distilled ones)."""
+    return float(SPREAD / deviation_at(sigma))
+
+
+def velocity_from(gain_of):
+    """The velocity of a model with x0 = MEAN + gain·(x - (1 - sigma)·MEAN)."""
+
+    def velocity_of(latents, timestep, sigma):
+        return (latents - MEAN - gain_of(sigma) * (latents - (1 - sigma) * MEAN)) / sigma
+
+    return velocity_of
+
+
+def moments_in_theory(sigmas, gain_of, scale=1.0):
+    """Mean and variance that re-noising ends with, from noise of deviation `scale`.
+
+    With x ~ N(m, v) at sigma, x0 ~ N(MEAN + g·(m - (1 - sigma)·MEAN), g²·v), and fresh noise adds its variance to that of
+    the scaled x0: v' = (1 - sigma')²·g²·v + sigma'². Nothing is added after the last step.
+    """
+    mean, variance = 0.0, scale**2
+    for sigma, lower in pairwise(sigmas):
+        gain = gain_of(sigma)
+        mean = (1 - lower) * (MEAN + gain * (mean - (1 - sigma) * MEAN))
+        variance = ((1 - lower) * gain) ** 2 * variance + lower**2
+    return mean, variance
+
+
+def moments_measured(sample, schedule, gain_of, draw_of=lambda stream, start: stream.standard_normal(COUNT)):
+    """Mean and variance of what the sampler makes of 400,000 numbers; draw_of: makes the noise of each step."""
+    stream = np.random.default_rng()
+    start = stream.standard_normal(COUNT, np.float32)
+    final = sample(velocity_from(gain_of), start, schedule, lambda: draw_of(stream, start).astype(np.float32))
+    assert final.dtype == np.float32
+    return float(final.mean(dtype=np.float64)), float(final.var(dtype=np.float64))
+
+
+def errors(measured, theory):
+    """How many standard errors of the measurement lie between it and theory, for mean and variance."""
+    mean, variance = theory
+    return (
+        abs(measured[0] - mean) / np.sqrt(variance / COUNT),
+        abs(measured[1] - variance) / (variance * np.sqrt(2 / COUNT)),
+    )
+
+
+RENOISING = {
+    "four steps": (sample_sde, even_schedule(4, 5.0)),
+    "three steps": (sample_sde, listed_schedule([1, 0.757, 0.522], [1000, 757, 522])),
+    "twenty steps": (sample_sde, even_schedule(20, 3.0)),
+    "rcm 1": (sample_rcm, rcm_schedule(1, 80.0)),
+    "rcm 2": (sample_rcm, rcm_schedule(2, 80.0)),
+    "rcm 4": (sample_rcm, rcm_schedule(4, 80.0)),
+}
+
+
+@pytest.mark.parametrize("gain_of", [gain_of_the_mean, gain_of_the_end])
+@pytest.mark.parametrize("case", RENOISING)
+def test_renoising_ends_with_the_mean_and_variance_of_theory(case, gain_of):
+    sample, schedule = RENOISING[case]
+    scale = float(schedule.sigmas[0]) if sample is sample_rcm else 1.0
+    theory = moments_in_theory(schedule.sigmas.tolist(), gain_of, scale)
+    assert max(errors(moments_measured(sample, schedule, gain_of), theory)) < 5
+
+
+def test_theory_where_the_answer_is_known():
+    """A consistency model gives the data's own moments at any number of steps; one of means only its mean."""
+    for steps in (1, 2, 4, 50):
+        sigmas = even_schedule(steps, 5.0).sigmas.tolist()
+        assert moments_in_theory(sigmas, gain_of_the_end) == pytest.approx((MEAN, SPREAD**2))
+        mean, variance = moments_in_theory(sigmas, gain_of_the_mean)
+        assert mean == pytest.approx(MEAN)
+        assert variance < 0.8 * SPREAD**2
+    np.testing.assert_allclose(
+        velocity_from(gain_of_the_mean)(noise(), 0, 0.3), exact_velocity(noise(), 0, 0.3), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "draw_of",
+    [
+        lambda stream, start: start,
+        lambda stream, start: 1.05 * stream.standard_normal(COUNT),
+        lambda stream, start: 0.95 * stream.standard_normal(COUNT),
+        lambda stream, start: stream.standard_normal(COUNT) + 0.05,
+        lambda stream, start: np.zeros(COUNT),
+    ],
+    ids=["the first noise again", "too much", "too little", "off centre", "none"],
+)
+@pytest.mark.parametrize("case", ["four steps", "three steps", "rcm 4"])
+def test_the_measurement_sees_noise_that_is_wrong(case, draw_of):
+    sample, schedule = RENOISING[case]
+    scale = float(schedule.sigmas[0]) if sample is sample_rcm else 1.0
+    theory = moments_in_theory(schedule.sigmas.tolist(), gain_of_the_end, scale)
+    assert max(errors(moments_measured(sample, schedule, gain_of_the_end, draw_of), theory)) > 20
+
+
+@pytest.mark.parametrize(("name", "number"), [("sde", 5.0), ("rcm", 80.0)])
+def test_noise_is_drawn_between_steps_only(name, number):
+    drawn = []
+    for steps in (1, 2, 4):
+        drawn.clear()
+        schedule = SAMPLERS[name].schedule(steps, number, 1000)
+        final = SAMPLERS[name].sample(random_velocity(), noise(), schedule, lambda: drawn.append(1) or noise(9), None)
+        assert len(drawn) == steps - 1
+        assert final.dtype == np.float32
+
+
+def test_every_renoising_step_is_that_of_the_papers():
+    """Two steps by hand: x0 = x - sigma·v, x' = (1 - sigma')·x0 + sigma'·noise, and the last x0 is the result."""
+    velocity_of, fresh = random_velocity(), noise(9)
+    for sample, schedule, scale in [
+        (sample_sde, even_schedule(2, 5.0), 1.0),
+        (sample_rcm, rcm_schedule(2, 80.0), 80 / 81),
+    ]:
+        (first, second, _), times = schedule.sigmas.tolist(), schedule.timesteps.tolist()
+        x = scale * noise().astype(np.float64)
+        clean = x - first * velocity_of(x.astype(np.float32), times[0], first)
+        x = (1 - second) * clean + second * fresh
+        expected = x - second * velocity_of(x.astype(np.float32), times[1], second)
+        found = sample(velocity_of, noise(), schedule, lambda: fresh)
+        assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-6
+
+
+def test_rcm_calculates_in_float64():
+    """In float32 the same steps differ by rounding; at the model's own precision the result is the rounded exact one."""
+    schedule = rcm_schedule(4, 80.0)
+    exact = sample_rcm(lambda x, *_: np.zeros(SHAPE, np.float32), noise(), schedule, lambda: noise(9))
+    x = 80 / 81 * noise().astype(np.float64)
+    for lower in schedule.sigmas[1:-1].tolist():
+        x = (1 - lower) * x + lower * noise(9).astype(np.float64)
+    np.testing.assert_array_equal(exact, x.astype(np.float32))

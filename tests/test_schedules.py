@@ -7,14 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgereel.errors import UsageError
-from edgereel.runtime.schedules import Schedule, euler_schedule, shift_sigma, unipc_schedule
+from edgereel.runtime.schedules import (
+    Schedule,
+    euler_schedule,
+    even_schedule,
+    listed_schedule,
+    rcm_schedule,
+    shift_sigma,
+    unipc_schedule,
+)
 
 STEPS = [1, 2, 3, 4, 8, 30, 50]
 SHIFTS = [1.0, 3.0, 5.0, 8.0]
 
 any_steps = st.integers(1, 200)
 any_shift = st.floats(0.1, 30)
-any_schedule = st.sampled_from([euler_schedule, unipc_schedule])
+any_schedule = st.sampled_from([euler_schedule, even_schedule, unipc_schedule])
 
 
 def unipc_of_diffusers(steps: int, shift: float) -> UniPCMultistepScheduler:
@@ -99,7 +107,7 @@ def test_the_published_warp_of_few_step_recipes():
     assert warped == pytest.approx([1000, 937.5, 833.33, 625], abs=0.01)
 
 
-@pytest.mark.parametrize("make", [euler_schedule, unipc_schedule])
+@pytest.mark.parametrize("make", [euler_schedule, even_schedule, unipc_schedule])
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -122,3 +130,34 @@ def test_a_schedule_by_hand_is_checked():
         Schedule(np.array([1, 0.5, 0], np.float32), np.array([1000], np.float32))
     with pytest.raises(UsageError, match="strictly"):
         Schedule(np.array([1, 0.5, 0.1], np.float32), np.array([1000, 500], np.float32))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_rcm_noise_levels_lie_on_the_circle_and_on_the_line(steps):
+    schedule = rcm_schedule(steps, 80.0)
+    assert schedule.sigmas.dtype == np.float64
+    assert schedule.sigmas[0] == pytest.approx(80 / 81, abs=1e-15)
+    for sigma, angle in zip(schedule.sigmas[1:-1], (1.5, 1.4, 1.0), strict=False):
+        assert sigma / (1 - sigma) == pytest.approx(np.tan(angle), rel=1e-12)
+    np.testing.assert_array_equal(schedule.timesteps, (1000 * schedule.sigmas[:-1]).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((0, 80.0), "rcm takes 1 to 4"),
+        ((5, 80.0), "rcm takes 1 to 4"),
+        ((4, 14.0), "above 14.1"),
+        ((4, float("nan")), "nan"),
+    ],
+)
+def test_impossible_rcm_settings_are_refused(arguments, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        rcm_schedule(*arguments)
+
+
+def test_listed_noise_levels_end_at_zero():
+    schedule = listed_schedule([1, 0.5], [999, 400])
+    assert schedule.sigmas.tolist() == [1, 0.5, 0]
+    assert schedule.timesteps.tolist() == [999, 400]
+    assert schedule.sigmas.dtype == schedule.timesteps.dtype == np.float32
