@@ -102,3 +102,27 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     assert parts is not None
     for key, value in whole["model"].items():
         assert torch.allclose(value, parts["model"][key], atol=1e-6), key
+
+
+def test_state_survives_a_crash_between_saves_and_no_file_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path)
+    run.save("stage", {"step": 1, "model": torch.zeros(6 * 2**20)})
+    assert max(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 16 * 2**20
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for moment in ("write_bytes", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, moment, crash)
+            with pytest.raises(KeyboardInterrupt):
+                run.save("stage", {"step": 2})
+        state = run.load("stage")
+        assert state is not None
+        assert state["step"] == 1
+    run.save("stage", {"step": 3})
+    state = run.load("stage")
+    assert state is not None
+    assert state["step"] == 3

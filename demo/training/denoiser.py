@@ -139,13 +139,13 @@ def train_denoiser(preset: Preset, run: RunFolder, device: torch.device, *, comp
     optimizers = muon_and_adamw(joined, lr=preset.denoiser_learning_rate, vector_share=0.4)
     step = 0
     if state := run.load(STAGE):
+        step = state["step"]
+        if step >= preset.denoiser_steps:
+            return True
         joined.load_state_dict(state["model"])
         average = {name: value.to(device) for name, value in state["average"].items()}
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        step = state["step"]
-    if step >= preset.denoiser_steps:
-        return True
     cached = run.load(LATENTS_STAGE)
     assert cached is not None
     scale = (1, -1, 1, 1, 1)
@@ -170,7 +170,7 @@ def train_denoiser(preset: Preset, run: RunFolder, device: torch.device, *, comp
             run.log(STAGE, step=step, loss=float(np.mean(losses)), seconds=time.monotonic() - started)
             losses = []
         if step % SAVE_EVERY == 0 or step == preset.denoiser_steps or run.out_of_time():
-            saved = [optimizer.state_dict() for optimizer in optimizers]
+            saved = [] if step == preset.denoiser_steps else [optimizer.state_dict() for optimizer in optimizers]
             run.save(STAGE, {"model": joined.state_dict(), "average": average, "optimizers": saved, "step": step})
     return step >= preset.denoiser_steps
 

@@ -118,7 +118,7 @@ PRESETS = {
         decoder_steps=1500,
         vae_batch=16,
         vae_pool=2048,
-        latent_clips=24576,
+        latent_clips=8192,
         denoiser_steps=8000,
         denoiser_batch=128,
     ),

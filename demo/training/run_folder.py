@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+PIECE = 15 * 2**20
 
 
 class RunFolder:
@@ -27,18 +30,35 @@ class RunFolder:
         return self._end is not None and time.monotonic() >= self._end
 
     def save(self, stage: str, state: dict[str, Any]) -> None:
-        """Replace the stage's state; a crash while writing leaves the former one."""
-        temporary = self.folder / f"{stage}.part"
-        torch.save(state, temporary)
-        os.replace(temporary, self.folder / f"{stage}.state")
+        """Replace the stage's state, in pieces of at most PIECE bytes; a crash while writing leaves the former one."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        fresh = self.folder / f"{stage}.fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        for index, start in enumerate(range(0, len(content), PIECE)):
+            (fresh / f"{index:03}").write_bytes(content[start : start + PIECE])
+        self._put_in_place(stage)
+
+    def _put_in_place(self, stage: str) -> None:
+        """Let a complete fresh state take the former one's name; at any moment one of the two is whole."""
+        current, fresh, former = (self.folder / f"{stage}.{kind}" for kind in ("state", "fresh", "former"))
+        if current.exists():
+            shutil.rmtree(former, ignore_errors=True)
+            current.rename(former)
+        fresh.rename(current)
+        shutil.rmtree(former, ignore_errors=True)
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """Return the stage's last saved state, or None at its first start."""
-        path = self.folder / f"{stage}.state"
-        if not path.exists():
-            return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+        for kind in ("state", "former"):
+            folder = self.folder / f"{stage}.{kind}"
+            if folder.is_dir():
+                content = b"".join(piece.read_bytes() for piece in sorted(folder.iterdir()))
+                state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                return state
+        return None
 
     def log(self, stage: str, **figures: float) -> None:
         """Append figures to the stage's curve and print them."""

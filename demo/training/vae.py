@@ -106,12 +106,12 @@ def _train(preset: Preset, run: RunFolder, device: torch.device, stage: Stage) -
     optimizers = muon_and_adamw(vae, lr=stage.learning_rate)
     step = 0
     if state := run.load(stage.name):
+        step = state["step"]
+        if step >= stage.steps:
+            return True
         vae.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        step = state["step"]
-    if step >= stage.steps:
-        return True
     pool = render_clips(preset, preset.vae_pool, preset.seed)
     started = time.monotonic()
     while step < stage.steps and not run.out_of_time():
@@ -130,7 +130,8 @@ def _train(preset: Preset, run: RunFolder, device: torch.device, stage: Stage) -
             seconds = time.monotonic() - started
             run.log(stage.name, step=step, loss=loss, psnr=10 * math.log10(4 / error), kl=kl, seconds=seconds)
         if step % SAVE_EVERY == 0 or step == stage.steps or run.out_of_time():
-            saved = [optimizer.state_dict() for optimizer in optimizers]
+            # A finished stage only hands its weights on.
+            saved = [] if step == stage.steps else [optimizer.state_dict() for optimizer in optimizers]
             run.save(stage.name, {"model": vae.state_dict(), "optimizers": saved, "step": step})
     return step >= stage.steps
 
