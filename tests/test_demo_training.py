@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLWan, WanPipeline
 
 from edgereel.demo.training import whole_clip
 from edgereel.demo.training.checkpoint import write_checkpoint
+from edgereel.demo.training.curves import plot_curves
 from edgereel.demo.training.denoiser import cache_latents, train_denoiser
 from edgereel.demo.training.muon import orthogonalise
 from edgereel.demo.training.presets import PRESETS, Preset
@@ -73,6 +74,8 @@ def test_every_stage_runs_stops_resumes_and_the_checkpoint_opens_in_diffusers(na
     assert not train_denoiser(preset, hurried, CPU, compiled=False)
     assert train_denoiser(preset, patient, CPU, compiled=False)
     write_checkpoint(preset, patient, tmp_path / "checkpoint")
+    plot_curves(patient, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
     labels = json.loads((tmp_path / "checkpoint" / "edgereel.json").read_text())
     assert labels["defaults"]["width"] == 32
     pipeline = WanPipeline.from_pretrained(tmp_path / "checkpoint")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import write_checkpoint
+from .curves import plot_curves
 from .denoiser import cache_latents, train_denoiser
 from .presets import PRESETS
 from .run_folder import RunFolder
@@ -38,6 +39,7 @@ def main() -> None:
     if not train_denoiser(preset, run, device):
         print("stopped in the denoiser's training: run the same command to go on")
         return
+    plot_curves(run, arguments.run / "curves.png")
     if arguments.checkpoint:
         write_checkpoint(preset, run, arguments.checkpoint)
         print(arguments.checkpoint)
