@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
-.PHONY: help demo test test-full lint types scores train clean
+# Tests of what a device runs: none of them needs torch.
+LEAN := bundle cli decoding geometry memory noise packaging recipes reel request runtime_without_torch video
+
+.PHONY: help demo test test-lean test-full lint types scores train clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,8 +26,17 @@ demo: $(VENV)/runtime.done ## Set up the lean runtime (no torch) and make a vide
 	mkdir -p $(dir $(OUT))
 	$(BIN)/edgereel generate "$(PROMPT)" -o $(OUT)
 
-test: $(VENV)/dev.done lint types ## Set up everything and run all tests
+test: lint types test-lean ## Set up everything and run all tests
 	$(BIN)/python -m pytest -m "not full"
+
+$(VENV)-lean/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-lean
+	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis onnx
+	touch $@
+
+test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers and transformers are not installed
+	! $(VENV)-lean/bin/python -c "import torch" 2>/dev/null
+	$(VENV)-lean/bin/python -m pytest -q $(addprefix tests/test_,$(addsuffix .py,$(LEAN)))
 
 test-full: $(VENV)/dev.done ## Run the slow checks too
 	$(BIN)/python -m pytest
@@ -43,4 +55,4 @@ train: $(VENV)/dev.done ## Train the demo on CPU (hours; resumable): RUN=folder
 	$(BIN)/python -m edgereel.demo.training --preset cpu --run $(or $(RUN),out/run) --checkpoint out/checkpoint
 
 clean: ## Remove the virtual environment and what was made
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-lean out build dist *.egg-info

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from diffusers.image_processor import VaeImageProcessor
 
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
@@ -119,6 +117,9 @@ def test_decoders_that_are_at_fault(first, following, message):
 
 
 def test_rounding_is_that_of_diffusers():
+    torch = pytest.importorskip("torch")
+    from diffusers.image_processor import VaeImageProcessor
+
     steps = np.arange(-260, 261, dtype=np.float32) / 255
     halves = (np.arange(256, dtype=np.float32) + 0.5) / 255 * 2 - 1
     values = np.concatenate([steps, halves, np.nextafter(halves, -2), np.nextafter(halves, 2)])[: 3 * 429]
