@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import __version__
 from .errors import Cancelled, EdgereelError, UsageError, one_line
+from .interrupts import interrupts_wait
 
 app = typer.Typer(
     name="edgereel",
@@ -122,7 +123,8 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Make a video of a prompt."""
-    from .runtime.batch import Job, read_latents, run_jobs
+    with interrupts_wait():
+        from .runtime.batch import Job, read_latents, run_jobs
 
     jobs = Job.plan(prompt, prompts, output)
     settings = {

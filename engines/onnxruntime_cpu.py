@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, MissingExtraError
+from ..interrupts import interrupts_wait
 from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
 
 _DTYPES = {
@@ -34,9 +35,14 @@ _HALF_CONVERTER = "InsertedPrecisionFreeCast_"
 
 def _import_onnxruntime() -> Any:
     try:
-        import onnxruntime
-    except ImportError as error:
+        with interrupts_wait():
+            import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise EngineError(f"onnxruntime is installed but lacks a module it needs: {error}") from error
         raise MissingExtraError("onnxruntime", "cpu", "the cpu engine") from error
+    except ImportError as error:
+        raise EngineError(f"onnxruntime is installed but cannot be loaded: {_one_line(error)}") from error
     return onnxruntime
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,3 +131,18 @@ def test_state_survives_a_crash_between_saves_and_no_file_is_large(
     state = run.load("stage")
     assert state is not None
     assert state["step"] == 3
+
+
+def test_a_signal_ends_the_piece_with_its_state_saved(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run = RunFolder(tmp_path)
+    try:
+        run.stop_on_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not train_vae(_smallest(PRESETS["cpu"]), run, CPU)
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert run.load("vae") is None
+    run = RunFolder(tmp_path)
+    assert train_vae(_smallest(PRESETS["cpu"]), run, CPU)

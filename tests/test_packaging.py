@@ -14,6 +14,7 @@ OURS = {"engines", "runtime", "export", "calibration", "bench", "demo"}
 MAY_IMPORT = {
     "errors.py": set(),
     "paths.py": set(),
+    "interrupts.py": set(),
     "engines": set(),
     "runtime": {"engines"},
     "export": {"runtime", "engines"},
@@ -22,7 +23,7 @@ MAY_IMPORT = {
     "demo": {"runtime", "engines", "export"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate"}
-TORCH_FREE = {"engines", "runtime", "errors.py", "paths.py", "cli.py", "__init__.py", "__main__.py"}
+TORCH_FREE = {"engines", "runtime", "errors.py", "paths.py", "interrupts.py", "cli.py", "__init__.py", "__main__.py"}
 NOT_OURS = {"tests", "build", "dist", "docs"}
 
 

@@ -28,6 +28,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     preset = PRESETS[arguments.preset]
     run = RunFolder(arguments.run, None if arguments.max_minutes is None else 60 * arguments.max_minutes)
+    run.stop_on_signals()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not train_vae(preset, run, device):
         print("stopped in the autoencoder's training: run the same command to go on")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,10 +26,21 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._end = None if stop_after is None else time.monotonic() + stop_after
+        self._asked_to_stop = False
+
+    def stop_on_signals(self) -> None:
+        """Let ctrl-C and SIGTERM end the piece after the step at hand, its state saved; a second ctrl-C ends it at once."""
+
+        def stop(number: int, _: FrameType | None) -> None:
+            self._asked_to_stop = True
+            signal.signal(number, signal.default_int_handler)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
 
     def out_of_time(self) -> bool:
-        """Tell whether this piece's time is over."""
-        return self._end is not None and time.monotonic() >= self._end
+        """Tell whether this piece's time is over, or somebody asked it to stop."""
+        return self._asked_to_stop or (self._end is not None and time.monotonic() >= self._end)
 
     def save(self, stage: str, state: dict[str, Any]) -> None:
         """Replace the stage's state, in pieces of at most PIECE bytes; a crash while writing leaves the former one."""
