@@ -28,6 +28,11 @@ def one_line(text: object) -> str:
     )
 
 
+def brief(error: BaseException, limit: int = 200) -> str:
+    """Return another library's message on one line, at most `limit` characters, to be quoted in one of ours."""
+    return " ".join(str(error).split())[:limit]
+
+
 class EdgereelError(Exception):
     """Base of every error that edgereel raises on purpose."""
 

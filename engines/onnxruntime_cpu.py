@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, MissingExtraError
+from ..errors import EngineError, MissingExtraError, brief
 from ..interrupts import interrupts_wait
 from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
 
+_LONGEST_QUOTE = 500
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -42,7 +43,7 @@ def _import_onnxruntime() -> Any:
             raise EngineError(f"onnxruntime is installed but lacks a module it needs: {error}") from error
         raise MissingExtraError("onnxruntime", "cpu", "the cpu engine") from error
     except ImportError as error:
-        raise EngineError(f"onnxruntime is installed but cannot be loaded: {_one_line(error)}") from error
+        raise EngineError(f"onnxruntime is installed but cannot be loaded: {brief(error, _LONGEST_QUOTE)}") from error
     return onnxruntime
 
 
@@ -50,10 +51,6 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # where it exists, a process may have been given a part of the cores
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]
 
 
 class OnnxRuntimeCpu(Engine):
@@ -75,7 +72,9 @@ class OnnxRuntimeCpu(Engine):
         try:
             session = onnxruntime.InferenceSession(str(graph_path), settings, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise EngineError(f"cannot open {graph_path.name} with ONNX Runtime: {_one_line(error)}") from error
+            raise EngineError(
+                f"cannot open {graph_path.name} with ONNX Runtime: {brief(error, _LONGEST_QUOTE)}"
+            ) from error
         return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__)
 
 
@@ -110,7 +109,7 @@ class OnnxRuntimeCpuSession(Session):
         try:
             values = self._session.run(list(self.specs.outputs), feeds)
         except Exception as error:
-            raise EngineError(f"running {self._graph_name} failed: {_one_line(error)}") from error
+            raise EngineError(f"running {self._graph_name} failed: {brief(error, _LONGEST_QUOTE)}") from error
         return {name: Tensor(value) for name, value in zip(self.specs.outputs, values, strict=True)}
 
     def close(self) -> None:

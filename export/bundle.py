@@ -17,10 +17,10 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from ..errors import CheckpointError, OutputError, UsageError
+from ..errors import CheckpointError, OutputError, UsageError, brief
 from ..runtime.bundle import hash_file
 from ..runtime.manifest import MANIFEST_NAME, Denoiser, FileRecord, Graph, Manifest, Parity, Precision, Roles, digest_of
-from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, one_line, open_checkpoint
+from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, open_checkpoint
 from .family import Adapter, Facts, GraphSource, Part, Trial
 from .graphs import DataFile, save_graph
 from .lora_request import Lora
@@ -109,7 +109,7 @@ def _new_folder(output: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.stem[:40]}-", suffix=".partial"))
     except OSError as error:
-        raise OutputError(f"{output.parent}: cannot write there: {one_line(error)}") from error
+        raise OutputError(f"{output.parent}: cannot write there: {brief(error)}") from error
     try:
         yield folder
         umask = os.umask(0)
@@ -119,7 +119,7 @@ def _new_folder(output: Path) -> Iterator[Path]:
             raise OutputError(f"{output}: has appeared meanwhile; remove it or choose another name")
         folder.rename(output)
     except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {one_line(error)}") from error
+        raise OutputError(f"{output}: cannot be written: {brief(error)}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -218,7 +218,7 @@ def _write_manifest(
             loras=facts.loras,
         )
     except (ValidationError, TypeError) as error:
-        raise CheckpointError(f"{OVERRIDES_NAME}: cannot go into the manifest: {one_line(error)}") from error
+        raise CheckpointError(f"{OVERRIDES_NAME}: cannot go into the manifest: {brief(error)}") from error
     manifest.digest = digest_of(manifest.to_json())
     text = json.dumps(manifest.to_json(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8", newline="\n")

@@ -13,7 +13,7 @@ import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, brief
 
 INDEX_NAME = "model_index.json"
 OVERRIDES_NAME = "edgereel.json"
@@ -65,7 +65,7 @@ class Component:
                 return build(self.config).eval()
         except Exception as error:  # model classes raise whatever their arithmetic stumbles on
             raise CheckpointError(
-                f"{self.folder / 'config.json'}: cannot build the model from this configuration: {one_line(error)}"
+                f"{self.folder / 'config.json'}: cannot build the model from this configuration: {brief(error)}"
             ) from error
 
     def check(self, skeleton: Any, aliases: Mapping[str, str] | None = None) -> None:
@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: file is missing; copy the whole checkpoint") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {one_line(error)}") from error
+        raise CheckpointError(f"{path}: is not valid JSON: {brief(error)}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds a JSON {type(data).__name__}, not an object")
     return data
@@ -178,7 +178,7 @@ def open_safetensors(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path}: is not a whole safetensors file ({one_line(error)}); copy or download it again"
+            f"{path}: is not a whole safetensors file ({brief(error)}); copy or download it again"
         ) from error
 
 
@@ -188,8 +188,3 @@ def _source(name: str, stored: Mapping[str, Any], aliases: Mapping[str, str]) ->
         return name
     other = aliases.get(name) or next((alias for alias, target in aliases.items() if target == name), None)
     return other if other in stored else None
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message on one line, at most 200 characters."""
-    return " ".join(str(error).split())[:200]

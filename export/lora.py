@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
-from ..errors import one_line as printable
+from ..errors import CheckpointError, brief, one_line
 from ..runtime.bundle import hash_file
 from ..runtime.manifest import FusedLora
-from .checkpoint import PICKLE_SUFFIXES, READABLE_TYPES, one_line, open_safetensors
+from .checkpoint import PICKLE_SUFFIXES, READABLE_TYPES, open_safetensors
 from .lora_keys import Naming, match_keys, other_kinds
 from .lora_request import SYNTAX, Lora
 
@@ -74,7 +73,7 @@ class CheckedLora:
         """Return what the manifest says of it. denoiser: name of the graph it is fused into."""
         path = self.lora.path
         return FusedLora(
-            name=printable(path.name), sha256=hash_file(path), scale=float(self.lora.scale), denoiser=denoiser
+            name=one_line(path.name), sha256=hash_file(path), scale=float(self.lora.scale), denoiser=denoiser
         )
 
 
@@ -202,7 +201,7 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: {CONFIG_KEY} is not valid JSON: {one_line(error)}") from error
+        raise CheckpointError(f"{path}: {CONFIG_KEY} is not valid JSON: {brief(error)}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: {CONFIG_KEY} holds a JSON {type(data).__name__}, not an object")
     config = {key.removeprefix(CONFIG_PREFIX): value for key, value in data.items() if key.startswith(CONFIG_PREFIX)}

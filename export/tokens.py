@@ -7,8 +7,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ..errors import CheckpointError
-from .checkpoint import one_line, read_json
+from ..errors import CheckpointError, brief
+from .checkpoint import read_json
 
 
 def pad_token_id(tokenizer: Path, default: int) -> int:
@@ -40,4 +40,4 @@ def _load(path: Path) -> Tokenizer:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library is in Rust, and its panics are not derived from Exception
-        raise CheckpointError(f"{path}: cannot be read as a tokenizer: {one_line(error)}") from error
+        raise CheckpointError(f"{path}: cannot be read as a tokenizer: {brief(error)}") from error

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, UsageError, brief
 from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TextRules
-from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, one_line, read_json
+from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, read_json
 from .family import Facts, Part
 from .lora_request import Lora
 from .recipes import WAN_RECIPES
@@ -85,7 +85,7 @@ class WanAdapter:
             )
         except (ValidationError, TypeError, ValueError) as error:
             path = self._checkpoint.folder / OVERRIDES_NAME
-            raise CheckpointError(f"{path}: cannot go into the manifest: {one_line(error)}") from error
+            raise CheckpointError(f"{path}: cannot go into the manifest: {brief(error)}") from error
 
     def _recipes(self) -> list[Recipe]:
         """Return the checkpoint's own recipes or, without, its scheduler's sampler first and the other one second."""
