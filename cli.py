@@ -172,6 +172,13 @@ def export(
             help="Fuse a LoRA (safetensors) into the denoiser, @2 into the second of two experts. Repeatable.",
         ),
     ] = None,
+    transformer: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Take the denoiser from another folder, such as a distilled one."),
+    ] = None,
+    transformer_2: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The same for the second of two experts.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name; the folder's if left out.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Licence of the weights.")] = None,
     origin: Annotated[str | None, typer.Option(help="Where the weights come from.")] = None,
@@ -190,6 +197,8 @@ def export(
             recipe=recipe,
             precision=precision,  # type: ignore[arg-type]
             loras=lora or [],
+            transformer=transformer,
+            transformer_2=transformer_2,
             name=name,
             license=license_,
             origin=origin,

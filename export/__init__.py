@@ -26,6 +26,8 @@ def export_checkpoint(
     recipe: str | None = None,
     precision: Literal["fp32", "fp16"] = "fp32",
     loras: Sequence[Lora | Path | str] = (),
+    transformer: Path | None = None,
+    transformer_2: Path | None = None,
     name: str | None = None,
     license: str | None = None,
     origin: str | None = None,
@@ -37,6 +39,8 @@ def export_checkpoint(
     bundle's default; the checkpoint's own ones follow. precision: what the graphs compute in. name, license, origin: of the
     weights. None takes the checkpoint's `edgereel.json` or, without, the family's default.
     loras: safetensors files to fuse into the denoisers in float32, one after another; text is FILE[:SCALE][@2].
+    transformer, transformer_2: folders of denoisers to export in the place of the checkpoint's own, as distilled models
+    are published; what their `edgereel.json` says goes before what the checkpoint's says.
     on_progress: called with (part, steps done, steps in all) as each part is loaded, exported and proved.
 
     Raises MissingExtraError without the `export` extra, UsageError for arguments that cannot be used, CheckpointError
@@ -59,6 +63,11 @@ def export_checkpoint(
         recipe=recipe,
         precision=precision,
         loras=[Lora.of(lora) for lora in loras],
+        replaced={
+            name: Path(folder)
+            for name, folder in (("transformer", transformer), ("transformer_2", transformer_2))
+            if folder is not None
+        },
         name=name,
         license=license,
         origin=origin,

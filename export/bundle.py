@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -56,6 +56,7 @@ def export_checkpoint(
     recipe: str | None = None,
     precision: Literal["fp32", "fp16"],
     loras: Sequence[Lora],
+    replaced: Mapping[str, Path],
     name: str | None,
     license: str | None,
     origin: str | None,
@@ -67,7 +68,7 @@ def export_checkpoint(
     if max_tokens is not None and not 0 < max_tokens <= MAX_TOKENS_LIMIT:
         raise UsageError(f"max tokens is {max_tokens}: choose 1 to {MAX_TOKENS_LIMIT}")
     _check_output(output)
-    opened = open_checkpoint(checkpoint)
+    opened = open_checkpoint(checkpoint, replaced)
     adapter = open_family(opened)
     adapter.add_loras(loras)
     facts = adapter.facts

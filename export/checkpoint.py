@@ -24,11 +24,15 @@ WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened folder: its `model_index.json` and, where it has one, its `edgereel.json`."""
+    """An opened folder: its `model_index.json` and, where it has one, its `edgereel.json`.
+
+    replaced: components by name that are read from folders elsewhere, whose `edgereel.json` goes before the checkpoint's.
+    """
 
     folder: Path
     index: dict[str, Any]
     overrides: dict[str, Any] = field(default_factory=dict)
+    replaced: dict[str, Path] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -48,7 +52,11 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.folder / INDEX_NAME}: {name} is a {found}; edgereel exports {class_name} there"
             )
-        return Component(self.folder / name, read_json(self.folder / name / "config.json"))
+        folder = self.replaced.get(name, self.folder / name)
+        component = Component(folder, read_json(folder / "config.json"))
+        if (found := component.config.get("_class_name", class_name)) != class_name:
+            raise CheckpointError(f"{folder / 'config.json'}: is a {found}; the {name} must be a {class_name}")
+        return component
 
 
 @dataclass(frozen=True)
@@ -119,14 +127,22 @@ class Component:
         return stored
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Return the checkpoint in a folder; raise CheckpointError where there is none."""
+def open_checkpoint(folder: Path, replaced: Mapping[str, Path] | None = None) -> Checkpoint:
+    """Return the checkpoint in a folder, some components replaced; raise CheckpointError where there is none."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give a checkpoint in diffusers' layout")
     if not (folder / INDEX_NAME).is_file():
         raise CheckpointError(f"{folder}: has no {INDEX_NAME}; give a checkpoint in diffusers' layout")
-    overrides = read_json(folder / OVERRIDES_NAME) if (folder / OVERRIDES_NAME).exists() else {}
-    return Checkpoint(folder, read_json(folder / INDEX_NAME), overrides)
+    checkpoint = Checkpoint(folder, read_json(folder / INDEX_NAME), {}, dict(replaced or {}))
+    for name, other in checkpoint.replaced.items():
+        if not checkpoint.has(name):
+            raise CheckpointError(f"{folder / INDEX_NAME}: no component {name} that {other} could replace")
+        if not (other / "config.json").is_file():
+            raise CheckpointError(f"{other}: has no config.json; give the folder of a {name} in diffusers' layout")
+    for source in (folder, *checkpoint.replaced.values()):
+        if (source / OVERRIDES_NAME).exists():
+            checkpoint.overrides.update(read_json(source / OVERRIDES_NAME))
+    return checkpoint
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The same module gives the same bytes: no time stamps, paths, stack traces or ver
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import logging
 import warnings
@@ -75,6 +76,7 @@ def save_graph(source: GraphSource, folder: Path, data: DataFile) -> None:
     """Write NAME.onnx into the folder and its weights into the data file."""
     model = trace(source)
     _name_interface(model.graph, source)
+    _name_linears(model.graph)
     _strip(model)
     _move_weights(model.graph, data)
     proto = ir.to_proto(model)
@@ -122,6 +124,26 @@ def _name_interface(graph: ir.Graph, source: GraphSource) -> None:
             raise RuntimeError(f"{source.name}: traced {[value.name for value in values]}, wanted {list(specs)}")
         for value, spec in zip(values, specs.values(), strict=True):
             value.shape = ir.Shape(spec.shape)
+
+
+def _name_linears(graph: ir.Graph) -> None:
+    """Name matrix products and convolutions after their torch modules, and weights that the tracer transposed too.
+
+    Whoever chooses precision layer by layer needs names that mean something: `blocks.0.attn1.to_q`, not `node_MatMul_235`.
+    """
+    for node in graph:
+        if node.op_type not in ("MatMul", "Gemm", "Conv") or node.inputs[1] is None:
+            continue
+        weight = node.inputs[1]
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        if weight.name not in graph.initializers or len(scopes) < 2:
+            continue
+        module = scopes[-2]
+        node.name = module.removeprefix("model.")
+        if str(weight.name).startswith("val_") and f"{module}.weight" not in graph.initializers:
+            graph.initializers.pop(str(weight.name))
+            weight.name = f"{module}.weight"
+            graph.register_initializer(weight)
 
 
 def _strip(model: ir.Model) -> None:

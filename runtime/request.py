@@ -60,7 +60,7 @@ def complete_request(
 
     Raises UsageError, GeometryError.
     """
-    chosen = _recipe(manifest, recipe)
+    chosen = _recipe(manifest, recipe, steps)
     steps = schedule_of(chosen, sampler, steps).steps
     guidances = _guidances(manifest, chosen, guidance)
     if negative_prompt and max(guidances) <= 1:
@@ -93,11 +93,14 @@ def complete_request(
     )
 
 
-def _recipe(manifest: Manifest, name: str | None) -> Recipe:
+def _recipe(manifest: Manifest, name: str | None, steps: int | None) -> Recipe:
+    """Return the recipe of that name; without one the default or, if that lists other steps, one that lists these."""
     chosen = manifest.recipe(name)
     if chosen is None:
         known = ", ".join(recipe.name for recipe in manifest.recipes)
         raise UsageError(f"this bundle has no recipe {name!r}: choose from {known}")
+    if name is None and chosen.is_fixed and steps not in (None, chosen.steps):
+        return next((recipe for recipe in manifest.recipes if recipe.is_fixed and recipe.steps == steps), chosen)
     return chosen
 
 

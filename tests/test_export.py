@@ -73,6 +73,23 @@ def half(tmp_path_factory):
     return make(folder, "fp16", seed=3, depth=1, vae_levels=2, extra=extra)
 
 
+def test_a_denoiser_from_another_folder_is_exported_with_its_own_recipe(wan21, tmp_path):
+    """As distilled models are published: one expert's weights alone, and how to sample them."""
+    other = write_tiny_wan(tmp_path / "other", seed=9, vae_levels=3)
+    recipe = {"name": "few", "sampler": "euler", "steps": 2, "sigmas": [1.0, 0.75], "guidance": 1.0}
+    (other / "transformer" / "edgereel.json").write_text(json.dumps({"recipes": [recipe], "origin": "distilled"}))
+    output = tmp_path / "x.reel"
+    manifest = export_checkpoint(wan21.checkpoint, output, transformer_2=other / "transformer")
+    assert [recipe.name for recipe in manifest.recipes] == ["few"]
+    assert manifest.origin == "distilled"
+    hashes = {
+        name: [made.files[f"{name}.data"].sha256 for made in (wan21.manifest, manifest)]
+        for name in ("denoiser", "denoiser_2")
+    }
+    assert hashes["denoiser"][0] == hashes["denoiser"][1]
+    assert hashes["denoiser_2"][0] != hashes["denoiser_2"][1]
+
+
 def relative(found: np.ndarray, expected: torch.Tensor) -> float:
     reference = expected.detach().numpy()
     assert found.shape == reference.shape
@@ -168,6 +185,26 @@ def test_graphs_are_canonical(kind, request):
         assert not {"ScatterND", "GatherND", "If", "Loop"} & set(counts[graph])
         assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", 23)}
         assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.parametrize("kind", ["wan21", "half"])
+def test_linears_carry_the_names_of_their_modules(kind, request):
+    made = request.getfixturevalue(kind)
+    modules = {
+        "text_encoder": UMT5EncoderModel.from_pretrained(made.checkpoint / "text_encoder"),
+        "denoiser": WanTransformer3DModel.from_pretrained(made.checkpoint / "transformer"),
+    }
+    for graph, module in modules.items():
+        linears = {name: part.weight for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
+        found = {
+            node.name: node.input[1] for node in made.model(graph).graph.node if node.op_type in ("MatMul", "Gemm")
+        }
+        assert set(linears) <= set(found)
+        shapes = {tensor.name: sorted(tensor.dims) for tensor in made.model(graph).graph.initializer}
+        for name, weight in linears.items():
+            stored = found[name].removesuffix("_float32")
+            assert stored.removeprefix("model.") == f"{name}.weight"
+            assert shapes[stored] == sorted(weight.shape)
 
 
 @pytest.mark.parametrize("kind", ["wan21", "wan22", "half"])

@@ -178,6 +178,35 @@ def test_no_checkpoint(tmp_path):
         export_checkpoint(tmp_path / "nowhere", tmp_path / "x.reel")
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), r"replacement: has no config\.json; give the folder of a"),
+        (lambda folder: edit(folder / "config.json", _class_name="UNet2DModel"), "is a UNet2DModel; the transformer"),
+        (lambda folder: edit(folder / "config.json", ffn_dim=65), "config.json asks for"),
+        (lambda folder: (folder / "edgereel.json").write_text("["), "is not valid JSON"),
+        (lambda folder: (folder / "edgereel.json").write_text('{"recipes": [{}]}'), "cannot go into the manifest"),
+    ],
+)
+def test_a_replacement_that_does_not_fit(damage, message, whole, tmp_path):
+    replacement = shutil.copytree(whole / "transformer", tmp_path / "replacement")
+    damage(replacement)
+    with pytest.raises(CheckpointError, match=message):
+        export_checkpoint(whole, tmp_path / "x.reel", transformer=replacement)
+    assert [path.name for path in tmp_path.iterdir()] == ["replacement"]
+
+
+def test_another_models_denoiser_cannot_replace(whole, tmp_path):
+    other = write_tiny_wan(tmp_path / "other", depth=1, vae_levels=2, latent_channels=6)
+    with pytest.raises(CheckpointError, match="in_channels is 6, but the vae and text encoder beside it need 4"):
+        export_checkpoint(whole, tmp_path / "x.reel", transformer=other / "transformer")
+
+
+def test_a_second_expert_cannot_be_replaced_where_there_is_one(whole, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no component transformer_2 that .* could replace"):
+        export_checkpoint(whole, tmp_path / "x.reel", transformer_2=whole / "transformer")
+
+
 def test_sharded_and_tied_weights_load_as_they_were_saved(whole, sharded):
     from edgereel.export.bundle import open_family
 

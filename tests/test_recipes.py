@@ -184,6 +184,22 @@ def test_what_a_caller_may_not_change(manifest, asked, complaint):
         complete_request(manifest, "a", **asked)
 
 
+def test_steps_alone_choose_among_listed_recipes(tmp_path):
+    def add(data):
+        own = [dict(COMMON, name=f"{n}-step", steps=n, timesteps=[1000 - 100 * k for k in range(n)]) for n in (4, 1, 2)]
+        data["recipes"] = [*own, *data["recipes"]]
+
+    manifest = open_bundle(write_small_bundle(tmp_path / "small.reel", add)).manifest
+    assert [complete_request(manifest, "a", steps=n).recipe for n in (None, 4, 1, 2)] == ["4-step"] * 2 + [
+        "1-step",
+        "2-step",
+    ]
+    with pytest.raises(UsageError, match="4-step lists the noise levels of 4 steps, so 3 are not possible"):
+        complete_request(manifest, "a", steps=3)
+    with pytest.raises(UsageError, match="4-step lists the noise levels of 4 steps, so 2 are not possible"):
+        complete_request(manifest, "a", recipe="4-step", steps=2)
+
+
 def test_inspect_shows_recipes_in_full(tmp_path):
     def add(data):
         recipes = [PUBLISHED[name] for name in ("causvid-4", "fastwan", "rcm")]

@@ -1,4 +1,4 @@
-"""Write what was trained as a checkpoint folder in diffusers' own Wan layout, weights in bfloat16."""
+"""Write what was trained in diffusers' own Wan layout, weights in bfloat16: a checkpoint, or a student's transformer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from diffusers import UniPCMultistepScheduler
 
 from .denoiser import LATENTS_STAGE, build_models, load_vae
 from .denoiser import STAGE as DENOISER_STAGE
+from .distill import SHARE_OF_STEPS, student_levels
+from .distill import STAGE as STUDENT_STAGE
 from .presets import Preset
 from .run_folder import RunFolder
 from .tokenizer import END, PAD, UNKNOWN, build_tokenizer
@@ -22,6 +24,7 @@ _TOKENIZER_CONFIG = {
     "unk_token": UNKNOWN,
     "clean_up_tokenization_spaces": False,
 }
+_DISTILLATION = "edgereel demo, demo/training/distill.py"
 _MODEL_INDEX = {
     "_class_name": "WanPipeline",
     "scheduler": ["diffusers", "UniPCMultistepScheduler"],
@@ -63,6 +66,25 @@ def write_checkpoint(preset: Preset, run: RunFolder, folder: Path) -> None:
     )
     _write_json(folder / "model_index.json", _MODEL_INDEX)
     _write_json(folder / "edgereel.json", _labels(preset))
+
+
+def write_student(preset: Preset, run: RunFolder, folder: Path) -> None:
+    """Write the student's averaged transformer, to be exported in the place of its teacher's, and its recipe."""
+    state = run.load(STUDENT_STAGE)
+    if state is None:
+        raise RuntimeError(f"{run.folder} holds no trained student yet")
+    transformer = build_models(preset).transformer
+    transformer.load_state_dict(state["average"])
+    transformer.eval().to(torch.bfloat16).save_pretrained(folder)
+    recipes = []
+    for steps in (4, *sorted(set(SHARE_OF_STEPS) - {4})):
+        sigmas, timesteps = student_levels(steps, preset.recipe["shift"])
+        levels = {"steps": steps, "sigmas": sigmas, "timesteps": timesteps}
+        recipes.append(
+            {"name": f"{steps}-step", "sampler": "euler", **levels, "guidance": 1.0, "source": _DISTILLATION}
+        )
+    origin = f"distilled from the demo's teacher by trajectory regression (demo/training, preset {preset.name})"
+    _write_json(folder / "edgereel.json", {"origin": origin, "recipes": recipes})
 
 
 def _labels(preset: Preset) -> dict[str, Any]:

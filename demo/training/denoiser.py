@@ -151,7 +151,7 @@ def train_denoiser(preset: Preset, run: RunFolder, device: torch.device, *, comp
     scale = (1, -1, 1, 1, 1)
     latents = ((cached["latents"].float() - cached["mean"].view(scale)) / cached["std"].view(scale)).to(device)
     captions = Captions(preset, split()[0])
-    velocity = torch.compile(_velocity) if compiled else _velocity
+    velocity = torch.compile(velocity_of) if compiled else velocity_of
     # Autocast leaves RMSNorm's weights in float32, for which torch has no fused kernel, and says so at every step.
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     started, losses = time.monotonic(), []
@@ -164,7 +164,7 @@ def train_denoiser(preset: Preset, run: RunFolder, device: torch.device, *, comp
         sigma = draw_sigmas(len(chosen), preset.timestep_shift, generator).to(device)
         noise = torch.randn((len(chosen), *latents.shape[1:]), generator=generator)
         losses.append(_train_step(models, joined, optimizers, velocity, latents[chosen], noise.to(device), sigma, ids))
-        _follow(average, joined, min(EMA_DECAY, (step + 1) / (step + 10)))
+        follow(average, joined, min(EMA_DECAY, (step + 1) / (step + 10)))
         step += 1
         if step % LOG_EVERY == 0:
             run.log(STAGE, step=step, loss=float(np.mean(losses)), seconds=time.monotonic() - started)
@@ -175,7 +175,8 @@ def train_denoiser(preset: Preset, run: RunFolder, device: torch.device, *, comp
     return step >= preset.denoiser_steps
 
 
-def _velocity(transformer: Any, noisy: Tensor, sigma: Tensor, embeddings: Tensor) -> Tensor:
+def velocity_of(transformer: Any, noisy: Tensor, sigma: Tensor, embeddings: Tensor) -> Tensor:
+    """Return the model's velocity [B, C, F, H, W] at noise levels sigma [B]; what is compiled in training."""
     return transformer(noisy, 1000 * sigma, embeddings, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
@@ -207,7 +208,8 @@ def _train_step(
 
 
 @torch.no_grad()
-def _follow(average: dict[str, Tensor], model: torch.nn.Module, decay: float) -> None:
+def follow(average: dict[str, Tensor], model: torch.nn.Module, decay: float) -> None:
+    """Move the average of a model's weights towards the model by the share 1 - decay."""
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             average[name].lerp_(value, 1 - decay)

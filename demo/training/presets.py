@@ -12,6 +12,7 @@ class Preset:
 
     vae, transformer, text_encoder: keyword arguments of the diffusers and transformers classes.
     latent_clips: number of clips whose latents are cached for the denoiser.
+    distill_trajectories: number of the teacher's samplings that the student learns from.
     """
 
     name: str
@@ -29,12 +30,16 @@ class Preset:
     latent_clips: int
     denoiser_steps: int
     denoiser_batch: int
+    distill_trajectories: int
+    distill_steps: int
     vae_learning_rate: float = 5e-3
     vae_window: int = 9
     kl_weight: float = 1e-4
     denoiser_learning_rate: float = 5e-3
     caption_dropout: float = 0.1
     timestep_shift: float = 1.5
+    distill_batch: int = 64
+    distill_learning_rate: float = 1.5e-3
     max_tokens: int = 24
     seed: int = 20260101
     recipe: dict[str, Any] = field(default_factory=lambda: {"shift": 3.0})
@@ -104,6 +109,8 @@ PRESETS = {
         latent_clips=16384,
         denoiser_steps=2500,
         denoiser_batch=64,
+        distill_trajectories=5120,
+        distill_steps=2000,
     ),
     "gpu": Preset(
         name="gpu",
@@ -121,5 +128,7 @@ PRESETS = {
         latent_clips=8192,
         denoiser_steps=8000,
         denoiser_batch=128,
+        distill_trajectories=8192,
+        distill_steps=4000,
     ),
 }

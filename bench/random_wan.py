@@ -1,0 +1,89 @@
+"""Wan 2.1 1.3B as published, in configuration and size, with seeded random weights: what stands in for a download.
+
+The text encoder is the exception: as wide as UMT5-XXL outside (4,096), small inside, since its real size is a matter of
+its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TRANSFORMER: dict[str, Any] = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 12,
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "ffn_dim": 8960,
+    "num_layers": 30,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "eps": 1e-6,
+    "rope_max_seq_len": 1024,
+}
+VAE: dict[str, Any] = {
+    "base_dim": 96,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],
+    "latents_mean": [-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+                     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921],
+    "latents_std": [2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+                    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160],
+}  # fmt: skip
+TEXT_ENCODER: dict[str, Any] = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "num_heads": 4,
+    "d_ff": 256,
+    "num_layers": 1,
+    "dropout_rate": 0.0,
+    "feed_forward_proj": "gated-gelu",
+}
+_INDEX = {
+    "_class_name": "WanPipeline",
+    "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+}
+
+
+def write_random_wan(folder: Path, *, layers: int = 30, seed: int = 0, shard_size: str = "1GB") -> Path:
+    """Write the checkpoint in diffusers' layout, bfloat16, sharded, and return its folder (2.9 GB at 30 layers)."""
+    import torch
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from ..demo.training.tokenizer import build_tokenizer
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    text_config = UMT5Config(vocab_size=tokenizer.get_vocab_size(), **TEXT_ENCODER)
+    builders: dict[str, Callable[[], Any]] = {
+        "text_encoder": lambda: UMT5EncoderModel(text_config),
+        "transformer": lambda: WanTransformer3DModel(**{**TRANSFORMER, "num_layers": layers}),
+        "vae": lambda: AutoencoderKLWan(**VAE),
+    }
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        for name, build in builders.items():
+            build().save_pretrained(folder / name, max_shard_size=shard_size)
+    finally:
+        torch.set_default_dtype(before)
+    UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, num_train_timesteps=1000
+    ).save_pretrained(folder / "scheduler")
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
+    return folder
