@@ -6,21 +6,28 @@ import json
 import os
 import signal
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 
+import edgereel
+from edgereel.demo.clips import split
 from edgereel.demo.training import whole_clip
-from edgereel.demo.training.checkpoint import write_checkpoint
+from edgereel.demo.training.checkpoint import write_checkpoint, write_student
 from edgereel.demo.training.curves import plot_curves
-from edgereel.demo.training.denoiser import cache_latents, train_denoiser
+from edgereel.demo.training.denoiser import Captions, cache_latents, train_denoiser, velocity_of
+from edgereel.demo.training.distill import Samplings, Trajectories, student_levels, train_student
 from edgereel.demo.training.muon import orthogonalise
 from edgereel.demo.training.presets import PRESETS, Preset
 from edgereel.demo.training.run_folder import RunFolder
 from edgereel.demo.training.tokenizer import UNKNOWN, build_tokenizer
+from edgereel.demo.training.trajectories import LEVELS, cache_trajectories, draw_batch, follow_teacher, load_teacher
 from edgereel.demo.training.vae import train_decoder, train_vae
+from edgereel.export import export_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -60,7 +67,7 @@ def _smallest(preset: Preset) -> Preset:
     return replace(
         preset,
         width=32, height=32, frames=9, vae_window=5, vae_steps=4, decoder_steps=2, vae_batch=2, vae_pool=8, latent_clips=64,
-        denoiser_steps=4, denoiser_batch=4,
+        denoiser_steps=4, denoiser_batch=4, distill_trajectories=64, distill_steps=4, distill_batch=16,
     )  # fmt: skip
 
 
@@ -86,6 +93,78 @@ def test_every_stage_runs_stops_resumes_and_the_checkpoint_opens_in_diffusers(na
         "a red ball rises", height=32, width=32, num_frames=9, num_inference_steps=2, max_sequence_length=24
     )
     assert video.frames[0].shape == (9, 32, 32, 3)
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished checkpoint of the smallest kind: random weights, the real recipe."""
+    preset = _smallest(PRESETS["cpu"])
+    run = RunFolder(tmp_path_factory.mktemp("teacher"))
+    assert train_vae(preset, run, CPU)
+    cache_latents(preset, run, CPU)
+    assert train_denoiser(preset, run, CPU, compiled=False)
+    write_checkpoint(preset, run, run.folder / "checkpoint")
+    return run.folder / "checkpoint"
+
+
+def test_a_student_is_distilled_resumed_and_exported(teacher_folder: Path, tmp_path: Path) -> None:
+    preset = _smallest(PRESETS["cpu"])
+    teacher = load_teacher(teacher_folder, CPU)
+    hurried, patient = RunFolder(tmp_path / "run", stop_after=0.0), RunFolder(tmp_path / "run")
+    assert not cache_trajectories(preset, hurried, teacher, velocity_of, CPU)
+    assert cache_trajectories(preset, patient, teacher, velocity_of, CPU)
+    assert not train_student(preset, hurried, teacher, velocity_of, CPU)
+    assert train_student(preset, patient, teacher, velocity_of, CPU)
+    write_student(preset, patient, tmp_path / "student")
+    plot_curves(patient, tmp_path / "curves.png")
+    manifest = export_checkpoint(teacher_folder, tmp_path / "x.reel", transformer=tmp_path / "student")
+    assert [recipe.steps for recipe in manifest.recipes] == [4, 1, 2, 8]
+    assert {recipe.guidance for recipe in manifest.recipes} == {1.0}
+    with edgereel.load(tmp_path / "x.reel") as reel:
+        for steps in (1, 2, 4, 8):
+            assert np.isfinite(reel.generate("a red ball rises", steps=steps).latents).all()
+
+
+def test_a_trajectory_is_the_teachers_sampling(teacher_folder: Path) -> None:
+    """Against diffusers' pipeline at as many steps; its UniPC truncates timesteps, which moves the end a little."""
+    preset = _smallest(PRESETS["cpu"])
+    teacher = load_teacher(teacher_folder, CPU)
+    captions = Captions(preset, split()[0])
+    ids, noise = (tensor[:2] for tensor in draw_batch(preset, captions, 0))
+    path = follow_teacher(teacher, velocity_of, ids, captions.empty, noise)
+    assert path.shape == (2, LEVELS, *noise.shape[1:])
+    pipeline = WanPipeline.from_pretrained(teacher_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    for index in range(2):
+        prompt = pipeline.tokenizer.decode(ids[index], skip_special_tokens=True)
+        end = pipeline(
+            prompt, height=32, width=32, num_frames=9, num_inference_steps=2 * LEVELS, guidance_scale=4.0,
+            latents=noise[index : index + 1], max_sequence_length=24, output_type="latent",
+        ).frames  # fmt: skip
+        assert torch.linalg.norm(path[index, -1] - end) < 0.05 * torch.linalg.norm(end)
+
+
+def test_a_student_that_follows_its_teacher_has_nothing_to_learn(teacher_folder: Path, tmp_path: Path) -> None:
+    """Samplings that take the velocities they want arrive where the teacher does, at each number of steps."""
+    preset = _smallest(PRESETS["cpu"])
+    run = RunFolder(tmp_path)
+    teacher = load_teacher(teacher_folder, CPU)
+    assert cache_trajectories(preset, run, teacher, velocity_of, CPU)
+    generator = torch.Generator().manual_seed(1)
+    trajectories = Trajectories.load(preset, run)
+    samplings = Samplings(trajectories, 16, teacher.shift, generator)
+    assert set(samplings.stride.tolist()) <= {8, 4, 2, 1}
+    for _ in range(12):
+        path, level, stride = samplings.path.clone(), samplings.level.clone(), samplings.stride.clone()
+        samplings.advance(samplings.wanted(), generator)
+        going_on = level + stride < LEVELS
+        reached = trajectories.latents[path, level + stride].float()
+        assert torch.allclose(samplings.latents[going_on], reached[going_on], atol=1e-5)
+    for steps in (1, 2, 4, 8):
+        sigmas, timesteps = student_levels(steps, teacher.shift)
+        assert len(sigmas) == len(timesteps) == steps
+        assert sigmas == pytest.approx([3 * t / (1 + 2 * t) for t in 1 - np.arange(steps) / steps], abs=1e-5)
+        assert timesteps == pytest.approx([500 * (a + b) for a, b in pairwise([*sigmas, 0])], abs=1e-2)
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:

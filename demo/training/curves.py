@@ -26,7 +26,8 @@ def plot_curves(run: RunFolder, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [panel for panel in _PANELS if (run.folder / f"{panel[0]}.jsonl").exists()]
+    begun = [panel for panel in _PANELS if (run.folder / f"{panel[0]}.jsonl").exists()]
+    panels = begun or list(_PANELS)
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3), layout="constrained", squeeze=False)
     for axis, (stage, name, title) in zip(axes[0], panels, strict=True):
         points = _points(run.folder / f"{stage}.jsonl", name)
@@ -39,5 +40,7 @@ def plot_curves(run: RunFolder, path: Path) -> None:
 
 def _points(lines: Path, name: str) -> dict[int, float]:
     """Return the figure by step; steps that were done again after a stop count once, as they were done last."""
+    if not lines.exists():
+        return {}
     records: list[dict[str, Any]] = [json.loads(line) for line in lines.read_text().splitlines()]
     return dict(sorted((int(record["step"]), float(record[name])) for record in records))

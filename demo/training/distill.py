@@ -170,8 +170,8 @@ def _by_steps(errors: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return the mean loss, and that of the samplings of each number of steps."""
     strides = torch.cat([stride for stride, _ in errors])
     losses = torch.cat([error for _, error in errors])
-    each = {f"loss_{steps}": float(losses[strides == LEVELS // steps].mean()) for steps in SHARE_OF_STEPS}
-    return {"loss": float(losses.mean()), **each}
+    each = {f"loss_{steps}": losses[strides == LEVELS // steps] for steps in SHARE_OF_STEPS}
+    return {name: float(some.mean()) for name, some in {"loss": losses, **each}.items() if len(some)}
 
 
 def _train_step(
