@@ -175,7 +175,7 @@ def embed(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed prompts ahead: generate then makes videos of them without loading the text encoder."""
+    """Embed prompts ahead: generate, with the same bundle and engine, then never loads the text encoder for them."""
     with interrupts_wait():
         from .runtime.embed_ahead import embed_ahead
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -157,7 +158,7 @@ class EmbeddingCache:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"
 
-    def _read_header(self, file: Any, key: str, length: int, width: int | None) -> _Header | None:
+    def _read_header(self, file: io.BufferedReader, key: str, length: int, width: int | None) -> _Header | None:
         """Return an entry's header where it fits the file's size and what is asked for: nothing is allocated before."""
         head = file.read(_HEADER)
         size = os.fstat(file.fileno()).st_size
@@ -231,7 +232,7 @@ def _digest(*parts: bytes | memoryview) -> bytes:
     return digest.digest()
 
 
-def _open_regular(path: Path) -> Any:
+def _open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading; raise OSError for anything else, such as a pipe that would be waited for."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError("is not a regular file")

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import test_cli
-from conftest import edit_manifest
+from conftest import DEMO_REEL, edit_manifest
 from test_cli import BUNDLE, PROMPT, QUICK, prompts_file, refused
 
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from edgereel.errors import Cancelled
 from edgereel.runtime import reel as reel_module
+from edgereel.runtime.embed_ahead import embed_ahead
 from edgereel.runtime.embedding_cache import EmbeddingCache
 
 run = test_cli.run
@@ -90,6 +92,22 @@ def test_an_entry_that_was_damaged_is_made_again(run, tmp_path):
     record = json.loads(run("embed", path, "--json", *BUNDLE)[1])
     assert (record["embedded"], record["already_there"]) == (1, 2)
     assert one.read_bytes() == content
+
+
+def test_what_was_embedded_before_a_stop_is_kept(tmp_path):
+    path = prompts_file(tmp_path, PROMPTS)
+    calls = []
+
+    def stop(*call):
+        calls.append(call)
+        return call != ("embed", 2, 3)
+
+    with pytest.raises(Cancelled, match="cancelled during embed"):
+        embed_ahead(path, bundle=DEMO_REEL, on_progress=stop)
+    assert [call for call in calls if call[0] == "embed"] == [("embed", 0, 3), ("embed", 1, 3), ("embed", 2, 3)]
+    assert {path.suffix for path in cache_folder().iterdir()} == {".embedding"}
+    record = embed_ahead(path, bundle=DEMO_REEL)
+    assert (record["embedded"], record["already_there"]) == (1, 2)
 
 
 def test_no_cache_neither_uses_nor_keeps(run, opened):
