@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -142,6 +143,18 @@ def test_no_memory_is_taken_for_an_entry_larger_than_the_limit(cache):
     with cache._path(KEY).open("r+b") as file:
         file.truncate(2**40)  # takes no room on the disk
     assert cache.get(KEY, LENGTH, WIDTH) is None
+
+
+def test_no_memory_is_taken_for_a_shape_that_the_file_does_not_hold(cache):
+    cache.put(KEY, embedding())
+    path = cache._path(KEY)
+    path.write_bytes(path.read_bytes().replace(b"[5, 3]", b"[5, 9999999]").replace(b" " * 6, b"", 1))
+    tracemalloc.start()
+    try:
+        assert cache.get(KEY, LENGTH) is None
+        assert tracemalloc.get_traced_memory()[1] < 1e6 < 9_999_999 * LENGTH * 4 < cache.limit
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
