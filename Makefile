@@ -6,7 +6,8 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := bundle cli decoding geometry interrupts memory noise packaging recipes reel request runtime_without_torch video
+LEAN := bundle cli decoding embed_ahead embedding embedding_cache geometry interrupts memory noise packaging recipes reel \
+	request runtime_without_torch video
 
 .PHONY: help demo test test-lean test-full lint types scores train clean
 

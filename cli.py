@@ -31,11 +31,13 @@ _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or cpu.")]
+BundleOption = Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
 
 _STAGES = {
     "check": "checking files",
     "text": "reading the prompt",
+    "embed": "embedding prompts",
     "denoise": "denoising",
     "decode": "decoding",
     "export": "exporting",
@@ -103,7 +105,7 @@ def generate(
     output: Annotated[Path, typer.Option("-o", "--output", help="The MP4 to write; with --prompts, a folder.")] = Path(
         "out.mp4"
     ),
-    bundle: Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")] = None,
+    bundle: BundleOption = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 and below turns it off.")] = None,
@@ -118,6 +120,9 @@ def generate(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="One prompt per line: a video of each.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Leave the prompts out of the file's metadata.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither use nor keep embeddings of prompts in the cache folder.")
+    ] = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -141,7 +146,14 @@ def generate(
     }
     with stage_progress() as progress:
         results = run_jobs(
-            jobs, settings, bundle=bundle, engine=engine, threads=threads, private=private, on_progress=progress
+            jobs,
+            settings,
+            bundle=bundle,
+            engine=engine,
+            threads=threads,
+            private=private,
+            cache=not no_cache,
+            on_progress=progress,
         )
         done = []
         for result in results:
@@ -152,6 +164,30 @@ def generate(
                 print(f"{one_line(result['output'])}  ({times})")
     if as_json:
         _print_json(done[0] if prompts is None else {"videos": done})
+
+
+@app.command()
+def embed(
+    prompts: Annotated[Path, typer.Argument(help="A file with one prompt per line.")],
+    negative: Annotated[str | None, typer.Option(help="The negative prompt that generate will be given.")] = None,
+    bundle: BundleOption = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed prompts ahead: generate, with the same bundle and engine, then never loads the text encoder for them."""
+    with interrupts_wait():
+        from .runtime.embed_ahead import embed_ahead
+
+    with stage_progress() as progress:
+        result = embed_ahead(
+            prompts, negative_prompt=negative, bundle=bundle, engine=engine, threads=threads, on_progress=progress
+        )
+    if as_json:
+        _print_json(result)
+    else:
+        size = f"{result['bytes'] / 1e6:.2f} MB in {one_line(result['folder'])}"
+        print(f"{result['embedded']} embedded, {result['already_there']} already there, {size}")
 
 
 @app.command()

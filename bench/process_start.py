@@ -69,6 +69,7 @@ def measure(checkpoint: Path, reel: Path, prompt: str, runs: int) -> dict[str, A
     defaults, recipe = manifest["defaults"], manifest["recipes"][0]
     with tempfile.TemporaryDirectory() as folder:
         ours = [sys.executable, "-m", "edgereel", "generate", prompt, "--bundle", str(reel), "-o", f"{folder}/ours.mp4"]
+        ours.append("--no-cache")  # theirs embeds the prompt each time
         numbers = [defaults[key] for key in ("width", "height", "frames", "fps")]
         numbers += [recipe["steps"], recipe["guidance"], manifest["text"]["max_tokens"]]
         theirs = [

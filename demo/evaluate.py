@@ -74,7 +74,7 @@ def evaluate(
     bundle: Path | None, clips: int, threads: int | None, sheet: Path | None, checkpoint: Path | None, **settings: Any
 ) -> dict[str, Any]:
     """Return every figure of this gauge as plain data; see the module's docstring."""
-    with load(bundle, threads=threads) as reel:
+    with load(bundle, threads=threads, cache=False) as reel:
         defaults = reel.bundle.manifest.defaults
         generated = []
         for pair in track(generate_clips(reel, clips, **settings), "generating", clips, console=_STDERR):

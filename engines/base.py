@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +110,11 @@ class Engine(ABC):
 
         Raises EngineError where the graph cannot be opened, MissingExtraError where the engine is not installed.
         """
+
+    def numerics(self, options: EngineOptions) -> dict[str, str]:
+        """Return all that decides, beside a graph and its inputs, what numbers come out of it, as known before `open`.
+
+        What was computed under other numerics is not used again. An engine that knows its version adds it, and leaves out
+        the options that do not matter. Raises MissingExtraError where the engine is not installed.
+        """
+        return {"engine": self.name, **{name: repr(value) for name, value in asdict(options).items()}}

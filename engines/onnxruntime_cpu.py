@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,10 @@ class OnnxRuntimeCpu(Engine):
                 f"cannot open {graph_path.name} with ONNX Runtime: {brief(error, _LONGEST_QUOTE)}"
             ) from error
         return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__)
+
+    def numerics(self, options: EngineOptions) -> dict[str, str]:
+        """Leave the number of threads out, which splits the work but not a sum; see Engine.numerics."""
+        return {"engine": self.name, "version": _import_onnxruntime().__version__, "machine": platform.machine()}
 
 
 class OnnxRuntimeCpuSession(Session):

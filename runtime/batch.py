@@ -40,7 +40,7 @@ class Job:
         if prompts is None:
             assert prompt is not None
             return [Job(prompt, check_output_path(output))]
-        lines = _read_prompts(prompts)
+        lines = read_prompts(prompts)
         if output.suffix.lower() == ".mp4":
             raise UsageError(f"with --prompts, -o names a folder for the videos; {output} looks like a file")
         try:
@@ -51,7 +51,8 @@ class Job:
         return [Job(line, check_output_path(output / f"{n:0{digits}}.mp4")) for n, line in enumerate(lines, start=1)]
 
 
-def _read_prompts(path: Path) -> list[str]:
+def read_prompts(path: Path) -> list[str]:
+    """Return the lines of a file of prompts, empty ones left out. Raises UsageError."""
     try:
         information = path.stat()
         if not stat.S_ISREG(information.st_mode):
@@ -94,17 +95,20 @@ def run_jobs(
     engine: str,
     threads: int | None,
     private: bool = False,
+    cache: bool = True,
     on_progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make each job's video with one opened reel; yield a record of each as it is finished.
 
-    The record holds the output path, the settings, the engines that ran and the seconds each stage took.
+    The record holds the output path, the settings, the engines that ran, the seconds each stage took and how many of the
+    clip's prompts (the negative one counts) came out of the cache.
     """
-    with load(bundle, engine=engine, threads=threads, on_progress=on_progress) as reel:
+    with load(bundle, engine=engine, threads=threads, on_progress=on_progress, cache=cache) as reel:
         for job in jobs:  # a mistake in the last prompt should not come to light after hours
             reel.check_prompt(job.prompt)
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
+            cached_before = reel.embedder.cached
             video = reel.generate(job.prompt, **settings, on_progress=on_progress)
             video.save(job.output, private=private, on_progress=on_progress)
             seconds = {stage: round(total - before.get(stage, 0.0), 4) for stage, total in reel.timings.items()}
@@ -114,4 +118,5 @@ def run_jobs(
                 "bundle_digest": reel.bundle.manifest.digest,
                 "engine": describe_engine(reel),
                 "seconds": seconds,
+                "cached_prompts": reel.embedder.cached - cached_before,
             }

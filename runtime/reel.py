@@ -15,30 +15,37 @@ from ..engines.base import Engine
 from ..errors import BundleError, EngineError, UsageError
 from .bundle import Bundle, open_bundle
 from .clip import Video
+from .embedding import NEGATIVE, Prompt, PromptEmbedder
+from .embedding_cache import EmbeddingCache
 from .geometry import latent_shape
 from .manifest import Denoiser
 from .noise import NoiseSource
 from .progress import Progress, report_progress
 from .recipes import schedule_of
 from .request import Request, complete_request
+from .running import run_graph
 from .samplers import SAMPLERS
-from .text import PromptTokenizer
 
 
 class Reel:
     """A bundle and the engine that runs it. Graphs are opened when first needed and stay open until `close`.
 
     timings: seconds spent so far by stage (`open`, `text`, `denoise`, `decode`, `encode`).
+    embedder: embeds prompts; those in the cache need neither the tokenizer nor the text encoder.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, options: EngineOptions) -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, options: EngineOptions, cache: EmbeddingCache | None = None
+    ) -> None:
         self.bundle = bundle
         self.timings: dict[str, float] = {}
         self._engine = engine
         self._options = options
         self._sessions: dict[str, Session] = {}
-        self._tokenizer = PromptTokenizer(bundle.path(bundle.manifest.text.tokenizer), bundle.manifest.text)
         self._closed = False
+        self.embedder = PromptEmbedder(
+            bundle, lambda: engine.numerics(options), cache, lambda: self.session("text_encoder"), self.add_time
+        )
 
     def __enter__(self) -> Reel:
         return self
@@ -55,7 +62,7 @@ class Reel:
         self._closed = True
 
     def report(self) -> dict[str, EngineReport]:
-        """Return what really runs, for each graph opened so far."""
+        """Return what really runs, for each graph opened so far: no text encoder where all prompts were cached."""
         return {name: session.report for name, session in self._sessions.items()}
 
     def add_time(self, stage: str, started: float) -> None:
@@ -116,7 +123,10 @@ class Reel:
             recipe=recipe,
         )
         noise = NoiseSource(request.seed)
-        embeddings = self._embed(request, max(request.guidances) > 1, on_progress)
+        prompts = [Prompt(request.prompt)]
+        if max(request.guidances) > 1:
+            prompts.append(Prompt(request.negative_prompt, NEGATIVE))
+        embeddings = self.embedder.embed(prompts, on_progress)
         # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
         drawn = noise.draw(latent_shape(self.bundle.manifest.latent, request.width, request.height, request.frames))
         sampled = self._sample(request, drawn if latents is None else latents, noise, embeddings, on_progress)
@@ -124,23 +134,7 @@ class Reel:
 
     def check_prompt(self, prompt: str) -> None:
         """Raise PromptError where the model cannot take this prompt, as generate would."""
-        self._tokenizer.encode(prompt)
-
-    def _embed(self, request: Request, guided: bool, on_progress: Progress | None) -> list[Tensor]:
-        """Return the prompt's embeddings and, where guidance needs them, the negative prompt's."""
-        tokens = [self._tokenizer.encode(request.prompt)]
-        if guided:
-            tokens.append(self._tokenizer.encode(request.negative_prompt, allow_empty=True, name="negative prompt"))
-        report_progress(on_progress, "text", 0, len(tokens))
-        session = self.session("text_encoder")
-        embeddings = []
-        for done, (input_ids, attention_mask) in enumerate(tokens, start=1):
-            started = time.perf_counter()
-            inputs = {"input_ids": Tensor.from_numpy(input_ids), "attention_mask": Tensor.from_numpy(attention_mask)}
-            embeddings.append(_run(session, "text_encoder", inputs, "prompt_embeds"))
-            self.add_time("text", started)
-            report_progress(on_progress, "text", done, len(tokens))
-        return embeddings
+        self.embedder.check(Prompt(prompt))
 
     def _sample(
         self,
@@ -187,20 +181,13 @@ class Reel:
             "timestep": Tensor.from_numpy(np.array([timestep], np.float32)),
             "prompt_embeds": prompt_embeds,
         }
-        prediction: NDArray[np.float32] = _run(session, name, inputs, "prediction").numpy()
+        prediction: NDArray[np.float32] = run_graph(session, name, inputs, "prediction").numpy()
         if prediction.shape != noisy.shape:
             raise EngineError(
                 f"{name} gave a prediction of shape {list(prediction.shape)} for latents {list(noisy.shape)}"
             )
         self.add_time("denoise", started)
         return prediction
-
-
-def _run(session: Session, name: str, inputs: dict[str, Tensor], output: str) -> Tensor:
-    outputs = session.run(inputs)
-    if output not in outputs:
-        raise EngineError(f"the graph {name} has no output {output}: the bundle is at fault")
-    return outputs[output]
 
 
 def pick_expert(
@@ -228,18 +215,20 @@ def load(
     engine: str = "auto",
     threads: int | None = None,
     on_progress: Progress | None = None,
+    cache: bool = True,
 ) -> Reel:
     """Open a bundle (None: the built-in demo) for generation, ready to be used in a `with` block.
 
     engine: `auto` or the name of one. threads: CPU threads per operator, None for all cores.
-    on_progress is told of the stage `check`, in which changed files are hashed.
+    on_progress is told of the stage `check`, in which changed files are hashed. cache: keep prompt embeddings in the user's
+    cache folder, and use those that are there.
     Raises BundleError, UsageError, Cancelled.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads are not possible: choose 1 or more")
     started = time.perf_counter()
     bundle = open_bundle(demo_bundle_path() if path is None else path, on_progress=on_progress)
-    reel = Reel(bundle, get_engine(engine), EngineOptions(threads=threads))
+    reel = Reel(bundle, get_engine(engine), EngineOptions(threads=threads), EmbeddingCache() if cache else None)
     reel.add_time("open", started)
     return reel
 
@@ -250,15 +239,19 @@ def demo_bundle_path() -> Path:
 
 
 def describe_engine(reel: Reel) -> dict[str, Any]:
-    """Return in one record which engine, provider and precision ran, for a video's settings."""
+    """Return in one record which engine, provider and precision ran, for a video's settings.
+
+    A text encoder that ran at another time counts: the record is the same whether a prompt was cached or not.
+    """
     reports = list(reel.report().values())
     if not reports:
         return {}
     first = reports[0]
+    ran = {(report.provider, report.precision) for report in reports} | reel.embedder.ran_before
     return {
         "engine": first.engine,
         "version": first.version,
         "threads": first.threads,
-        "provider": sorted({report.provider for report in reports}),
-        "precision": sorted({report.precision for report in reports}),
+        "provider": sorted({provider for provider, _ in ran}),
+        "precision": sorted({precision for _, precision in ran}),
     }

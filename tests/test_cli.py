@@ -274,6 +274,7 @@ def test_json_is_one_object_on_stdout(run):
     assert record["settings"]["prompt"] == PROMPT
     assert record["engine"]["engine"] == "cpu"
     assert {"open", "text", "denoise", "decode", "encode"} == set(record["seconds"])
+    assert record["cached_prompts"] == 0
 
 
 def test_a_file_of_prompts_makes_a_folder_of_videos(run, tmp_path):

@@ -328,5 +328,8 @@ def test_loading(tmp_path):
 def test_a_tokenizer_that_is_none(tmp_path):
     reel = write_small_bundle(tmp_path / "small.reel")
     replace_file(reel, "tokenizer.json", b"{}")
-    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read as a tokenizer"):
-        edgereel.load(reel)
+    with edgereel.load(reel) as opened:
+        for use in (opened.check_prompt, opened.generate):
+            with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read as a tokenizer"):
+                use(PROMPT)
+        assert opened.report() == {}
