@@ -10,10 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+Activations = Literal["float", "dynamic"]
+"""What quantized weights are multiplied with: float32, or activations quantized as they come."""
 
 
 class Tensor:
@@ -39,9 +42,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a caller may ask of an engine. threads: CPU threads per operator, None for all cores."""
+    """What a caller may ask of an engine.
+
+    threads: CPU threads per operator, None for all cores. activations: what weights that are quantized while their inputs
+    are not are multiplied with.
+    """
 
     threads: int | None = None
+    activations: Activations = "float"
 
 
 @dataclass(frozen=True)
