@@ -51,7 +51,9 @@ def calibrate(
     try:
         # Beside the output, since data files are linked there, and copied where it is another file system.
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgereel-calibrate-") as folder:
-            engine = RecordingEngine(get_engine("cpu"), graphs, Path(folder), statistics, _rows_by_slot(opened, request))
+            engine = RecordingEngine(
+                get_engine("cpu"), graphs, Path(folder), statistics, _rows_by_slot(opened, request)
+            )
             cache = EmbeddingCache(Path(folder) / "embeddings")
             with Reel(opened, engine, EngineOptions(threads=threads), cache) as reel:
                 for text in texts:

@@ -43,10 +43,10 @@ class QuantizedWeight(NamedTuple):
         """Return the values as ONNX stores them, flat bytes: two int4 to a byte, the first in the lower half."""
         if self.kind != "int4":
             return np.ascontiguousarray(self.values).reshape(-1).view(np.uint8)
-        nibbles = self.values.reshape(-1).view(np.uint8) & 15
+        nibbles: NDArray[np.uint8] = self.values.reshape(-1).view(np.uint8) & np.uint8(15)
         if nibbles.size % 2:
             nibbles = np.append(nibbles, np.uint8(0))
-        packed: NDArray[np.uint8] = nibbles[0::2] | nibbles[1::2] << 4
+        packed: NDArray[np.uint8] = nibbles[0::2] | (nibbles[1::2] << np.uint8(4))
         return packed
 
 

@@ -68,7 +68,8 @@ class GraphFile:
         content = self.read_bytes(name)
         if content.nbytes != int(np.prod(tensor.dims, dtype=np.int64)) * dtype.itemsize:
             raise BundleError(f"{self.path}: {name} does not have the bytes that its shape takes")
-        return content.view(dtype).reshape(tuple(tensor.dims))
+        values: NDArray[Any] = content.view(dtype).reshape(tuple(tensor.dims))
+        return values
 
     def read_bytes(self, name: str) -> NDArray[np.uint8]:
         """Return the memory-mapped bytes of an initializer in the data file."""

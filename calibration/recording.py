@@ -114,8 +114,9 @@ def readers_by_tensor(graph: GraphFile) -> dict[str, list[str]]:
 def instrumented(graph: GraphFile) -> Any:
     """Return the graph's model with five more outputs for each tensor that linears read.
 
-    Minimum, maximum and sum of squares by channel, float32 [K]; the number of tokens, int64 [1]; and a few tokens,
-    [R, K], from SAMPLED_TOKENS to twice as many of a tensor that has so many. A reshape to [tokens, K] copies nothing; the sum of squares is where NaN and infinity show.
+    Minimum, maximum and sum of squares by channel, float32 [K]; the number of tokens, int64 [1]; and a few tokens, [R, K],
+    SAMPLED_TOKENS to twice as many of a tensor that has so many. A reshape to [tokens, K] copies nothing; the sum of
+    squares is where NaN and infinity show.
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)

@@ -226,4 +226,3 @@ def _kept(graph: GraphFile, tensor: Any, data: WeightFile) -> Any:
     copy.CopyFrom(tensor)
     data.refer(copy, key)
     return copy
-
