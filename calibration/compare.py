@@ -1,0 +1,220 @@
+"""What a smaller bundle loses: the same prompts, seeds and noise through two bundles, clip by clip."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..demo.clips import Subject, split
+from ..demo.scorer import read, score_readings
+from ..engines import EngineOptions, Tensor, get_engine
+from ..errors import UsageError
+from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.progress import report_progress
+from ..runtime.reel import Reel
+from . import metrics
+from .observe import ObservedEngine
+
+Progress = Callable[[str, int, int], Any]
+Clip = NDArray[np.uint8]
+
+DEFAULT_PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class ClipFigures:
+    """One clip of the second bundle beside the first one's.
+
+    psnr_db: at most 100, where they are equal. ssim: at most 1. gradient_deviation: GMSD, 0 where they are equal.
+    motion: change from frame to frame, as a ratio to the first bundle's. drift: relative difference of the latents before
+    each step after the first, and at the end.
+    """
+
+    prompt: str
+    seed: int
+    psnr_db: float
+    ssim: float
+    gradient_deviation: float
+    motion: float
+    drift: list[float]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two bundles: identity, bytes of all files, share of clips that show their prompt (demo prompts only)."""
+
+    path: str
+    name: str
+    digest: str
+    bytes: int
+    shown: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The whole result. Means are over clips."""
+
+    first: Side
+    second: Side
+    clips: list[ClipFigures]
+    budget_db: float | None = None
+    pictures: list[tuple[Clip, Clip]] = field(default_factory=list, repr=False, compare=False)
+    """Frames of the first clips, both bundles', where a report was asked for."""
+
+    @property
+    def psnr_db(self) -> float:
+        """Mean of the clips' PSNR."""
+        return float(np.mean([clip.psnr_db for clip in self.clips]))
+
+    @property
+    def within_budget(self) -> bool | None:
+        """Whether the mean PSNR is what was asked for; None where nothing was."""
+        return None if self.budget_db is None else self.psnr_db >= self.budget_db
+
+    def figures(self) -> dict[str, float]:
+        """Return the means over all clips by name, and the worst clip's PSNR."""
+        names = ("psnr_db", "ssim", "gradient_deviation", "motion")
+        means = {name: float(np.mean([getattr(clip, name) for clip in self.clips])) for name in names}
+        return {**means, "worst_psnr_db": min(clip.psnr_db for clip in self.clips)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "first": asdict(self.first),
+            "second": asdict(self.second),
+            "mean": self.figures(),
+            "drift": self.drift(),
+            "budget_db": self.budget_db,
+            "within_budget": self.within_budget,
+            "clips": [asdict(clip) for clip in self.clips],
+        }
+
+    def drift(self) -> list[float]:
+        """Return the mean drift after each step."""
+        means: list[float] = np.mean([clip.drift for clip in self.clips], axis=0).tolist()
+        return means
+
+
+def compare_bundles(
+    first: Path,
+    second: Path,
+    *,
+    prompts: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    steps: int | None = None,
+    engine: str = "auto",
+    threads: int | None = None,
+    budget_db: float | None = None,
+    pictures: int = 0,
+    on_progress: Progress | None = None,
+) -> Comparison:
+    """Make every prompt with every seed by both bundles and measure how far the second's clips are from the first's.
+
+    prompts: None takes held-out captions, where both are demo models. steps: None takes the first bundle's default recipe.
+    budget_db: mean PSNR that the second bundle should keep. pictures: of how many clips to keep the frames.
+    on_progress: told of the stages `first` and `second`. One bundle is open at a time; the first one's frames wait on disk.
+
+    Raises UsageError where the bundles make clips of different sizes or there are no prompts, BundleError, PromptError.
+    """
+    bundles = open_bundle(first), open_bundle(second)
+    chosen = list(prompts) if prompts is not None else _held_out(bundles)
+    jobs = [(prompt, seed) for prompt in chosen for seed in seeds]
+    if not jobs:
+        raise UsageError("there is nothing to compare: give at least one prompt and one seed")
+    _check_alike(*bundles)
+    figures: list[ClipFigures] = []
+    kept: list[tuple[Clip, Clip]] = []
+    readings: tuple[list[Any], list[Any]] = ([], [])
+    with tempfile.TemporaryDirectory() as folder:
+        waiting = Path(folder)
+        runs = (_clips(bundle, jobs, steps, engine, threads) for bundle in bundles)
+        for index, (clip, latents) in enumerate(next(runs)):
+            np.save(waiting / f"{index}.npy", clip)
+            np.save(waiting / f"{index}.latents.npy", latents)
+            report_progress(on_progress, "first", index + 1, len(jobs))
+        for index, (clip, latents) in enumerate(next(runs)):
+            reference = np.load(waiting / f"{index}.npy")
+            figures.append(_figures(*jobs[index], reference, clip, np.load(waiting / f"{index}.latents.npy"), latents))
+            for found, frames in zip(readings, (reference, clip), strict=True):
+                found.append(frames if len(frames) < 5 else read(frames))
+            if index < pictures:
+                kept.append((reference, clip))
+            report_progress(on_progress, "second", index + 1, len(jobs))
+    shown = [_shown(jobs, found) for found in readings]
+    sides = (_side(bundle, score) for bundle, score in zip(bundles, shown, strict=True))
+    return Comparison(*sides, figures, budget_db, kept)
+
+
+def _clips(
+    bundle: Bundle, jobs: list[tuple[str, int]], steps: int | None, engine: str, threads: int | None
+) -> Iterator[tuple[Clip, NDArray[np.float32]]]:
+    """Yield frames, and latents after each step [steps, C, F, H, W], of each job; the bundle is open meanwhile."""
+    seen: list[NDArray[np.float32]] = []
+
+    def observe(graph: str, inputs: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> None:
+        if graph.startswith("denoiser"):
+            latents = inputs["latents"].numpy()[0]
+            if not seen or not np.array_equal(seen[-1], latents):  # guidance asks twice about the same latents
+                seen.append(latents.copy())
+
+    with Reel(bundle, ObservedEngine(get_engine(engine), observe), EngineOptions(threads=threads), cache=False) as reel:
+        for prompt, seed in jobs:
+            seen.clear()
+            video = reel.generate(prompt, seed=seed, steps=steps)
+            yield np.stack(list(video)), np.stack([*seen[1:], video.latents[0]])
+
+
+def _figures(
+    prompt: str, seed: int, reference: Clip, clip: Clip, path: NDArray[np.float32], other: NDArray[np.float32]
+) -> ClipFigures:
+    if path.shape != other.shape:
+        raise UsageError(f"the bundles take {len(path)} and {len(other)} steps: give --steps")
+    moved = metrics.motion(reference)
+    return ClipFigures(
+        prompt=prompt,
+        seed=seed,
+        psnr_db=metrics.psnr(reference, clip),
+        ssim=metrics.ssim(reference, clip),
+        gradient_deviation=metrics.gradient_deviation(reference, clip),
+        motion=metrics.motion(clip) / moved if moved else 1.0,
+        drift=[float(np.linalg.norm(a - b) / np.linalg.norm(a)) for a, b in zip(path, other, strict=True)],
+    )
+
+
+def _held_out(bundles: tuple[Bundle, Bundle]) -> list[str]:
+    if any("held_out_clips" not in bundle.manifest.quality for bundle in bundles):
+        raise UsageError("these bundles bring no prompts of their own: give --prompts FILE, one prompt per line")
+    _, held_out = split()
+    return [subject.captions()[0] for subject in held_out[:DEFAULT_PROMPTS]]
+
+
+def _check_alike(first: Bundle, second: Bundle) -> None:
+    one, other = first.manifest, second.manifest
+    for name, a, b in (
+        ("latents", one.latent, other.latent),
+        ("default sizes", one.defaults, other.defaults),
+    ):
+        if a != b:
+            raise UsageError(f"{first.folder} and {second.folder} have different {name}: they are not the same model")
+
+
+def _shown(jobs: list[tuple[str, int]], readings: list[Any]) -> dict[str, float] | None:
+    """Return the share of clips that show their prompt, by attribute; None where the scorer does not know the prompts."""
+    known: dict[str, Subject] = {
+        caption: subject for part in split() for subject in part for caption in subject.captions()
+    }
+    if any(prompt not in known for prompt, _ in jobs) or any(isinstance(found, np.ndarray) for found in readings):
+        return None
+    return score_readings((found, known[prompt]) for (prompt, _), found in zip(jobs, readings, strict=True))
+
+
+def _side(bundle: Bundle, shown: dict[str, float] | None) -> Side:
+    manifest = bundle.manifest
+    size = sum(record.size for record in manifest.files.values())
+    return Side(str(bundle.folder), manifest.name, manifest.digest, size, shown)
