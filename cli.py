@@ -100,9 +100,19 @@ def _root(
 @app.command()
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What the video shows.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The MP4 to write; with --prompts, a folder.")] = Path(
-        "out.mp4"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The .mp4, .gif or .webp (lossless) to write; without a suffix, a folder of PNGs; with --prompts, a folder "
+            "of videos. Default out.mp4.",
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="mp4, gif, webp or png: what each of --prompts becomes, or the default output. Default mp4."),
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
@@ -126,7 +136,7 @@ def generate(
     with interrupts_wait():
         from .runtime.batch import Job, read_latents, run_jobs
 
-    jobs = Job.plan(prompt, prompts, output)
+    jobs = Job.plan(prompt, prompts, output, format)
     settings = {
         "seed": seed,
         "steps": steps,
