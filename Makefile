@@ -6,7 +6,7 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := bundle cli decoding geometry interrupts memory noise outputs packaging recipes reel request \
+LEAN := bundle cli decoding doctor geometry interrupts memory noise outputs packaging recipes reel request \
     runtime_without_torch video
 
 .PHONY: help demo test test-lean test-full lint types scores train clean

@@ -9,15 +9,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from . import __version__
 from .errors import Cancelled, EdgereelError, UsageError, one_line
 from .interrupts import interrupts_wait
+
+if TYPE_CHECKING:
+    from .runtime.doctor import Report
 
 app = typer.Typer(
     name="edgereel",
@@ -33,6 +38,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or cpu.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
 
+_MARKS = {
+    "ok": ("ok", "green"),
+    "warn": ("warn", "yellow"),
+    "missing": ("missing", "red"),
+    "optional": ("-", ""),
+    "information": ("", ""),
+}
 _STAGES = {
     "check": "checking files",
     "text": "reading the prompt",
@@ -248,6 +260,36 @@ def verify(
         )
     else:
         print(f"{opened.folder}: {len(opened.manifest.files)} files are as declared, digest {opened.manifest.digest}")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what this machine has, what is missing, and the commands that bring it; 0 if a video can be made, 1 if not."""
+    with interrupts_wait():
+        from .runtime.doctor import examine
+
+    report = examine()
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        _print_report(report)
+    raise typer.Exit(0 if report.ready else EdgereelError.exit_code)
+
+
+def _print_report(report: Report) -> None:
+    stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    section = ""
+    for finding in report.findings:
+        if finding.section != section:
+            section = finding.section
+            table.add_row(Text(section, style="bold"))
+        mark, style = _MARKS[finding.status]
+        table.add_row(Text(f"  {finding.name}"), Text(mark, style=style), Text(finding.detail))
+    stdout.print(table)
+    print("\nready to make videos" if report.ready else "\nno video can be made yet")
+    for reason, commands in report.to_do:
+        print("\n" + "\n    ".join([f"{one_line(reason)}{':' * bool(commands)}", *commands]))
 
 
 def main() -> None:

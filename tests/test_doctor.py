@@ -1,0 +1,469 @@
+"""`edgereel doctor`: each check on planted truths, and the command in environments that lack something."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DEMO_REEL, edit_manifest
+
+from edgereel import __version__, cli
+from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from edgereel.runtime import doctor, installed, machine, probe
+from edgereel.runtime.doctor import MISSING, OK, OPTIONAL, WARN
+from edgereel.runtime.installed import parse_requirements
+from edgereel.runtime.machine import Gpu, Machine, find_gpus, parse_cpuinfo, parse_gpus, parse_meminfo, read_machine
+from edgereel.runtime.probe import Probe, read_probe
+
+REQUIREMENTS = parse_requirements(
+    [
+        "numpy>=1.26",
+        "av>=12",
+        'onnxruntime>=1.23; extra == "cpu"',
+        'onnxruntime-gpu>=1.23; extra == "gpu"',
+        'torch>=2.9; extra == "export"',
+        'onnxruntime>=1.23; extra == "export"',
+        'matplotlib>=3.9; extra == "bench"',
+        'edgereel[cpu,export,bench]; extra == "dev"',
+        "pytest>=8 ; extra == 'dev'",
+    ]
+)
+BASE = {"numpy": "2.0.1", "av": "18.1.0"}
+WORKING = Probe(
+    loaded={
+        "numpy": {},
+        "av": {"libx264": True},
+        "onnxruntime": {"version": "1.31", "providers": ["CPUExecutionProvider"]},
+    },
+    engines={"cpu": None},
+)
+NO_RUNTIME = Probe(failed={"onnxruntime": "No module named 'onnxruntime'"}, engines={"cpu": "needs onnxruntime"})
+
+
+def only(findings, name):
+    (finding,) = [finding for finding in findings if finding.name == name]
+    return finding
+
+
+# --- the machine
+
+
+def test_x86_instruction_sets():
+    text = "processor : 0\nmodel name : A: fast one\nflags : fpu avx2 avx512f avx_vnni amx_tile avx512_bf16\n\nflags : fpu\n"
+    assert parse_cpuinfo(text) == ("A: fast one", ("AVX2", "AVX-512", "VNNI", "AMX", "bf16"))
+
+
+def test_arm_instruction_sets():
+    text = "processor\t: 0\nBogoMIPS\t: 62.50\nFeatures\t: fp asimd asimdhp asimddp i8mm bf16\n"
+    assert parse_cpuinfo(text) == ("", ("bf16", "NEON", "dot product", "i8mm", "fp16"))
+
+
+def test_what_is_not_told_is_not_made_up(tmp_path):
+    assert parse_cpuinfo("") == ("", None)
+    assert parse_meminfo("rubbish\nMemTotal: many kB\n") == (None, None)
+    assert parse_meminfo("MemTotal:  100 kB\nMemAvailable: 50 kB\n") == (102400, 51200)
+    found = read_machine(tmp_path)
+    assert found.instruction_sets is None
+    assert found.processor
+    assert found.cores >= 1
+    text = " ".join(finding.detail for finding in doctor.check_machine(found))
+    assert "instruction sets not known" in text
+
+
+def test_a_computer_with_a_name(tmp_path):
+    (tmp_path / "proc" / "device-tree").mkdir(parents=True)
+    (tmp_path / "proc" / "device-tree" / "model").write_bytes(b"Orin \x1b[31mNano\0")
+    assert read_machine(tmp_path).model == r"Orin \x1b[31mNano"
+
+
+def test_machine_findings():
+    findings = doctor.check_machine(Machine("Linux", "CPU", 1, ("AVX2",), 16_000_000_000, 900_000_000, "Board"))
+    assert [finding.detail for finding in findings] == [
+        "Linux, Board",
+        "CPU, 1 usable core, AVX2",
+        "16.0 GB, 900 MB free",
+    ]
+
+
+def script(folder, text):
+    """Return the command that runs a shell script in the place of nvidia-smi."""
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return (str(path),)
+
+
+def test_gpus_are_read(tmp_path):
+    gpus, problem = parse_gpus("NVIDIA H100, 80GB, 81559, 9.0, 580.95\nOrin (nvgpu), [N/A], 8.7, 540.4.0\n")
+    assert problem == ""
+    assert gpus == [
+        Gpu("NVIDIA H100, 80GB", 81559 * 2**20, "9.0", "580.95"),
+        Gpu("Orin (nvgpu)", None, "8.7", "540.4.0"),
+    ]
+    details = [finding.detail for finding in doctor.check_gpus(gpus, "")]
+    assert details == [
+        "NVIDIA H100, 80GB, 85.5 GB, compute capability 9.0, driver 580.95",
+        "Orin (nvgpu), memory not known, compute capability 8.7, driver 540.4.0",
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("echo No devices were found; exit 6", ""),
+        ("true", ""),
+        ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "nvidia-smi failed: Failed to"),
+        ("exit 3", "nvidia-smi failed: exit code 3"),
+        ("echo '<xml>'", "nvidia-smi gave an answer that cannot be read: <xml>"),
+        ("printf 'a,\\377\\033[31m,,\\n'", r"cannot be read: a,�\x1b[31m,,"),
+    ],
+)
+def test_answers_of_nvidia_smi_without_a_gpu(tmp_path, text, problem):
+    gpus, said = find_gpus(script(tmp_path, text))
+    assert gpus == []
+    assert problem in said
+    (finding,) = doctor.check_gpus(gpus, said)
+    assert (finding.status, bool(finding.reason)) == ((WARN, True) if problem else ("information", False))
+    if not problem:
+        assert said == ""
+        assert finding.detail == "none found"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_an_nvidia_smi_that_hangs(tmp_path):
+    started = time.monotonic()
+    gpus, problem = find_gpus(script(tmp_path, "sleep 30"), timeout=0.3)
+    assert time.monotonic() - started < 10
+    assert (gpus, problem) == ([], "nvidia-smi did not answer within 0.3 s: the driver hangs")
+
+
+def test_no_nvidia_smi(tmp_path):
+    assert find_gpus((str(tmp_path / "nvidia-smi"),)) == ([], "")
+    (tmp_path / "nvidia-smi").write_text("not executable")
+    gpus, problem = find_gpus((str(tmp_path / "nvidia-smi"),))
+    assert gpus == []
+    assert "cannot be started" in problem
+
+
+# --- packages
+
+
+def test_requirements_are_read():
+    assert [(r.name, r.least, r.extra) for r in REQUIREMENTS[:3]] == [
+        ("numpy", "1.26", ""),
+        ("av", "12", ""),
+        ("onnxruntime", "1.23", "cpu"),
+    ]
+    names = [requirement.name for requirement in installed.needed_by("dev", REQUIREMENTS)]
+    assert names == ["onnxruntime", "torch", "onnxruntime", "matplotlib", "pytest"]
+    (odd,) = parse_requirements(["Foo.Bar_baz [a, b] >= 2.0, <3", "???"])
+    assert (odd.name, odd.least, odd.extras_of) == ("foo-bar-baz", "2.0", ("a", "b"))
+    assert installed.requirements_of("no-such-package-at-all") is None
+
+
+@pytest.mark.parametrize(
+    ("version", "fine"),
+    [("1.26", True), ("1.26.0", True), ("1.26.1+cu1", True), ("2.0rc1", True), ("1.25.9", False), ("1.3", False)],
+)
+def test_versions_are_compared_as_numbers(version, fine):
+    (numpy, *_) = REQUIREMENTS
+    assert (installed.complaint(numpy, {"numpy": version}) == "") is fine
+
+
+def test_packages_that_are_missing_old_broken_or_lack_something():
+    findings = doctor.check_packages(REQUIREMENTS, BASE, WORKING)
+    assert [(finding.name, finding.status, finding.detail) for finding in findings] == [
+        ("numpy", OK, "2.0.1"),
+        ("av", OK, "18.1.0"),
+    ]
+    finding = only(doctor.check_packages(REQUIREMENTS, {"av": "18"}, WORKING), "numpy")
+    assert (finding.status, finding.detail) == (MISSING, "numpy is not installed")
+    assert finding.commands == ('pip install "numpy>=1.26"',)
+    finding = only(doctor.check_packages(REQUIREMENTS, {**BASE, "av": "9.2"}, WORKING), "av")
+    assert finding.detail == "av 9.2 is too old: 12 or newer is needed"
+    broken = Probe(failed={"av": "libX: cannot open"})
+    finding = only(doctor.check_packages(REQUIREMENTS, BASE, broken), "av")
+    assert (finding.status, finding.detail) == (MISSING, "av 18.1.0 cannot be loaded: libX: cannot open")
+    assert finding.commands == ("pip install --force-reinstall av",)
+    without = Probe(loaded={"av": {"libx264": False}})
+    finding = only(doctor.check_packages(REQUIREMENTS, BASE, without), "av")
+    assert finding.status == WARN
+    assert "no libx264" in finding.detail
+    assert finding.commands[0].startswith("pip install --force-reinstall --only-binary av")
+    findings = doctor.check_packages(None, {}, Probe(failed={"numpy": "No module named 'numpy'", "onnxruntime": "no"}))
+    assert [(finding.name, finding.status) for finding in findings] == [("requirements", WARN), ("numpy", MISSING)]
+
+
+@pytest.mark.parametrize(("has_gpu", "extra"), [(False, "cpu"), (True, "gpu")])
+@pytest.mark.parametrize(("probed", "status"), [(WORKING, WARN), (NO_RUNTIME, MISSING)])
+def test_two_onnxruntimes_are_explained(has_gpu, extra, probed, status):
+    both = {**BASE, "onnxruntime": "1.31.1", "onnxruntime-gpu": "1.23.2"}
+    finding = only(doctor.check_onnxruntime(both, probed, has_gpu), "onnxruntime")
+    assert finding.status == status
+    assert finding.detail == "onnxruntime 1.31.1, onnxruntime-gpu 1.23.2: more than one"
+    assert "onnxruntime and onnxruntime-gpu are installed together and overwrite one another's files" in finding.reason
+    assert finding.commands == (
+        "pip uninstall -y onnxruntime onnxruntime-gpu",
+        f'pip install "edgereel[{extra}]"',
+    )
+
+
+def test_no_onnxruntime():
+    finding = only(doctor.check_onnxruntime(BASE, NO_RUNTIME, False), "onnxruntime")
+    assert (finding.status, finding.detail) == (MISSING, "not installed")
+    assert finding.commands == ('pip install "edgereel[cpu]"',)
+
+
+def test_a_broken_onnxruntime():
+    there = {**BASE, "onnxruntime-gpu": "1.23.2"}
+    (finding,) = doctor.check_onnxruntime(there, Probe(failed={"onnxruntime": "libcudart missing"}), True)
+    assert (finding.status, finding.detail) == (MISSING, "onnxruntime-gpu 1.23.2: libcudart missing")
+    assert finding.commands == ("pip uninstall -y onnxruntime-gpu", 'pip install "edgereel[gpu]"')
+
+
+def test_one_onnxruntime_and_what_it_offers():
+    findings = doctor.check_onnxruntime({**BASE, "onnxruntime": "1.31"}, WORKING, False)
+    assert [(finding.status, finding.detail) for finding in findings] == [
+        (OK, "onnxruntime 1.31"),
+        ("information", "CPU"),
+    ]
+
+
+def test_engines():
+    assert [finding.status for finding in doctor.check_engines(WORKING)] == [OK]
+    findings = doctor.check_engines(Probe(engines={"cpu": None, "cuda": "no GPU"}))
+    assert [(finding.name, finding.status, finding.detail) for finding in findings] == [
+        ("cpu", OK, "runs"),
+        ("cuda", OPTIONAL, "no GPU"),
+    ]
+    (finding,) = doctor.check_engines(Probe(engines={"cpu": "broken"}))
+    assert (finding.status, finding.detail) == (MISSING, "broken")
+    (finding,) = doctor.check_engines(Probe(problem="loading av ends Python (SIGILL)"))
+    assert (finding.status, finding.detail) == (MISSING, "cannot be tried: loading av ends Python (SIGILL)")
+    (finding,) = doctor.check_engines(Probe())
+    assert finding.status == MISSING
+
+
+def test_the_onnxruntime_engine_says_why_it_cannot_run(monkeypatch):
+    assert OnnxRuntimeCpu().unavailable() is None
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "onnxruntime" in OnnxRuntimeCpu().unavailable()
+    monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
+    assert "most of it is missing: edgereel doctor" in OnnxRuntimeCpu().unavailable()
+
+
+def test_extras():
+    findings = doctor.check_extras(REQUIREMENTS, {**BASE, "onnxruntime": "1.31", "torch": "2.9.1+cpu"})
+    assert [(finding.name, finding.status) for finding in findings] == [
+        ("export", OK),
+        ("bench", OPTIONAL),
+    ]
+    assert only(findings, "bench").detail == 'without matplotlib: pip install "edgereel[bench]"'
+
+
+def test_an_extra_does_not_bring_a_second_onnxruntime():
+    findings = doctor.check_extras(REQUIREMENTS, {**BASE, "onnxruntime-gpu": "1.31"})
+    assert only(findings, "export").detail == 'without torch: pip install "torch>=2.9"'
+
+
+# --- files
+
+
+def test_the_cache(tmp_path):
+    folder = tmp_path / "cache" / "edgereel"
+    (finding,) = doctor.check_cache(folder)
+    assert (finding.status, finding.detail) == (OK, f"{folder}, not made yet")
+    folder.mkdir(parents=True)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "file").write_bytes(bytes(1234))
+    (finding,) = doctor.check_cache(folder)
+    assert (finding.status, finding.detail) == (OK, f"{folder}, 1 kB used")
+    assert finding.facts == {"path": str(folder), "bytes": 1234, "writable": True}
+    assert [path.name for path in folder.iterdir()] == ["sub"]
+
+
+def test_a_cache_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").touch()
+    folders = [tmp_path / "file"]
+    if Path("/proc/self").is_dir():
+        folders.append(Path("/proc/cache"))
+    if os.name != "nt" and os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        folders.append(tmp_path / "locked")
+    for folder in folders:
+        (finding,) = doctor.check_cache(folder)
+        assert finding.status == WARN
+        assert finding.facts["writable"] is False
+        assert f"{folder} cannot be written to" in finding.detail
+        assert "EDGEREEL_CACHE" in finding.commands[0]
+
+
+def test_the_bundle(tmp_path, demo_copy):
+    (finding,) = doctor.check_bundle(DEMO_REEL)
+    assert finding.status == OK
+    (demo_copy / "decoder.data").write_bytes(b"short")
+    (finding,) = doctor.check_bundle(demo_copy)
+    assert finding.status == MISSING
+    assert "decoder.data: is 5 bytes" in finding.reason
+    edit_manifest(demo_copy, lambda data: data.update(schema=99))
+    assert "schema 99 is newer" in doctor.check_bundle(demo_copy)[0].detail
+    assert "no such bundle folder" in doctor.check_bundle(tmp_path / "missing")[0].detail
+
+
+# --- the probe
+
+
+def test_a_crash_says_what_it_was():
+    lines = ['{"event": "try", "name": "numpy"}', '{"event": "loaded", "name": "numpy", "facts": {}}', "noise", "7"]
+    crashed = read_probe("\n".join([*lines, '{"event": "try", "name": "av"}']), "ends Python (SIGILL)")
+    assert crashed.loaded == {"numpy": {}}
+    assert crashed.failed == {"av": "loading it ends Python (SIGILL)"}
+    assert crashed.problem == "loading av ends Python (SIGILL)"
+    crashed = read_probe("\n".join([*lines, '{"event": "try", "name": "cpu"}']), "ends Python (SIGILL)")
+    assert crashed.failed == {}
+    assert crashed.problem == "trying cpu ends Python (SIGILL)"
+
+
+@pytest.fixture
+def shadow(tmp_path, monkeypatch):
+    """Put a package of this text in front of the installed one, for processes that are started."""
+
+    def shadow(name, text):
+        (tmp_path / "first" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "first" / name / "__init__.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path / "first"))
+
+    return shadow
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise ImportError('libonnxruntime.so: cannot open\\nshared object')", "cannot open shared object"),
+        ("raise ModuleNotFoundError(\"No module named 'onnxruntime'\", name='onnxruntime')", "No module named"),
+        ("", "has no attribute '__version__'"),
+        ("raise RuntimeError()", "RuntimeError"),
+        ("import os; os.kill(os.getpid(), 9)", "ends Python (SIGKILL)"),
+        ("import sys; sys.exit('no licence')", "failed: no licence"),
+        ("import time; time.sleep(60)", "hangs"),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_broken_onnxruntime_does_not_break_the_probe(shadow, text, reason):
+    shadow("onnxruntime", text)
+    found = probe.probe(timeout=8)
+    assert reason in found.failed["onnxruntime"]
+    assert "\n" not in found.failed["onnxruntime"]
+    assert set(found.loaded) == {"numpy", "tokenizers", "av"}
+    assert found.engines.get("cpu") or found.problem
+    (finding,) = doctor.check_engines(found)
+    assert finding.status == MISSING
+
+
+def test_what_works_here():
+    found = probe.probe()
+    assert found == Probe(loaded=found.loaded, engines={"cpu": None})
+    assert found.loaded["av"] == {"libx264": True}
+    assert "CPUExecutionProvider" in found.loaded["onnxruntime"]["providers"]
+
+
+# --- the command
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgereel", "doctor", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+def plant(monkeypatch, packages, probed, gpus=([], "")):
+    monkeypatch.setattr(doctor, "installed_packages", lambda: packages)
+    monkeypatch.setattr(doctor, "requirements_of", lambda _: REQUIREMENTS)
+    monkeypatch.setattr(doctor, "probe", lambda: probed)
+    monkeypatch.setattr(doctor, "find_gpus", lambda: gpus)
+
+
+def test_all_is_well(run, monkeypatch):
+    plant(monkeypatch, {**BASE, "onnxruntime": "1.31"}, WORKING)
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    assert out.endswith("ready to make videos\n")
+    for part in ("machine", "none found", f"edgereel {__version__}", "onnxruntime 1.31", "cpu", "runs", "bench"):
+        assert part in out
+    code, out, err = run("--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert (report["ready"], report["to_do"]) == (True, [])
+    assert {finding["section"] for finding in report["findings"]} == {
+        "machine",
+        "packages",
+        "engines",
+        "extras",
+        "files",
+    }
+    assert report["findings"][0]["facts"]["cores"] == machine.usable_cores()
+
+
+def test_two_onnxruntimes_on_the_screen(run, monkeypatch):
+    plant(monkeypatch, {**BASE, "onnxruntime": "1.31", "onnxruntime-gpu": "1.31"}, WORKING)
+    code, out, _ = run()
+    assert code == 0
+    assert "warn" in out
+    assert out.endswith(
+        'install one:\n    pip uninstall -y onnxruntime onnxruntime-gpu\n    pip install "edgereel[cpu]"\n'
+    )
+
+
+def test_nothing_to_run_models_with(run, monkeypatch):
+    plant(monkeypatch, BASE, NO_RUNTIME)
+    code, out, err = run()
+    assert (code, err) == (1, "")
+    assert "no video can be made yet" in out
+    assert out.endswith('which runs the models:\n    pip install "edgereel[cpu]"\n')
+    code, out, _ = run("--json")
+    assert code == 1
+    assert json.loads(out)["to_do"][0]["commands"] == ['pip install "edgereel[cpu]"']
+
+
+def test_without_torch_and_onnxruntime_for_real(tmp_path):
+    """In a process where importing them fails, and on to the processes that this one starts."""
+    blocked = ["torch", "diffusers", "transformers", "onnx", "onnxruntime"]
+    for name in blocked:
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module named {name}', name={name!r})")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from edgereel.__main__ import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "doctor", "--json"], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (1, "")
+    engine = next(f for f in json.loads(ended.stdout)["findings"] if f["name"] == "cpu")
+    assert 'pip install "edgereel[cpu]"' in engine["detail"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c(run, monkeypatch):
+    def interrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    plant(monkeypatch, BASE, NO_RUNTIME)
+    monkeypatch.setattr(doctor, "probe", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run() == (130, "", "edgereel: interrupted\n")
+    finally:
+        signal.signal(signal.SIGINT, before)
