@@ -6,8 +6,8 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := bundle cli decoding doctor geometry interrupts memory noise outputs packaging recipes reel request \
-    runtime_without_torch video
+LEAN := bundle cli decoding doctor geometry installed interrupts machine memory noise outputs packaging png probe \
+    recipes reel request runtime_without_torch video writing
 
 .PHONY: help demo test test-lean test-full lint types scores train clean
 

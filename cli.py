@@ -118,7 +118,7 @@ def generate(
             "-o",
             "--output",
             help="The .mp4, .gif or .webp (lossless) to write; without a suffix, a folder of PNGs; with --prompts, a folder "
-            "of videos. Default out.mp4.",
+            "of videos. Default out.mp4, or the folder out.",
         ),
     ] = None,
     format: Annotated[
