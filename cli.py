@@ -53,6 +53,8 @@ _STAGES = {
     "denoise": "denoising",
     "decode": "decoding",
     "export": "exporting",
+    "first": "first bundle",
+    "second": "second bundle",
 }
 
 
@@ -286,6 +288,49 @@ def inspect(
         _print_json(opened.manifest.to_json())
     else:
         print(describe(opened))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="The .reel folder to compare with, such as the one in full precision.")],
+    second: Annotated[Path, typer.Argument(help="The .reel folder that may have lost something.")],
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One prompt per line; the demo has its own.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Clips of each prompt, seeds 0, 1, …")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures.")] = None,
+    budget_db: Annotated[float | None, typer.Option(help="Mean PSNR to keep; exit code 1 where it is missed.")] = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the same clips by two bundles and measure what the second has lost."""
+    from .calibration.compare import compare_bundles
+    from .calibration.report import PICTURES, summary, write_report
+    from .runtime.batch import read_prompts
+
+    with stage_progress() as progress:
+        comparison = compare_bundles(
+            first,
+            second,
+            prompts=None if prompts is None else read_prompts(prompts),
+            seeds=range(seeds),
+            steps=steps,
+            engine=engine,
+            threads=threads,
+            budget_db=budget_db,
+            pictures=0 if report is None else PICTURES,
+            on_progress=progress,
+        )
+    if report is not None:
+        write_report(comparison, report)
+    if as_json:
+        _print_json(comparison.to_json())
+    else:
+        print(summary(comparison))
+    if comparison.within_budget is False:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -24,7 +24,6 @@ import numpy as np
 from rich.progress import track
 
 from ..errors import EdgereelError
-from ..export import export_checkpoint
 from ..runtime.noise import NoiseSource
 from ..runtime.recipes import schedule_of
 from ..runtime.reel import load
@@ -108,7 +107,8 @@ def measure(checkpoint: Path, student: Path, bundle: Path | None, prompt: str, r
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         teacher = folder / "teacher.reel"
-        export_checkpoint(checkpoint, teacher)
+        export = [sys.executable, "-m", "edgereel", "export", str(checkpoint), "-o", str(teacher)]
+        subprocess.run(export, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         order, frames = _order(bundle, checkpoint, student, prompt, folder)
         psnr = _compare(order, frames, folder)
         ours = [sys.executable, "-m", "edgereel", "generate", prompt, "--json", "-o", str(folder / "ours.mp4")]

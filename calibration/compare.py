@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..demo.clips import Subject, split
-from ..demo.scorer import read, score_readings
+from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
 from ..errors import UsageError
 from ..runtime.bundle import Bundle, open_bundle
@@ -25,6 +25,7 @@ Progress = Callable[[str, int, int], Any]
 Clip = NDArray[np.uint8]
 
 DEFAULT_PROMPTS = 8
+_FEWEST_FRAMES = 5  # that the scorer can read
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ def compare_bundles(
     _check_alike(*bundles)
     figures: list[ClipFigures] = []
     kept: list[tuple[Clip, Clip]] = []
-    readings: tuple[list[Any], list[Any]] = ([], [])
+    subjects = _subjects(chosen)
+    scored = subjects is not None and bundles[0].manifest.defaults.frames >= _FEWEST_FRAMES
+    readings: tuple[list[Reading], list[Reading]] = ([], [])
     with tempfile.TemporaryDirectory() as folder:
         waiting = Path(folder)
         runs = (_clips(bundle, jobs, steps, engine, threads) for bundle in bundles)
@@ -141,14 +144,18 @@ def compare_bundles(
         for index, (clip, latents) in enumerate(next(runs)):
             reference = np.load(waiting / f"{index}.npy")
             figures.append(_figures(*jobs[index], reference, clip, np.load(waiting / f"{index}.latents.npy"), latents))
-            for found, frames in zip(readings, (reference, clip), strict=True):
-                found.append(frames if len(frames) < 5 else read(frames))
+            if scored:
+                for found, frames in zip(readings, (reference, clip), strict=True):
+                    found.append(read(frames))
             if index < pictures:
                 kept.append((reference, clip))
             report_progress(on_progress, "second", index + 1, len(jobs))
-    shown = [_shown(jobs, found) for found in readings]
-    sides = (_side(bundle, score) for bundle, score in zip(bundles, shown, strict=True))
-    return Comparison(*sides, figures, budget_db, kept)
+    shown: list[dict[str, float] | None] = [None, None]
+    if subjects is not None and scored:
+        asked = [subjects[prompt] for prompt, _ in jobs]
+        shown = [score_readings(zip(found, asked, strict=True)) for found in readings]
+    one, other = (_side(bundle, score) for bundle, score in zip(bundles, shown, strict=True))
+    return Comparison(one, other, figures, budget_db, kept)
 
 
 def _clips(
@@ -163,7 +170,7 @@ def _clips(
             if not seen or not np.array_equal(seen[-1], latents):  # guidance asks twice about the same latents
                 seen.append(latents.copy())
 
-    with Reel(bundle, ObservedEngine(get_engine(engine), observe), EngineOptions(threads=threads), cache=False) as reel:
+    with Reel(bundle, ObservedEngine(get_engine(engine), observe), EngineOptions(threads=threads)) as reel:
         for prompt, seed in jobs:
             seen.clear()
             video = reel.generate(prompt, seed=seed, steps=steps)
@@ -204,14 +211,10 @@ def _check_alike(first: Bundle, second: Bundle) -> None:
             raise UsageError(f"{first.folder} and {second.folder} have different {name}: they are not the same model")
 
 
-def _shown(jobs: list[tuple[str, int]], readings: list[Any]) -> dict[str, float] | None:
-    """Return the share of clips that show their prompt, by attribute; None where the scorer does not know the prompts."""
-    known: dict[str, Subject] = {
-        caption: subject for part in split() for subject in part for caption in subject.captions()
-    }
-    if any(prompt not in known for prompt, _ in jobs) or any(isinstance(found, np.ndarray) for found in readings):
-        return None
-    return score_readings((found, known[prompt]) for (prompt, _), found in zip(jobs, readings, strict=True))
+def _subjects(prompts: Sequence[str]) -> dict[str, Subject] | None:
+    """Return what each prompt asks for; None where the demo's scorer does not know them all."""
+    known = {caption: subject for part in split() for subject in part for caption in subject.captions()}
+    return known if all(prompt in known for prompt in prompts) else None
 
 
 def _side(bundle: Bundle, shown: dict[str, float] | None) -> Side:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import OutputError
 from .compare import Comparison
 
+PICTURES = 6
 _COLUMNS = 6
 _DIFFERENCE_GAIN = 8
 _STYLE = """
