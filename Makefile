@@ -6,8 +6,8 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := bundle cli decoding embed_ahead embedding embedding_cache geometry interrupts memory noise packaging recipes reel \
-	request runtime_without_torch video
+LEAN := bundle cli decoding doctor embed_ahead embedding embedding_cache geometry installed interrupts machine memory \
+	noise outputs packaging png probe recipes reel request runtime_without_torch video writing
 
 .PHONY: help demo test test-lean test-full lint types scores train clean
 
@@ -32,7 +32,7 @@ test: lint types test-lean ## Set up everything and run all tests
 
 $(VENV)-lean/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-lean
-	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis onnx
+	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis onnx pillow
 	touch $@
 
 test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers and transformers are not installed

@@ -9,15 +9,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from . import __version__
 from .errors import Cancelled, EdgereelError, UsageError, one_line
 from .interrupts import interrupts_wait
+
+if TYPE_CHECKING:
+    from .runtime.doctor import Report
 
 app = typer.Typer(
     name="edgereel",
@@ -34,6 +39,13 @@ EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or c
 BundleOption = Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
 
+_MARKS = {
+    "ok": ("ok", "green"),
+    "warn": ("warn", "yellow"),
+    "missing": ("missing", "red"),
+    "optional": ("-", ""),
+    "information": ("", ""),
+}
 _STAGES = {
     "check": "checking files",
     "text": "reading the prompt",
@@ -45,7 +57,8 @@ _STAGES = {
     "plan": "choosing scales",
     "measure": "trying each layer",
     "quantize": "writing graphs",
-    "compare": "comparing clips",
+    "first": "first bundle",
+    "second": "second bundle",
 }
 
 
@@ -107,9 +120,19 @@ def _root(
 @app.command()
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What the video shows.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The MP4 to write; with --prompts, a folder.")] = Path(
-        "out.mp4"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The .mp4, .gif or .webp (lossless) to write; without a suffix, a folder of PNGs; with --prompts, a folder "
+            "of videos. Default out.mp4, or the folder out.",
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="mp4, gif, webp or png: what each of --prompts becomes, or the default output. Default mp4."),
+    ] = None,
     bundle: BundleOption = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
@@ -136,7 +159,7 @@ def generate(
     with interrupts_wait():
         from .runtime.batch import Job, read_latents, run_jobs
 
-    jobs = Job.plan(prompt, prompts, output)
+    jobs = Job.plan(prompt, prompts, output, format)
     settings = {
         "seed": seed,
         "steps": steps,
@@ -362,6 +385,49 @@ def inspect(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="The .reel folder to compare with, such as the one in full precision.")],
+    second: Annotated[Path, typer.Argument(help="The .reel folder that may have lost something.")],
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One prompt per line; the demo has its own.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Clips of each prompt, seeds 0, 1, …")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures.")] = None,
+    budget_db: Annotated[float | None, typer.Option(help="Mean PSNR to keep; exit code 1 where it is missed.")] = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the same clips by two bundles and measure what the second has lost."""
+    from .calibration.compare import compare_bundles
+    from .calibration.report import PICTURES, summary, write_report
+    from .runtime.batch import read_prompts
+
+    with stage_progress() as progress:
+        comparison = compare_bundles(
+            first,
+            second,
+            prompts=None if prompts is None else read_prompts(prompts),
+            seeds=range(seeds),
+            steps=steps,
+            engine=engine,
+            threads=threads,
+            budget_db=budget_db,
+            pictures=0 if report is None else PICTURES,
+            on_progress=progress,
+        )
+    if report is not None:
+        write_report(comparison, report)
+    if as_json:
+        _print_json(comparison.to_json())
+    else:
+        print(summary(comparison))
+    if comparison.within_budget is False:
+        raise typer.Exit(1)
+
+
+@app.command()
 def verify(
     bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
     as_json: JsonOption = False,
@@ -378,6 +444,36 @@ def verify(
         )
     else:
         print(f"{opened.folder}: {len(opened.manifest.files)} files are as declared, digest {opened.manifest.digest}")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what this machine has, what is missing, and the commands that bring it; 0 if a video can be made, 1 if not."""
+    with interrupts_wait():
+        from .runtime.doctor import examine
+
+    report = examine()
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        _print_report(report)
+    raise typer.Exit(0 if report.ready else EdgereelError.exit_code)
+
+
+def _print_report(report: Report) -> None:
+    stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    section = ""
+    for finding in report.findings:
+        if finding.section != section:
+            section = finding.section
+            table.add_row(Text(section, style="bold"))
+        mark, style = _MARKS[finding.status]
+        table.add_row(Text(f"  {finding.name}"), Text(mark, style=style), Text(finding.detail))
+    stdout.print(table)
+    print("\nready to make videos" if report.ready else "\nno video can be made yet")
+    for reason, commands in report.to_do:
+        print("\n" + "\n    ".join([f"{one_line(reason)}{':' * bool(commands)}", *commands]))
 
 
 def main() -> None:

@@ -20,8 +20,10 @@ SHRINKS = tuple(np.linspace(1.0, 0.2, 33))
 """Fractions of the largest magnitude that are tried as a static range."""
 MIGRATIONS = (0.35, 0.5, 0.65, 0.8)
 """How much of an outlier goes from activations into weights: SmoothQuant's alpha."""
-WORTH_IT = 0.8
+WORTH_IT = 0.5
 """Balancing costs a multiplication at run time; its squared error must be at most this fraction of that without."""
+HOPELESS = 0.05
+"""Squared error, relative to a token's output, above which one static scale does not serve a tensor: its readers are kept."""
 _LARGEST_FACTOR = 1e4
 
 
@@ -31,7 +33,7 @@ def plan_graph(
     activations: ActivationMode,
     seen: Mapping[str, Mapping[Slot, Seen]] | None,
 ) -> GraphPlan:
-    """Return the plan of a graph whose linears get these kinds of weight.
+    """Return the plan of a graph whose linears get these kinds of weight, but for those that static scales do not suit.
 
     seen: what was recorded of it, by tensor and slot; static ranges need it, and without it nothing is balanced.
     """
@@ -39,6 +41,7 @@ def plan_graph(
     factors: dict[str, Floats] = {}
     if seen is None or activations == "float":
         return GraphPlan(dict(weights))
+    possible = dict(weights)
     for tensor, readers in readers_by_tensor(graph).items():
         quantized = [name for name in readers if name in weights]
         if not quantized:
@@ -47,11 +50,15 @@ def plan_graph(
         merged = merge(seen[tensor].values())
         matrices = [graph.weight(graph.linears[name]) for name in quantized]
         chosen = balance(merged, matrices, kind, activations) if kind == "int8" else None
+        if activations == "static":
+            if output_error(merged, matrices, kind, activations, chosen) > HOPELESS:
+                for name in quantized:
+                    del possible[name]
+                continue
+            ranges[tensor] = static_range(merged, kind, chosen)
         if chosen is not None:
             factors[tensor] = chosen
-        if activations == "static":
-            ranges[tensor] = static_range(merged, kind, chosen)
-    return GraphPlan(dict(weights), ranges, factors)
+    return GraphPlan(possible, ranges, factors)
 
 
 def merge(parts: Iterable[Seen]) -> Seen:
@@ -78,16 +85,14 @@ def static_range(seen: Seen, kind: WeightKind, factors: Floats | None = None) ->
     """Return the largest magnitude that a static scale should cover, after division by the factors.
 
     For int8 the one with the smallest mean squared error: a few values are clipped where that resolves all others better.
-    float8 resolves small values as well as large ones, so that nothing is gained by clipping.
+    float8 resolves small values as well as large ones, and balancing has brought all channels to one magnitude: clipping
+    gains nothing there.
     """
     divided = channel_magnitudes(seen) if factors is None else channel_magnitudes(seen) / factors
     largest = float(divided.max()) or 1.0
-    if kind == "fp8":
+    if kind == "fp8" or factors is not None:
         return largest
-    if factors is None:
-        return _least_error(bin_magnitudes(), seen.histogram.astype(np.float64), largest)
-    magnitudes = np.abs(seen.rows / factors).reshape(-1).astype(np.float64)
-    return _least_error(magnitudes, np.ones_like(magnitudes), largest)
+    return _least_error(bin_magnitudes(), seen.histogram.astype(np.float64), largest)
 
 
 def _least_error(magnitudes: NDArray[np.float64], counts: NDArray[np.float64], largest: float) -> float:
@@ -112,11 +117,10 @@ def balance(seen: Seen, weights: Sequence[Floats], kind: WeightKind, activations
         return None
     reads = channel_magnitudes(seen)
     writes = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
-    exact = [seen.rows @ weight for weight in weights]
-    best, least = None, WORTH_IT * _output_error(seen, weights, exact, kind, activations, None)
+    best, least = None, WORTH_IT * output_error(seen, weights, kind, activations, None)
     for alpha in MIGRATIONS:
         factors = _factors(reads, writes, alpha)
-        error = _output_error(seen, weights, exact, kind, activations, factors)
+        error = output_error(seen, weights, kind, activations, factors)
         if error < least:
             best, least = factors, error
     return best
@@ -132,24 +136,23 @@ def _factors(reads: Floats, writes: Floats, alpha: float) -> Floats:
     return factors
 
 
-def _output_error(
-    seen: Seen,
-    weights: Sequence[Floats],
-    exact: Sequence[Floats],
-    kind: WeightKind,
-    activations: ActivationMode,
-    factors: Floats | None,
+def output_error(
+    seen: Seen, weights: Sequence[Floats], kind: WeightKind, activations: ActivationMode, factors: Floats | None
 ) -> float:
-    """Return the squared error of the linears' outputs on the tokens that were kept, relative to the outputs, summed."""
+    """Return the squared error of linears on the tokens that were kept, relative to each token's output, the mean of all.
+
+    Relative to each token, since models see small tokens too: the padding of a prompt, say, which attention does not mask.
+    """
     rows = seen.rows if factors is None else seen.rows / factors
     if activations == "static":
         scale = np.float32(static_range(seen, kind, factors) / LARGEST[kind])
         rounded = round_activations(rows, scale, kind)
     else:
         rounded = round_activations(rows, dynamic_scales(rows), kind)
-    total = 0.0
-    for weight, expected in zip(weights, exact, strict=True):
+    errors = []
+    for weight in weights:
+        expected = seen.rows @ weight
         scaled = weight if factors is None else weight * factors[:, None]
-        found = rounded @ quantize_weight(scaled, kind).dequantized()
-        total += float(np.square(found - expected).sum() / max(float(np.square(expected).sum()), 1e-30))
-    return total
+        lost = np.square(rounded @ quantize_weight(scaled, kind).dequantized() - expected).sum(axis=1)
+        errors.append(lost / np.maximum(np.square(expected).sum(axis=1), np.float32(1e-30)))
+    return float(np.mean(errors))

@@ -1,97 +1,226 @@
-"""What was lost: the same prompts, seeds and noise through two bundles, their frames compared."""
+"""What a smaller bundle loses: the same prompts, seeds and noise through two bundles, clip by clip."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..demo.evaluate import held_out_captions
-from ..errors import PromptError, UsageError
-from ..runtime.progress import Progress, report_progress
-from ..runtime.reel import Reel, load
+from ..demo.clips import Subject, split
+from ..demo.scorer import Reading, read, score_readings
+from ..engines import EngineOptions, Tensor, get_engine
+from ..errors import UsageError
+from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.manifest import Manifest
+from ..runtime.progress import report_progress
+from ..runtime.reel import Reel
+from . import metrics
+from .observe import ObservedEngine
 
-DEFAULT_PROMPTS = 4
-MOST_DECIBELS = 100.0
-"""What equal frames count as: their PSNR is infinite, and a mean with it would be too."""
+Progress = Callable[[str, int, int], Any]
+Clip = NDArray[np.uint8]
 
-Frames = NDArray[np.uint8]
+DEFAULT_PROMPTS = 8
+_FEWEST_FRAMES = 5  # that the scorer can read
+
+
+@dataclass(frozen=True)
+class ClipFigures:
+    """One clip of the second bundle beside the first one's.
+
+    psnr_db: at most 100, where they are equal. ssim: at most 1. gradient_deviation: GMSD, 0 where they are equal.
+    motion: change from frame to frame, as a ratio to the first bundle's. drift: relative difference of the latents before
+    each step after the first, and at the end.
+    """
+
+    prompt: str
+    seed: int
+    psnr_db: float
+    ssim: float
+    gradient_deviation: float
+    motion: float
+    drift: list[float]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two bundles: identity, bytes of all files, share of clips that show their prompt (demo prompts only)."""
+
+    path: str
+    name: str
+    digest: str
+    bytes: int
+    shown: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """psnr_db: the mean over clips of each clip's PSNR. clips: that of each, in the order of prompts, then seeds."""
+    """The whole result. Means are over clips."""
 
-    psnr_db: float
-    clips: tuple[float, ...]
-    prompts: int
-    seeds: int
-    steps: int | None
+    first: Side
+    second: Side
+    clips: list[ClipFigures]
+    budget_db: float | None = None
+    pictures: list[tuple[Clip, Clip]] = field(default_factory=list, repr=False, compare=False)
+    """Frames of the first clips, both bundles', where a report was asked for."""
+
+    @property
+    def psnr_db(self) -> float:
+        """Mean of the clips' PSNR."""
+        return float(np.mean([clip.psnr_db for clip in self.clips]))
+
+    @property
+    def within_budget(self) -> bool | None:
+        """Whether the mean PSNR is what was asked for; None where nothing was."""
+        return None if self.budget_db is None else self.psnr_db >= self.budget_db
+
+    def figures(self) -> dict[str, float]:
+        """Return the means over all clips by name, and the worst clip's PSNR."""
+        names = ("psnr_db", "ssim", "gradient_deviation", "motion")
+        means = {name: float(np.mean([getattr(clip, name) for clip in self.clips])) for name in names}
+        return {**means, "worst_psnr_db": min(clip.psnr_db for clip in self.clips)}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain data."""
-        rounded = {"psnr_db": round(self.psnr_db, 2), "clips": [round(clip, 2) for clip in self.clips]}
-        return {**asdict(self), **rounded}
+        """Return everything as plain data."""
+        return {
+            "first": asdict(self.first),
+            "second": asdict(self.second),
+            "mean": self.figures(),
+            "drift": self.drift(),
+            "budget_db": self.budget_db,
+            "within_budget": self.within_budget,
+            "clips": [asdict(clip) for clip in self.clips],
+        }
+
+    def drift(self) -> list[float]:
+        """Return the mean drift after each step."""
+        means: list[float] = np.mean([clip.drift for clip in self.clips], axis=0).tolist()
+        return means
 
 
 def compare_bundles(
-    a: Path,
-    b: Path,
+    first: Path,
+    second: Path,
     *,
-    prompts: Sequence[str] | None,
-    seeds: Sequence[int],
+    prompts: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
     steps: int | None = None,
     engine: str = "auto",
     threads: int | None = None,
-    report: Path | None = None,
     budget_db: float | None = None,
+    pictures: int = 0,
     on_progress: Progress | None = None,
 ) -> Comparison:
-    """Return how near the clips of bundle b are to those of bundle a, one bundle in memory at a time.
+    """Make every prompt with every seed by both bundles and measure how far the second's clips are from the first's.
 
-    prompts: None for some held-out captions of the demo. report and budget_db are for what is still to come.
+    prompts: None takes held-out captions, where both are demo models. steps: None takes the first bundle's default recipe.
+    budget_db: mean PSNR that the second bundle should keep. pictures: of how many clips to keep the frames.
+    on_progress: told of the stages `first` and `second`. One bundle is open at a time; the first one's frames wait on disk.
+
+    Raises UsageError where the bundles make clips of different sizes or there are no prompts, BundleError, PromptError.
     """
-    total = 0
-    clips: dict[Path, list[Frames]] = {}
-    for index, path in enumerate((a, b)):
-        with load(path, engine=engine, threads=threads, cache=False) as reel:
-            texts = list(prompts) if prompts is not None else default_prompts(reel)
-            total = 2 * len(texts) * len(seeds)
-            clips[path] = []
-            for text in texts:
-                for seed in seeds:
-                    clips[path].append(frames_of(reel, text, seed, steps))
-                    done = index * total // 2 + len(clips[path])
-                    report_progress(on_progress, "compare", done, total)
-    figures = tuple(decibels(squared_error(one, other)) for one, other in zip(clips[a], clips[b], strict=True))
-    return Comparison(float(np.mean(figures)), figures, len(texts), len(seeds), steps)
+    bundles = open_bundle(first), open_bundle(second)
+    chosen = list(prompts) if prompts is not None else default_prompts(*(bundle.manifest for bundle in bundles))
+    jobs = [(prompt, seed) for prompt in chosen for seed in seeds]
+    if not jobs:
+        raise UsageError("there is nothing to compare: give at least one prompt and one seed")
+    _check_alike(*bundles)
+    figures: list[ClipFigures] = []
+    kept: list[tuple[Clip, Clip]] = []
+    subjects = _subjects(chosen)
+    scored = subjects is not None and bundles[0].manifest.defaults.frames >= _FEWEST_FRAMES
+    readings: tuple[list[Reading], list[Reading]] = ([], [])
+    with tempfile.TemporaryDirectory() as folder:
+        waiting = Path(folder)
+        runs = (_clips(bundle, jobs, steps, engine, threads) for bundle in bundles)
+        for index, (clip, latents) in enumerate(next(runs)):
+            np.save(waiting / f"{index}.npy", clip)
+            np.save(waiting / f"{index}.latents.npy", latents)
+            report_progress(on_progress, "first", index + 1, len(jobs))
+        for index, (clip, latents) in enumerate(next(runs)):
+            reference = np.load(waiting / f"{index}.npy")
+            figures.append(_figures(*jobs[index], reference, clip, np.load(waiting / f"{index}.latents.npy"), latents))
+            if scored:
+                for found, frames in zip(readings, (reference, clip), strict=True):
+                    found.append(read(frames))
+            if index < pictures:
+                kept.append((reference, clip))
+            report_progress(on_progress, "second", index + 1, len(jobs))
+    shown: list[dict[str, float] | None] = [None, None]
+    if subjects is not None and scored:
+        asked = [subjects[prompt] for prompt, _ in jobs]
+        shown = [score_readings(zip(found, asked, strict=True)) for found in readings]
+    one, other = (_side(bundle, score) for bundle, score in zip(bundles, shown, strict=True))
+    return Comparison(one, other, figures, budget_db, kept)
 
 
-def default_prompts(reel: Reel) -> list[str]:
-    """Return a few prompts for who gives none: held-out captions of the demo. Raises UsageError where they do not fit."""
-    texts = [caption for _, caption in held_out_captions(DEFAULT_PROMPTS)]
-    try:
-        for text in texts:
-            reel.check_prompt(text)
-    except PromptError as error:
-        raise UsageError(f"the demo's captions do not fit this model ({error}): give prompts of its own") from error
-    return texts
+def _clips(
+    bundle: Bundle, jobs: list[tuple[str, int]], steps: int | None, engine: str, threads: int | None
+) -> Iterator[tuple[Clip, NDArray[np.float32]]]:
+    """Yield frames, and latents after each step [steps, C, F, H, W], of each job; the bundle is open meanwhile."""
+    seen: list[NDArray[np.float32]] = []
+
+    def observe(graph: str, inputs: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> None:
+        if graph.startswith("denoiser"):
+            latents = inputs["latents"].numpy()[0]
+            if not seen or not np.array_equal(seen[-1], latents):  # guidance asks twice about the same latents
+                seen.append(latents.copy())
+
+    with Reel(bundle, ObservedEngine(get_engine(engine), observe), EngineOptions(threads=threads)) as reel:
+        for prompt, seed in jobs:
+            seen.clear()
+            video = reel.generate(prompt, seed=seed, steps=steps)
+            yield np.stack(list(video)), np.stack([*seen[1:], video.latents[0]])
 
 
-def frames_of(reel: Reel, prompt: str, seed: int, steps: int | None) -> Frames:
-    """Return a clip's frames, uint8 [F, H, W, 3]."""
-    return np.stack(list(reel.generate(prompt, seed=seed, steps=steps)))
+def _figures(
+    prompt: str, seed: int, reference: Clip, clip: Clip, path: NDArray[np.float32], other: NDArray[np.float32]
+) -> ClipFigures:
+    if path.shape != other.shape:
+        raise UsageError(f"the bundles take {len(path)} and {len(other)} steps: give --steps")
+    moved = metrics.motion(reference)
+    return ClipFigures(
+        prompt=prompt,
+        seed=seed,
+        psnr_db=metrics.psnr(reference, clip),
+        ssim=metrics.ssim(reference, clip),
+        gradient_deviation=metrics.gradient_deviation(reference, clip),
+        motion=metrics.motion(clip) / moved if moved else 1.0,
+        drift=[float(np.linalg.norm(a - b) / np.linalg.norm(a)) for a, b in zip(path, other, strict=True)],
+    )
 
 
-def squared_error(found: Frames, expected: Frames) -> float:
-    """Return the mean squared difference of two clips on a scale on which white is 1."""
-    return float(np.mean([np.square(a / 255 - b / 255).mean() for a, b in zip(found, expected, strict=True)]))
+def default_prompts(*manifests: Manifest) -> list[str]:
+    """Return held-out captions where all of these are demo models, or were made from one. Raises UsageError."""
+    for manifest in manifests:
+        if "held_out_clips" not in {**manifest.quality, **manifest.quality.get("of_source", {})}:
+            raise UsageError("this bundle brings no prompts of its own: give --prompts FILE, one prompt per line")
+    _, held_out = split()
+    return [subject.captions()[0] for subject in held_out[:DEFAULT_PROMPTS]]
 
 
-def decibels(squared: float) -> float:
-    """Return the PSNR of a mean squared difference, at most MOST_DECIBELS."""
-    return min(MOST_DECIBELS, -10 * float(np.log10(max(squared, 1e-30))))
+def _check_alike(first: Bundle, second: Bundle) -> None:
+    one, other = first.manifest, second.manifest
+    for name, a, b in (
+        ("latents", one.latent, other.latent),
+        ("default sizes", one.defaults, other.defaults),
+    ):
+        if a != b:
+            raise UsageError(f"{first.folder} and {second.folder} have different {name}: they are not the same model")
+
+
+def _subjects(prompts: Sequence[str]) -> dict[str, Subject] | None:
+    """Return what each prompt asks for; None where the demo's scorer does not know them all."""
+    known = {caption: subject for part in split() for subject in part for caption in subject.captions()}
+    return known if all(prompt in known for prompt in prompts) else None
+
+
+def _side(bundle: Bundle, shown: dict[str, float] | None) -> Side:
+    manifest = bundle.manifest
+    size = sum(record.size for record in manifest.files.values())
+    return Side(str(bundle.folder), manifest.name, manifest.digest, size, shown)

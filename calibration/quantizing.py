@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..engines.base import Activations
 from ..errors import QualityError, UsageError
@@ -19,9 +19,10 @@ from ..runtime.progress import Progress, report_progress
 from ..runtime.reel import demo_bundle_path
 from .balancing import ActivationMode, plan_graph
 from .collecting import denoiser_graphs
-from .compare import MOST_DECIBELS, Comparison, compare_bundles
+from .compare import Comparison, compare_bundles
 from .forms import WeightKind
 from .graph_file import GraphFile
+from .metrics import PSNR_OF_EQUAL_FRAMES
 from .model_card import add_to_card
 from .rewriting import GraphPlan, WeightFile, write_quantized
 from .searching import Plans, Search, search_kept, without
@@ -77,9 +78,9 @@ def complete_settings(
     ):
         if value not in choices:
             raise UsageError(f"{what} {value!r} is unknown: choose from {', '.join(filter(None, choices))}")
-    if budget_db is not None and not 0 < budget_db < MOST_DECIBELS:
+    if budget_db is not None and not 0 < budget_db < PSNR_OF_EQUAL_FRAMES:
         raise UsageError(
-            f"a budget of {budget_db:g} dB is not possible: choose from above 0 to below {MOST_DECIBELS:g}"
+            f"a budget of {budget_db:g} dB is not possible: choose from above 0 to below {PSNR_OF_EQUAL_FRAMES:g}"
         )
     if precision == "fp8" and budget_db is not None:
         raise UsageError("no engine of this version runs fp8, so that no budget can be checked: leave --budget-db out")
@@ -246,11 +247,20 @@ def _write(
             on_progress=on_progress,
         )
         _check_budget(comparison, settings)
-        manifest.quality["to_source"] = comparison.to_json()
+        manifest.quality["to_source"] = _figures(comparison)
     add_to_card(folder, manifest)
     manifest.files = file_records(folder)
     write_manifest(folder, manifest)
     return manifest
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    """Return what the manifest keeps of a comparison: no paths, and no more digits than mean anything."""
+    figures: dict[str, Any] = {name: round(value, 4) for name, value in comparison.figures().items()}
+    figures |= {"clips": len(comparison.clips), "drift": [round(value, 4) for value in comparison.drift()]}
+    if comparison.first.shown is not None and comparison.second.shown is not None:
+        figures |= {"shown_by_source": comparison.first.shown, "shown": comparison.second.shown}
+    return figures
 
 
 def _check_budget(comparison: Comparison, settings: Settings) -> None:

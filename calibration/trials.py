@@ -13,8 +13,9 @@ from ..engines.base import Activations
 from ..runtime.bundle import Bundle
 from ..runtime.embedding_cache import EmbeddingCache
 from ..runtime.reel import Reel
-from .compare import Frames, decibels, default_prompts, frames_of, squared_error
+from .compare import Clip, default_prompts
 from .graph_file import GraphFile
+from .metrics import PSNR_OF_EQUAL_FRAMES
 from .recording import link_data
 from .rewriting import GraphPlan, WeightFile, write_quantized
 
@@ -51,7 +52,7 @@ class Trials:
         for graph in graphs:
             link_data(graph, folder)
             self._data[graph.name] = WeightFile(folder / f"{graph.name}.quantized").__enter__()
-        texts = default_prompts(self._reel) if prompts is None else prompts
+        texts = default_prompts(bundle.manifest) if prompts is None else prompts
         self._settings = [(text, seed) for text in texts for seed in seeds]
         self._reference = [self._frames(text, seed) for text, seed in self._settings]
 
@@ -86,20 +87,25 @@ class Trials:
         self._reel.embedder.cache = EmbeddingCache(self._folder / "other") if other_text else self._plain_cache
         try:
             return tuple(
-                squared_error(self._frames(prompt, seed), expected)
+                _squared_error(self._frames(prompt, seed), expected)
                 for (prompt, seed), expected in zip(self._settings, self._reference, strict=True)
             )
         finally:
             for graph, _ in plans.values():
                 self._engine.switch(graph.path.name, None)
 
-    def _frames(self, prompt: str, seed: int) -> Frames:
-        return frames_of(self._reel, prompt, seed, self._steps)
+    def _frames(self, prompt: str, seed: int) -> Clip:
+        return np.stack(list(self._reel.generate(prompt, seed=seed, steps=self._steps)))
 
 
 def mean_decibels(errors: Iterable[float]) -> float:
-    """Return the mean of the clips' PSNR."""
-    return float(np.mean([decibels(float(error)) for error in errors]))
+    """Return the mean of the clips' PSNR, each at most what equal clips count as."""
+    return float(np.mean([min(PSNR_OF_EQUAL_FRAMES, -10 * np.log10(max(float(error), 1e-30))) for error in errors]))
+
+
+def _squared_error(found: Clip, expected: Clip) -> float:
+    """Return the mean squared difference on a scale on which white is 1, a frame at a time."""
+    return float(np.mean([np.square(a / 255 - b / 255).mean() for a, b in zip(found, expected, strict=True)]))
 
 
 class SwitchingEngine(Engine):

@@ -112,6 +112,10 @@ class Engine(ABC):
 
     name: str
 
+    def unavailable(self) -> str | None:
+        """Return in one line why this engine cannot run on this machine, None where it can."""
+        return None
+
     @abstractmethod
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open an ONNX graph with the external data beside it.

@@ -45,6 +45,9 @@ def _import_onnxruntime() -> Any:
         raise MissingExtraError("onnxruntime", "cpu", "the cpu engine") from error
     except ImportError as error:
         raise EngineError(f"onnxruntime is installed but cannot be loaded: {brief(error, _LONGEST_QUOTE)}") from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # What is left of the folder where one of two onnxruntimes was uninstalled still imports, as an empty package.
+        raise EngineError("onnxruntime is installed but most of it is missing: edgereel doctor says how to repair it")
     return onnxruntime
 
 
@@ -58,6 +61,14 @@ class OnnxRuntimeCpu(Engine):
     """Opens graphs with ONNX Runtime's CPU provider."""
 
     name = "cpu"
+
+    def unavailable(self) -> str | None:
+        """See Engine.unavailable: onnxruntime is all that is needed."""
+        try:
+            _import_onnxruntime()
+        except (EngineError, MissingExtraError) as error:
+            return str(error)
+        return None
 
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open."""

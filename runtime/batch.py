@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError, UsageError
+from .outputs import SUFFIXES, check_format, check_fps, check_output, format_of
 from .progress import Progress
 from .reel import describe_engine, load
-from .video import check_output_path
 
 _LARGEST_PROMPT_FILE = 2**24
 _LARGEST_LATENTS = 2**33
@@ -29,26 +29,34 @@ class Job:
     output: Path
 
     @staticmethod
-    def plan(prompt: str | None, prompts: Path | None, output: Path) -> list[Job]:
+    def plan(
+        prompt: str | None, prompts: Path | None, output: Path | None = None, format: str | None = None
+    ) -> list[Job]:
         """Return what is to be made, after checking that it can be written.
 
-        With a file of prompts, `output` is a folder (made if missing) of 001.mp4, 002.mp4, … in the file's order.
+        With a file of prompts, `output` is a folder (made if missing, `out` if None) of 001.mp4, 002.mp4, … in the file's
+        order, or of what `format` says; without, its suffix says the format (None: out.mp4, or `out` in that format).
         Raises UsageError, OutputError.
         """
+        suffix = SUFFIXES[check_format(format or "mp4")]
         if (prompt is None) == (prompts is None):
             raise UsageError("give either a prompt or --prompts FILE")
         if prompts is None:
             assert prompt is not None
-            return [Job(prompt, check_output_path(output))]
+            output = Path(f"out{suffix}") if output is None else output
+            if format and SUFFIXES[format_of(output)] != suffix:
+                raise UsageError(f"-o {output} says another format than --format {format}: leave one of them out")
+            return [Job(prompt, check_output(output))]
         lines = read_prompts(prompts)
-        if output.suffix.lower() == ".mp4":
+        output = output or Path("out")
+        if output.suffix.lower() in filter(None, SUFFIXES.values()):
             raise UsageError(f"with --prompts, -o names a folder for the videos; {output} looks like a file")
         try:
             output.mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"{output}: cannot make this folder: {error.strerror}") from error
         digits = max(3, len(str(len(lines))))
-        return [Job(line, check_output_path(output / f"{n:0{digits}}.mp4")) for n, line in enumerate(lines, start=1)]
+        return [Job(line, check_output(output / f"{n:0{digits}}{suffix}")) for n, line in enumerate(lines, start=1)]
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -106,6 +114,7 @@ def run_jobs(
     with load(bundle, engine=engine, threads=threads, on_progress=on_progress, cache=cache) as reel:
         for job in jobs:  # a mistake in the last prompt should not come to light after hours
             reel.check_prompt(job.prompt)
+            check_fps(job.output, settings.get("fps") or reel.bundle.manifest.defaults.fps)
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             cached_before = reel.embedder.cached

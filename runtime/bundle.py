@@ -60,6 +60,18 @@ def verify_bundle(folder: str | os.PathLike[str], *, on_progress: Progress | Non
     return _open(Path(folder), None, on_progress)
 
 
+def peek_bundle(folder: str | os.PathLike[str]) -> Bundle:
+    """Read a bundle's manifest and compare the sizes of its files, not their content: for a look, not for use.
+
+    Raises BundleError.
+    """
+    opened = Path(folder)
+    manifest = _parse_manifest(_read_manifest(opened))
+    for name, record in manifest.files.items():
+        _check_file(opened, name, record.size)
+    return Bundle(opened, manifest)
+
+
 def _open(folder: Path, memory: _HashMemory | None, on_progress: Progress | None) -> Bundle:
     manifest = _parse_manifest(_read_manifest(folder))
     for name, record in manifest.files.items():

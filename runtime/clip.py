@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .decoding import decode_frames
+from .outputs import check_fps, check_output, write_output
 from .progress import Progress, report_progress
 from .request import Request
-from .video import check_output_path, write_mp4
 
 if TYPE_CHECKING:
     from .reel import Reel
@@ -68,12 +68,15 @@ class Video:
         }
 
     def save(self, path: str | Path, *, private: bool = False, on_progress: Progress | None = None) -> Path:
-        """Decode and write an MP4 (H.264, yuv420p, faststart); an existing file is replaced when the new one is complete.
+        """Decode and write the clip: .mp4 (H.264, yuv420p), .gif or .webp (lossless) by suffix, without one a folder of PNGs.
 
-        The settings and the note that the clip is AI-generated go into its metadata; private leaves the prompts out.
-        Raises OutputError where it cannot be written, Cancelled where on_progress returns False.
+        What is there already is replaced when the new output is complete: a file, or a folder that holds nothing but
+        the PNGs of an earlier clip. The settings and the note that the clip is AI-generated go into the metadata;
+        private leaves the prompts out. Raises UsageError for another suffix or a speed that the format cannot show,
+        OutputError where it cannot be written, Cancelled where on_progress returns False.
         """
-        path = check_output_path(Path(path))
+        check_fps(path, self.request.fps)
+        path = check_output(path)
 
         def counted() -> Iterator[NDArray[np.uint8]]:
             report_progress(on_progress, "decode", 0, len(self))
@@ -89,7 +92,7 @@ class Video:
         }
         started = time.perf_counter()
         decoding = self._reel.timings.get("decode", 0.0)
-        write_mp4(path, counted(), self.request.fps, metadata)
+        write_output(path, counted(), self.request.fps, metadata, len(self))
         decoding = self._reel.timings.get("decode", 0.0) - decoding
         self._reel.add_time("encode", started + decoding)
         return path

@@ -103,7 +103,15 @@ def metadata_of(path):
         (["generate", PROMPT, "--threads", "two"], 2, "--threads"),
         (["generate", PROMPT, "--magic"], 2, "--magic"),
         (["generate", PROMPT, "-o", "no/such/folder/a.mp4"], 1, "no/such/folder does not exist"),
-        (["generate", PROMPT, "-o", "clip.avi"], 1, "only .mp4 files can be written"),
+        (["generate", PROMPT, "-o", "clip.avi"], 2, ".avi is no known suffix: end it in .mp4, .gif or .webp, or"),
+        (["generate", PROMPT, "-o", ".mp4"], 2, "the name before .mp4 is missing"),
+        (
+            ["generate", PROMPT, "-o", "clip.gif", "--format", "webp"],
+            2,
+            "-o clip.gif says another format than --format",
+        ),
+        (["generate", PROMPT, "--format", "avi"], 2, "unknown format 'avi': choose from mp4, gif, webp, png"),
+        (["generate", PROMPT, "-o", "clip.gif", "--fps", "60"], 2, "60 frames per second are too fast for gif"),
         (["generate", PROMPT, "-o", "."], 1, "cannot write ."),
         (["generate", PROMPT, "--prompts", "list.txt"], 2, "give either a prompt or --prompts FILE"),
         (["generate", "--prompts", "missing.txt", "-o", "out"], 2, "missing.txt: cannot be read: No such file"),
@@ -154,7 +162,8 @@ def test_bad_files_of_prompts(run, tmp_path, content, part):
 
 def test_a_file_in_the_place_of_the_folder_for_videos(run, tmp_path):
     path = prompts_file(tmp_path, PROMPT)
-    refused(run("generate", "--prompts", path, "-o", "a.mp4", *BUNDLE), 2, "names a folder for the videos")
+    for name in ("a.mp4", "a.gif", "a.WEBP"):
+        refused(run("generate", "--prompts", path, "-o", name, *BUNDLE), 2, "names a folder for the videos")
     refused(run("generate", "--prompts", path, "-o", path, *BUNDLE), 1, "cannot make this folder: File exists")
 
 
@@ -287,6 +296,52 @@ def test_a_file_of_prompts_makes_a_folder_of_videos(run, tmp_path):
     assert sorted(path.name for path in Path("videos").iterdir()) == ["001.mp4", "002.mp4"]
     assert all(video["seconds"]["denoise"] > 0 for video in videos)
     assert videos[1]["seconds"]["open"] < videos[0]["seconds"]["open"]
+
+
+@pytest.mark.parametrize("arguments", [["-o", "clip.gif"], ["--format", "gif"], ["-o", "x.GIF", "--format", "gif"]])
+def test_a_gif(run, arguments):
+    code, out, err = run("generate", PROMPT, "--json", *arguments, *QUICK)
+    assert (code, err) == (0, "")
+    output = Path(json.loads(out)["output"])
+    assert output.name == (arguments[1] if arguments[0] == "-o" else "out.gif")
+    assert output.read_bytes().startswith(b"GIF89a")
+    assert b'"ai_generated": true' in output.read_bytes().replace(b"\xff", b"")
+    assert frames_of(output).shape == (5, 32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp", "clip"])
+def test_private_leaves_every_prompt_out_of_every_format(run, name):
+    code, _, _ = run("generate", PROMPT, "--negative", "a green square", "--private", "-o", name, *QUICK)
+    assert code == 0
+    files = sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)]
+    for content in (file.read_bytes() for file in files):
+        for text in ("bounces", "ocean", "green", "negative_prompt"):
+            assert text.encode() not in content
+        assert b"AI-generated video" in content
+        assert b"ai_generated" in content
+
+
+def test_a_folder_of_pngs_is_replaced_by_the_next_clip(run):
+    for frames in ("5", "1"):
+        code, out, err = run("generate", PROMPT, "-o", "frames", *QUICK, "--frames", frames)
+        assert (code, err) == (0, "")
+        assert "frames  (" in out
+    assert [path.name for path in Path.cwd().rglob("*")] == ["frames", "0001.png"]
+    Path("frames/mine.txt").touch()
+    code, _, err = run("generate", PROMPT, "-o", "frames", *QUICK)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "holds something other than the frames of an earlier clip" in err
+
+
+@pytest.mark.parametrize(("format", "names"), [("webp", ["001.webp", "002.webp"]), ("png", ["001", "002"])])
+def test_a_file_of_prompts_in_another_format(run, tmp_path, format, names):
+    path = prompts_file(tmp_path, f"{PROMPT}\n{PROMPT}\n")
+    code, out, _ = run("generate", "--prompts", path, "--format", format, "--json", *QUICK)
+    assert code == 0
+    assert [Path(video["output"]).name for video in json.loads(out)["videos"]] == names
+    assert sorted(path.name for path in Path("out").iterdir()) == names
+    if format == "png":
+        assert len(list(Path("out/002").iterdir())) == 5
 
 
 def test_latents_from_a_file(run):

@@ -1,0 +1,168 @@
+"""What the machine is made of, as far as it tells: processor, memory, NVIDIA GPUs. Nothing here raises."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import brief, one_line
+
+# By the names that Linux gives in /proc/cpuinfo, x86 first, then Arm.
+_INSTRUCTION_SETS = {
+    "AVX2": {"avx2"},
+    "AVX-512": {"avx512f"},
+    "VNNI": {"avx512_vnni", "avx_vnni"},
+    "AMX": {"amx_tile"},
+    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "NEON": {"asimd", "neon"},
+    "dot product": {"asimddp"},
+    "i8mm": {"i8mm"},
+    "fp16": {"asimdhp"},
+    "SVE": {"sve"},
+}
+
+NVIDIA_SMI = (
+    "nvidia-smi",
+    "--query-gpu=name,memory.total,compute_cap,driver_version",
+    "--format=csv,noheader,nounits",
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Operating system, processor and memory. Sizes in bytes, None where the system does not tell.
+
+    instruction_sets: those that matter for matrix products, None where the system does not tell. model: of the whole
+    computer, where it has a name, as single-board computers do.
+    """
+
+    system: str
+    processor: str
+    cores: int
+    instruction_sets: tuple[str, ...] | None
+    memory: int | None
+    free_memory: int | None
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU. memory in bytes, None where the driver does not tell (it is shared, or another's)."""
+
+    name: str
+    memory: int | None
+    compute_capability: str
+    driver: str
+
+
+def read_machine(root: Path = Path("/")) -> Machine:
+    """Return what this machine is. root: where Linux keeps proc/ and sys/."""
+    processor, instruction_sets = parse_cpuinfo(_read(root / "proc/cpuinfo"))
+    memory, free_memory = parse_meminfo(_read(root / "proc/meminfo"))
+    if memory is None and hasattr(os, "sysconf"):
+        with contextlib.suppress(OSError, ValueError):
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not processor and sys.platform == "darwin":
+        processor = _output(("sysctl", "-n", "machdep.cpu.brand_string")).strip()
+    return Machine(
+        system=f"{platform.system()} {platform.release()} ({platform.machine()})",
+        processor=one_line(processor or platform.processor() or platform.machine()),
+        cores=usable_cores(),
+        instruction_sets=instruction_sets,
+        memory=memory,
+        free_memory=free_memory,
+        model=one_line(_read(root / "proc/device-tree/model").strip("\0 \n")),
+    )
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...] | None]:
+    """Return the processor's name ("" if not told) and its instruction sets (None if not told) from /proc/cpuinfo."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(key.strip(), value.strip())
+    flags = fields.get("flags", fields.get("Features"))
+    if flags is None:
+        return fields.get("model name", ""), None
+    known = set(flags.split())
+    return fields.get("model name", ""), tuple(name for name, any_of in _INSTRUCTION_SETS.items() if any_of & known)
+
+
+def parse_meminfo(text: str) -> tuple[int | None, int | None]:
+    """Return total and available memory in bytes from /proc/meminfo, None for what it does not tell."""
+    sizes: dict[str, int] = {}
+    for line in text.splitlines():
+        parts = line.replace(":", " ").split()
+        if len(parts) >= 2 and parts[1].isdecimal():
+            sizes[parts[0]] = int(parts[1]) * 1024
+    return sizes.get("MemTotal"), sizes.get("MemAvailable")
+
+
+def find_gpus(command: Sequence[str] = NVIDIA_SMI, timeout: float = 5) -> tuple[list[Gpu], str]:
+    """Ask nvidia-smi for the NVIDIA GPUs; return them, and what went wrong ("" if nothing: there may be none).
+
+    timeout: seconds; where the driver hangs, so does nvidia-smi.
+    """
+    try:
+        # Not subprocess.run: after its time limit it waits, and a process that hangs in the driver cannot be killed.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, errors="replace"
+        )
+    except FileNotFoundError:
+        return [], ""
+    except OSError as error:
+        return [], f"nvidia-smi cannot be started: {brief(error)}"
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+        if process.stdout is not None:
+            process.stdout.close()
+        return [], f"nvidia-smi did not answer within {timeout:g} s: the driver hangs"
+    if "no devices were found" in output.lower():
+        return [], ""
+    if process.returncode:
+        return [], f"nvidia-smi failed: {one_line(brief(Exception(output))) or f'exit code {process.returncode}'}"
+    return parse_gpus(output)
+
+
+def parse_gpus(output: str) -> tuple[list[Gpu], str]:
+    """Return the GPUs in the answer of NVIDIA_SMI, and what is wrong with it ("" if nothing)."""
+    gpus = []
+    for line in filter(None, map(str.strip, output.splitlines())):
+        parts = [one_line(part.strip()) for part in line.rsplit(",", 3)]
+        if len(parts) != 4 or not all(parts):
+            return [], f"nvidia-smi gave an answer that cannot be read: {one_line(line[:100])}"
+        name, memory, capability, driver = parts
+        gpus.append(Gpu(name, int(memory) * 2**20 if memory.isdecimal() else None, capability, driver))
+    return gpus, ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, errors="replace").stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

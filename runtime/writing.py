@@ -1,0 +1,213 @@
+"""What every way of writing a clip shares: under its name the result is complete, or what was there before still is.
+
+Frames are written as they come, one in memory at a time, under a hidden name beside the output, and take the output's
+place when they are whole. Whatever stops that, an earlier output stays as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import GeometryError, OutputError
+
+Frame = npt.NDArray[np.uint8]
+
+
+class Sink(ABC):
+    """Where the frames of one clip go. `write_frames` calls start, add for each frame, finish; close in any case."""
+
+    largest_side: int
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise GeometryError where the format has no pictures of this size in pixels."""
+        if not (1 <= width <= self.largest_side and 1 <= height <= self.largest_side):
+            raise GeometryError(
+                f"a video of {width}x{height} cannot be written: width and height must be 1 to {self.largest_side}"
+            )
+
+    @abstractmethod
+    def start(self, temporary: Path, width: int, height: int) -> None:
+        """Begin at the temporary path, which does not exist yet. May raise OSError, like all that follow."""
+
+    @abstractmethod
+    def add(self, frame: Frame) -> None:
+        """Write one frame, contiguous uint8 [H, W, 3]."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what comes after the last frame, so that nothing is missing from the result."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything, finished or not. Called whenever start was."""
+
+
+class FileSink(Sink):
+    """A sink that writes the bytes of one file itself."""
+
+    file: IO[bytes]
+
+    def start(self, temporary: Path, width: int, height: int) -> None:
+        """Create the file and write its beginning."""
+        self.file = temporary.open("xb")
+        self.begin(width, height)
+
+    @abstractmethod
+    def begin(self, width: int, height: int) -> None:
+        """Write what comes before the first frame."""
+
+    def finish(self) -> None:
+        """Write the end of the file."""
+        self.end()
+        self.file.flush()
+
+    @abstractmethod
+    def end(self) -> None:
+        """Write what comes after the last frame."""
+
+    def close(self) -> None:
+        """Close the file."""
+        if hasattr(self, "file"):
+            self.file.close()
+
+
+def write_frames(
+    target: Path, frames: Iterable[Frame], sink: Sink, publish: Callable[[Path, Path], None] | None = None
+) -> int:
+    """Write frames to a sink, then give the result its name; return how many there were.
+
+    frames: uint8 [H, W, 3], all of one shape, at least one; consumed as they are written. publish(temporary, target)
+    puts the result in place, by default as a file. Raises OutputError where writing fails, GeometryError and ValueError
+    for frames the sink does not take; what `frames` raises passes through unchanged.
+    """
+    temporary = temporary_beside(target)
+    shape: tuple[int, ...] = ()
+    count = 0
+    try:
+        try:
+            for frame in frames:
+                _check_frame(frame, shape)
+                height, width = frame.shape[:2]
+                if not shape:
+                    sink.check_size(width, height)
+                with output_errors(target):
+                    if not shape:
+                        shape = frame.shape
+                        sink.start(temporary, width, height)
+                    sink.add(np.ascontiguousarray(frame))
+                count += 1
+            if not count:
+                raise ValueError("there are no frames to write")
+            with output_errors(target):
+                sink.finish()
+        finally:
+            # What closing could still complain of is of no interest after a failure, and after finish there is nothing.
+            with contextlib.suppress(Exception):
+                sink.close()
+        with output_errors(target):
+            (publish or replace_file)(temporary, target)
+    except BaseException:
+        _remove(temporary)
+        raise
+    return count
+
+
+def replace_file(temporary: Path, target: Path) -> None:
+    """Give a complete file its name. Raises OSError."""
+    synchronise(temporary)
+    os.replace(temporary, target)
+
+
+def synchronise(path: Path) -> None:
+    """Have a file's content on the disk: some file systems tell of a full disk only here. Raises OSError."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def check_file_target(path: Path) -> Path:
+    """Return the absolute path, links followed, of a file to write, after making sure that it can be.
+
+    Raises OutputError where the folder is missing or cannot be written to, or something other than a file is in the way.
+    """
+    with output_errors(path):
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"cannot write {path}: it is not a regular file")
+        check_parent(path, target)
+    return target
+
+
+def check_parent(path: Path, target: Path) -> None:
+    """Make sure that a target's folder takes new files. Raises OutputError, naming the path that was asked for."""
+    with output_errors(path):
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {path}: the folder {target.parent} does not exist")
+        # Permission bits do not tell of read-only and network file systems: only trying does.
+        probe = temporary_beside(target)
+        try:
+            probe.touch(exist_ok=False)
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def temporary_beside(target: Path) -> Path:
+    """Return a hidden name in the target's folder that nothing has yet."""
+    # The output's own name is left out: with it, a name near the file system's limit would grow past it.
+    return target.with_name(f".edgereel-{secrets.token_hex(8)}.part")
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Say in one line that the video cannot be written there, and why, where the block meets a system error."""
+    try:
+        yield
+    except (OSError, av.FFmpegError) as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def require_encoder(name: str, what: str) -> None:
+    """Raise OutputError where the installed PyAV lacks an encoder."""
+    try:
+        av.codec.Codec(name, "w")
+    except av.codec.codec.UnknownCodecError as error:
+        raise OutputError(
+            f"the installed PyAV {av.__version__} has no {name}, the {what} encoder: "
+            "install the wheel from PyPI with pip install --force-reinstall --only-binary av av"
+        ) from error
+
+
+def frame_ticks(index: int, fps: int, ticks: int) -> int:
+    """Return how long frame `index` stays on, in units of 1/ticks s; a clip's total is right to half a unit."""
+    return _nearest((index + 1) * ticks, fps) - _nearest(index * ticks, fps)
+
+
+def _nearest(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def _check_frame(frame: Frame, shape: tuple[int, ...]) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"frames must be uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
+    if shape and frame.shape != shape:
+        raise ValueError(f"frames must be of one size: {list(frame.shape)} follows {list(shape)}")
+
+
+def _remove(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
