@@ -19,7 +19,7 @@ from ..runtime.progress import Progress, report_progress
 from ..runtime.reel import demo_bundle_path
 from .balancing import ActivationMode, plan_graph
 from .collecting import denoiser_graphs
-from .compare import Comparison, compare_bundles
+from .compare import Comparison, compare_bundles, default_prompts
 from .forms import WeightKind
 from .graph_file import GraphFile
 from .metrics import PSNR_OF_EQUAL_FRAMES
@@ -84,8 +84,8 @@ def complete_settings(
         )
     if precision == "fp8" and budget_db is not None:
         raise UsageError("no engine of this version runs fp8, so that no budget can be checked: leave --budget-db out")
-    if budget_db is not None and not compare:
-        raise UsageError("a budget cannot be met unmeasured: compare, or leave the budget out")
+    if not compare and (budget_db is not None or precision == "mixed"):
+        raise UsageError("a budget cannot be met unmeasured: leave --no-compare out, or choose int8 without a budget")
     return Settings(
         precision,
         _activation_mode(precision, has_stats, activations),
@@ -127,7 +127,11 @@ def quantize(
 ) -> Manifest:
     """Do what edgereel.calibration.quantize says."""
     check_new_bundle(output)
+    if first_timesteps is not None and stats is None:
+        raise UsageError("there are no first timesteps without statistics: give both or neither")
     opened = open_bundle(bundle or demo_bundle_path(), on_progress=on_progress)
+    if settings.compare and settings.prompts is None:
+        default_prompts(opened.manifest)  # to refuse now what could not be compared in the end
     denoisers = {graph.name: graph for graph in denoiser_graphs(opened).values()}
     statistics = None if stats is None else _statistics(stats, opened, first_timesteps)
     plans = _denoiser_plans(denoisers, statistics, settings, on_progress)

@@ -159,7 +159,8 @@ class Statistics:
 def load_statistics(path: Path) -> Statistics:
     """Read what `Statistics.save` wrote. Raises UsageError where the file is not that."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load leaves a file that it cannot read open; one that it is given, it leaves to us.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             if header.get("what") != _MAGIC or header.get("version") != VERSION:
                 raise ValueError("of another version")
