@@ -9,7 +9,7 @@ OUT ?= out/demo.mp4
 LEAN := bundle cli decoding doctor embed_ahead embedding embedding_cache geometry installed interrupts machine memory \
 	noise outputs packaging png probe recipes reel request runtime_without_torch video writing
 
-.PHONY: help demo test test-lean test-full lint types scores train clean
+.PHONY: help demo test test-lean test-full lint types scores train distill clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,11 +49,15 @@ lint: $(VENV)/dev.done ## Check style
 types: $(VENV)/dev.done ## Check types
 	$(BIN)/mypy
 
-scores: $(VENV)/dev.done ## Score the demo model on held-out captions (minutes)
-	$(BIN)/python -m edgereel.demo.evaluate --checkpoint demo/checkpoint --sheet docs/contact_sheet.png
+scores: $(VENV)/dev.done ## Score the demo model beside its teacher on held-out captions (half an hour)
+	$(BIN)/python -m edgereel.demo.few_steps --sheet docs/few_steps.png
 
 train: $(VENV)/dev.done ## Train the demo on CPU (hours; resumable): RUN=folder
 	$(BIN)/python -m edgereel.demo.training --preset cpu --run $(or $(RUN),out/run) --checkpoint out/checkpoint
+
+distill: $(VENV)/dev.done ## Distil the demo's few-step student on CPU (an hour; resumable): RUN=folder
+	$(BIN)/python -m edgereel.demo.training --preset cpu --run $(or $(RUN),out/distill) --distill demo/checkpoint \
+		--checkpoint out/student
 
 clean: ## Remove the virtual environment and what was made
 	rm -rf $(VENV) $(VENV)-lean out build dist *.egg-info
