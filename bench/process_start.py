@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.progress import track
 
-OURS = ["numpy", "tokenizers", "av", "pydantic", "platformdirs", "typer", "rich", "ftfy", "onnxruntime"]
+OURS = ["numpy", "tokenizers", "av", "pydantic", "platformdirs", "typer", "rich", "ftfy", "onnxruntime", "onnx"]
 THEIRS = ["torch", "diffusers", "transformers", "accelerate", "ftfy", "av"]
 
 DIFFUSERS_PROGRAM = """
