@@ -6,7 +6,7 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := bundle cli decoding geometry interrupts memory noise packaging recipes reel request runtime_without_torch video
+LEAN := bundle byte_products cli decoding geometry interrupts lowering lowering_cache memory noise packaging recipes reel request runtime_without_torch video
 
 .PHONY: help demo test test-lean test-full lint types scores train clean
 
@@ -31,7 +31,7 @@ test: lint types test-lean ## Set up everything and run all tests
 
 $(VENV)-lean/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-lean
-	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis onnx
+	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis
 	touch $@
 
 test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers and transformers are not installed

@@ -69,14 +69,16 @@ def write_int8_graph(graph: Path, target: Path, smallest: int = SMALLEST_LINEAR)
 
     model = onnx.load(graph)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:  # weights that are stored as bfloat16 stand behind a Cast
+        if node.op_type == "Cast" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
     made = []
     for node in model.graph.node:
         tensor = weights.get(node.input[1]) if node.op_type == "MatMul" else None
         if tensor is None or int(np.prod(tensor.dims)) < smallest:
             continue
-        values, scale = quantize_columns(onnx.numpy_helper.to_array(tensor))
+        values, scale = quantize_columns(onnx.numpy_helper.to_array(tensor).astype(np.float32))
         name = tensor.name
-        model.graph.initializer.remove(tensor)
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, f"{name}_int8"))
         model.graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}_scale"))
         made.append(
@@ -85,11 +87,19 @@ def write_int8_graph(graph: Path, target: Path, smallest: int = SMALLEST_LINEAR)
             )
         )
         node.input[1] = f"{name}_dequantized"
-    nodes = [*made, *model.graph.node]
-    del model.graph.node[:]
+    read = {name for node in model.graph.node for name in node.input}
+    nodes = [*made, *(node for node in model.graph.node if read.intersection(node.output) or _is_output(model, node))]
+    read = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
+    model.graph.initializer.extend(tensors)
     onnx.save_model(model, target, save_as_external_data=True, location=f"{target.stem}.data", size_threshold=1024)
     return target
+
+
+def _is_output(model: Any, node: Any) -> bool:
+    return any(value.name in node.output for value in model.graph.output)
 
 
 def quantize_columns(weights: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-
 Activations = Literal["float", "dynamic"]
 """What quantized weights are multiplied with: float32, or activations quantized as they come."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import EngineError, MissingExtraError, brief
 from ..interrupts import interrupts_wait
 from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
+from .byte_products import byte_products_are_exact
 from .lowering import LoweredGraph, lower_graph
 
 _LONGEST_QUOTE = 500
@@ -67,6 +68,9 @@ class OnnxRuntimeCpu(Engine):
         settings.log_severity_level = 3
         for entry, value in _session_entries(graph_path, options, threads).items():
             settings.add_session_config_entry(entry, value)
+        if any(name.startswith("int8 linear") for name in lowered.rewrites):
+            exact = byte_products_are_exact(onnxruntime, onnxruntime.SessionOptions())
+            settings.add_session_config_entry("session.x64quantprecision", "0" if exact else "1")
         model = str(graph_path) if lowered.model is None else lowered.model
         try:
             session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
@@ -95,17 +99,13 @@ def _session_entries(graph_path: Path, options: EngineOptions, threads: int) -> 
         "session.model_external_initializers_file_folder_path": str(graph_path.resolve().parent),
         # ONNX Runtime fuses weights-only linears by itself, and quantizes activations (4) unless told to keep float32 (1).
         "session.qdq_matmulnbits_accuracy_level": "4" if options.activations == "dynamic" else "1",
-        # Where a processor's byte products could overflow 16 bits, exact ones are used.
-        "session.x64quantprecision": "1",
     }
 
 
 class OnnxRuntimeCpuSession(Session):
     """A graph opened by OnnxRuntimeCpu."""
 
-    def __init__(
-        self, session: Any, graph_name: str, threads: int, version: str, lowered: LoweredGraph
-    ) -> None:
+    def __init__(self, session: Any, graph_name: str, threads: int, version: str, lowered: LoweredGraph) -> None:
         self._session: Any | None = session
         self._graph_name = graph_name
         self.specs = GraphSpecs(

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "runtime": {"engines"},
     "export": {"runtime", "engines"},
     "calibration": {"runtime", "engines", "demo"},
-    "bench": {"runtime", "engines", "demo"},
+    "bench": {"runtime", "engines", "demo", "export"},
     "demo": {"runtime", "engines", "export"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate"}

@@ -1,10 +1,10 @@
 """Quantized linears to integer products: `MatMul` with a dequantized int8 weight becomes `MatMulIntegerToFloat`.
 
-Activations are quantized to unsigned bytes around 128, which is what x86's dot-product instructions multiply with signed
-weights; signed activations would run on a path 13 times slower.
+Activations are quantized to unsigned bytes, which is what x86's dot-product instructions multiply with signed weights;
+signed activations would run on a path 13 times slower.
 
 - static: a QuantizeLinear/DequantizeLinear pair before the MatMul says scale and zero point;
-- dynamic: each token (row of the input) gets a scale of its own, its largest magnitude over 127, at every run.
+- dynamic: each token (row of the input) gets a scale of its own at every run, the least under which it fits.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from .graph import MICROSOFT, Graph, attributes
 
 LARGEST_SUM = 2**31 // (255 * 128)
 """Number of products of an unsigned and a signed byte that an int32 holds for certain."""
+MIDDLE, AFTER_GELU = 128, 24
+"""Zero points of dynamic activations. Gelu is never below -0.17, so that most bytes are of use above zero."""
 SMALLEST_SCALE = np.float32(1e-30)
 """A row of zeros would otherwise be divided by zero."""
 _WEIGHT_NAMES = {
@@ -139,14 +141,16 @@ def _static_linear(graph: Graph, node: Any, weight: _Int8Weight, given: _StaticA
 def _dynamic_linear(graph: Graph, node: Any, weight: _Int8Weight) -> list[Any]:
     value = node.input[0]
     quantized, scale = (graph.shared(part, value) for part in ("dynamic bytes", "dynamic scale"))
+    maker = graph.maker(value)
+    zero_point = AFTER_GELU if maker is not None and maker.op_type == "Gelu" else MIDDLE
     nodes = []
     if quantized is None or scale is None:
         quantized, scale = graph.new_name(f"{value}_bytes"), graph.new_name(f"{value}_scale")
         graph.share(quantized, "dynamic bytes", value)
         graph.share(scale, "dynamic scale", value)
-        nodes = _quantize_rows(graph, value, weight.rows, quantized, scale)
+        nodes = _quantize_rows(graph, value, weight.rows, zero_point, quantized, scale)
     one = graph.add_constant("one", np.array(1, np.float32))
-    zero = graph.add_constant("byte_128", np.array(128, np.uint8))
+    zero = graph.add_constant(f"byte_{zero_point}", np.array(zero_point, np.uint8))
     product = graph.new_name(f"{node.output[0]}_unscaled")
     nodes.append(_product(node, [quantized, weight.values, one, weight.scale, zero], product))
     nodes.append(onnx.helper.make_node("Mul", [product, scale], [node.output[0]]))
@@ -157,11 +161,11 @@ def _product(node: Any, inputs: list[str], output: str) -> Any:
     return onnx.helper.make_node("MatMulIntegerToFloat", inputs, [output], name=node.name, domain=MICROSOFT)
 
 
-def _quantize_rows(graph: Graph, value: str, width: int, quantized: str, scale: str) -> list[Any]:
+def _quantize_rows(graph: Graph, value: str, width: int, zero_point: int, quantized: str, scale: str) -> list[Any]:
     """Return nodes that make `quantized`, uint8 of the value's shape [..., width], and `scale` [..., 1].
 
-    scale = max|row| / 127; quantized = round(row / scale) + 128, ties to even. QuantizeLinear takes scales along one
-    axis, so it sees all rows as one.
+    scale = max(max(row) / (255 - zero_point), -min(row) / zero_point); quantized = round(row / scale) + zero_point, ties
+    to even. QuantizeLinear takes scales along one axis, so it sees all leading axes as one.
     """
 
     def name(part: str) -> str:
@@ -170,20 +174,20 @@ def _quantize_rows(graph: Graph, value: str, width: int, quantized: str, scale: 
     last = graph.add_constant("last_axis", np.array([-1], np.int64))
     flat = graph.add_constant("flat", np.array([-1], np.int64))
     by_row = graph.add_constant(f"rows_of_{width}", np.array([-1, width], np.int64))
-    levels = graph.add_constant("levels", np.array(127, np.float32))
+    per_level_above = graph.add_constant(f"above_{zero_point}", np.array(1 / (255 - zero_point), np.float32))
+    per_level_below = graph.add_constant(f"below_{zero_point}", np.array(-1 / zero_point, np.float32))
     smallest = graph.add_constant("smallest_scale", np.array(SMALLEST_SCALE))
-    zero = graph.add_constant("byte_128", np.array(128, np.uint8))
-    highest, lowest, mirrored, largest, ratio = map(name, ("highest", "lowest", "mirrored", "largest", "ratio"))
+    zero = graph.add_constant(f"byte_{zero_point}", np.array(zero_point, np.uint8))
+    highest, lowest, above, below = map(name, ("highest", "lowest", "above", "below"))
     row_scales, row_count, row_zeros = map(name, ("row_scales", "row_count", "row_zeros"))
     rows, row_bytes, shape = map(name, ("rows", "row_bytes", "shape"))
     make = onnx.helper.make_node
     return [
         make("ReduceMax", [value, last], [highest], keepdims=1),
         make("ReduceMin", [value, last], [lowest], keepdims=1),
-        make("Neg", [lowest], [mirrored]),
-        make("Max", [highest, mirrored], [largest]),
-        make("Div", [largest, levels], [ratio]),
-        make("Max", [ratio, smallest], [scale]),
+        make("Mul", [highest, per_level_above], [above]),
+        make("Mul", [lowest, per_level_below], [below]),
+        make("Max", [above, below, smallest], [scale]),
         make("Reshape", [scale, flat], [row_scales]),
         make("Shape", [row_scales], [row_count]),
         make("Expand", [zero, row_count], [row_zeros]),
