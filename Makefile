@@ -6,8 +6,9 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := bundle cli decoding doctor embed_ahead embedding embedding_cache geometry installed interrupts machine memory \
-	noise outputs packaging png probe recipes reel request runtime_without_torch video writing
+LEAN := bundle byte_products cli decoding doctor embed_ahead embedding embedding_cache geometry installed interrupts \
+	lowering lowering_cache machine memory noise outputs packaging png probe recipes reel request runtime_without_torch \
+	video writing
 
 .PHONY: help demo test test-lean test-full lint types scores train distill clean
 
@@ -32,7 +33,7 @@ test: lint types test-lean ## Set up everything and run all tests
 
 $(VENV)-lean/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-lean
-	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis onnx pillow
+	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis pillow
 	touch $@
 
 test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers and transformers are not installed

@@ -7,11 +7,12 @@ outputs = session.run({"latents": Tensor.from_numpy(array), ...})
 from __future__ import annotations
 
 from ..errors import UsageError
-from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
+from .base import Activations, Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
 from .onnxruntime_cpu import OnnxRuntimeCpu
 
 __all__ = [
     "ENGINES",
+    "Activations",
     "Engine",
     "EngineOptions",
     "EngineReport",

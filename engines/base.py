@@ -10,10 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+Activations = Literal["float", "dynamic"]
+"""What quantized weights are multiplied with: float32, or activations quantized as they come."""
 
 
 class Tensor:
@@ -39,9 +42,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a caller may ask of an engine. threads: CPU threads per operator, None for all cores."""
+    """What a caller may ask of an engine.
+
+    threads: CPU threads per operator, None for all cores. activations: what weights that are quantized while their inputs
+    are not are multiplied with. lower: rewrite the graph for the device; False runs the canonical one, node by node.
+    """
 
     threads: int | None = None
+    activations: Activations = "float"
+    lower: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,8 @@ class EngineReport:
     """What really runs, as the opened session tells it, not as it was asked for.
 
     precision: the type that matrix products calculate in. nodes: number of graph nodes by provider.
+    lowered: where the graph that runs came from: `cache`, `built`, or `off` and other reasons for running the canonical one.
+    rewrites: how often each rewrite was applied to it.
     """
 
     engine: str
@@ -73,6 +84,8 @@ class EngineReport:
     version: str
     threads: int
     nodes: dict[str, int] = field(default_factory=dict)
+    lowered: str = "off"
+    rewrites: dict[str, int] = field(default_factory=dict)
 
 
 class Session(ABC):
