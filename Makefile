@@ -6,10 +6,11 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := bundle cli decoding doctor embed_ahead embedding embedding_cache geometry installed interrupts machine memory \
-	noise outputs packaging png probe recipes reel request runtime_without_torch video writing
+LEAN := bundle byte_products cli decoding doctor embed_ahead embedding embedding_cache geometry installed interrupts \
+	lowering lowering_cache machine memory noise outputs packaging png probe recipes reel request runtime_without_torch \
+	video writing
 
-.PHONY: help demo test test-lean test-full lint types scores train clean
+.PHONY: help demo test test-lean test-full lint types scores train distill clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,7 +33,7 @@ test: lint types test-lean ## Set up everything and run all tests
 
 $(VENV)-lean/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-lean
-	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis onnx pillow
+	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis pillow
 	touch $@
 
 test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers and transformers are not installed
@@ -49,11 +50,15 @@ lint: $(VENV)/dev.done ## Check style
 types: $(VENV)/dev.done ## Check types
 	$(BIN)/mypy
 
-scores: $(VENV)/dev.done ## Score the demo model on held-out captions (minutes)
-	$(BIN)/python -m edgereel.demo.evaluate --checkpoint demo/checkpoint --sheet docs/contact_sheet.png
+scores: $(VENV)/dev.done ## Score the demo model beside its teacher on held-out captions (half an hour)
+	$(BIN)/python -m edgereel.demo.few_steps --sheet docs/few_steps.png
 
 train: $(VENV)/dev.done ## Train the demo on CPU (hours; resumable): RUN=folder
 	$(BIN)/python -m edgereel.demo.training --preset cpu --run $(or $(RUN),out/run) --checkpoint out/checkpoint
+
+distill: $(VENV)/dev.done ## Distil the demo's few-step student on CPU (an hour; resumable): RUN=folder
+	$(BIN)/python -m edgereel.demo.training --preset cpu --run $(or $(RUN),out/distill) --distill demo/checkpoint \
+		--checkpoint out/student
 
 clean: ## Remove the virtual environment and what was made
 	rm -rf $(VENV) $(VENV)-lean out build dist *.egg-info

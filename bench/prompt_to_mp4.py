@@ -28,7 +28,7 @@ from ..runtime.noise import NoiseSource
 from ..runtime.recipes import schedule_of
 from ..runtime.reel import load
 
-OURS = ["numpy", "tokenizers", "av", "pydantic", "platformdirs", "typer", "rich", "ftfy", "onnxruntime"]
+OURS = ["numpy", "tokenizers", "av", "pydantic", "platformdirs", "typer", "rich", "ftfy", "onnxruntime", "onnx"]
 THEIRS = ["torch", "diffusers", "transformers", "accelerate", "ftfy", "av"]
 STAGES = ("start", "open", "text", "denoise", "decode", "encode")
 SAME_FRAMES_DB = 60.0

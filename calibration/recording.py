@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class RecordingEngine(Engine):
         path = self._folder / graph_path.name
         path.write_bytes(instrumented(graph).SerializeToString(deterministic=True))
         link_data(graph, self._folder)
-        session = RecordingSession(self._inner.open(path, options), graph, self._statistics, self._rows_kept)
+        session = RecordingSession(
+            self._inner.open(path, replace(options, keep=False)), graph, self._statistics, self._rows_kept
+        )
         self._sessions.append(session)
         return session
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -130,8 +131,10 @@ class SwitchingEngine(Engine):
         """Open a graph; see Engine.open."""
 
         def open_current() -> Session:
-            other, activations = self._others.get(graph_path.name, (graph_path, options.activations))
-            return self._inner.open(other, EngineOptions(threads=options.threads, activations=activations))
+            if graph_path.name not in self._others:
+                return self._inner.open(graph_path, options)
+            other, activations = self._others[graph_path.name]
+            return self._inner.open(other, replace(options, activations=activations, keep=False))
 
         session = self._sessions[graph_path.name] = _SwitchingSession(open_current)
         return session

@@ -161,6 +161,23 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def record_quality(student: Path, checkpoint: Path, result: dict[str, Any]) -> None:
+    """Write the student's figures at its default steps into its `edgereel.json`, from where export takes them."""
+    path = student / "edgereel.json"
+    labels = json.loads(path.read_text())
+    steps = labels["recipes"][0]["steps"]
+    row = next(row for row in result["rows"] if (row["model"], row["steps"]) == ("student", steps))
+    quality = {f"{name}_shown": round(share, 4) for name, share in row["shown"].items()}
+    quality |= {
+        "steps": steps,
+        "held_out_clips": result["clips"],
+        "seed_spread_of_teacher": round(row["spread"] / result["rows"][-1]["spread"], 3),
+        "displacement_of_true_clips": round(row["displacement"] / result["true"]["displacement"], 3),
+        "autoencoder_psnr_db": json.loads((checkpoint / "edgereel.json").read_text())["quality"]["autoencoder_psnr_db"],
+    }
+    path.write_text(json.dumps({**labels, "quality": quality}, indent=2) + "\n")
+
+
 def main() -> None:
     """Print the table, or with --json the figures."""
     here = Path(__file__).resolve().parent
@@ -170,9 +187,14 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=230)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
+    parser.add_argument(
+        "--record", type=Path, metavar="FOLDER", help="write the figures into the student's edgereel.json"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     result = evaluate(arguments.student, arguments.teacher, arguments.clips, arguments.threads, arguments.sheet)
+    if arguments.record:
+        record_quality(arguments.record, arguments.teacher, result)
     print(json.dumps(result, indent=2) if arguments.json else table(result))
 
 

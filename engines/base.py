@@ -45,11 +45,14 @@ class EngineOptions:
     """What a caller may ask of an engine.
 
     threads: CPU threads per operator, None for all cores. activations: what weights that are quantized while their inputs
-    are not are multiplied with.
+    are not are multiplied with. lower: rewrite the graph for the device; False runs the canonical one, node by node.
+    keep: what is made of the graph may go into the user's cache for the next time; False for graphs that have none.
     """
 
     threads: int | None = None
     activations: Activations = "float"
+    lower: bool = True
+    keep: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class EngineReport:
     """What really runs, as the opened session tells it, not as it was asked for.
 
     precision: the type that matrix products calculate in. nodes: number of graph nodes by provider.
+    lowered: where the graph that runs came from: `cache`, `built`, or `off` and other reasons for running the canonical one.
+    rewrites: how often each rewrite was applied to it.
     """
 
     engine: str
@@ -81,6 +86,8 @@ class EngineReport:
     version: str
     threads: int
     nodes: dict[str, int] = field(default_factory=dict)
+    lowered: str = "off"
+    rewrites: dict[str, int] = field(default_factory=dict)
 
 
 class Session(ABC):

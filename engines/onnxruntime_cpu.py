@@ -12,6 +12,8 @@ from typing import Any
 from ..errors import EngineError, MissingExtraError, brief
 from ..interrupts import interrupts_wait
 from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
+from .byte_products import byte_products_are_exact
+from .lowering import LoweredGraph, lower_graph
 
 _LONGEST_QUOTE = 500
 _DTYPES = {
@@ -21,18 +23,15 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
 }
-_MATRIX_OPERATORS = {
-    "MatMul",
-    "Gemm",
-    "Conv",
-    "FusedMatMul",
-    "FusedConv",
-    "FusedGemm",
-    "Attention",
-    "MultiHeadAttention",
-}
 # ONNX Runtime's CPU kernels have no half-precision matrix product: it converts around them and names the converters so.
 _HALF_CONVERTER = "InsertedPrecisionFreeCast_"
+_WEIGHTS = ("int8", "uint8", "int4", "uint4")
+_LINEAR_PRECISIONS = {
+    "int8 linear, dynamic": "int8 (dynamic)",
+    "int8 linear, static": "int8 (static)",
+    **{f"{weights} weights, float activations": f"float32 ({weights} weights)" for weights in _WEIGHTS},
+    **{f"{weights} weights, dynamic activations": f"int8 (dynamic, {weights} weights)" for weights in _WEIGHTS},
+}
 
 
 def _import_onnxruntime() -> Any:
@@ -73,21 +72,46 @@ class OnnxRuntimeCpu(Engine):
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open."""
         onnxruntime = _import_onnxruntime()
+        lowered = _lower(graph_path, options, onnxruntime.__version__)
         threads = options.threads or _usable_cores()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
-        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        # Idle workers that spin between calls take cores away from the video encoder and everyone else.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads == 1 else "1")
+        for entry, value in _session_entries(graph_path, options, threads).items():
+            settings.add_session_config_entry(entry, value)
+        if any(name.startswith("int8 linear") for name in lowered.rewrites):
+            exact = byte_products_are_exact(onnxruntime, onnxruntime.SessionOptions())
+            settings.add_session_config_entry("session.x64quantprecision", "0" if exact else "1")
+        model = str(graph_path) if lowered.model is None else lowered.model
         try:
-            session = onnxruntime.InferenceSession(str(graph_path), settings, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineError(
                 f"cannot open {graph_path.name} with ONNX Runtime: {brief(error, _LONGEST_QUOTE)}"
             ) from error
-        return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__)
+        return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__, lowered)
+
+
+def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGraph:
+    if not options.lower:
+        return LoweredGraph(None, "off")
+    try:
+        return lower_graph(graph_path, options.activations, version, keep=options.keep)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"cannot open {graph_path.name}: {brief(error, _LONGEST_QUOTE)}") from error
+
+
+def _session_entries(graph_path: Path, options: EngineOptions, threads: int) -> dict[str, str]:
+    return {
+        "session.record_ep_graph_assignment_info": "1",
+        # Idle workers that spin between calls take cores away from the video encoder and everyone else.
+        "session.intra_op.allow_spinning": "0" if threads == 1 else "1",
+        # A lowered graph is opened from memory; its weights are where the canonical one has them.
+        "session.model_external_initializers_file_folder_path": str(graph_path.resolve().parent),
+        # ONNX Runtime fuses weights-only linears by itself, and quantizes activations (4) unless told to keep float32 (1).
+        "session.qdq_matmulnbits_accuracy_level": "4" if options.activations == "dynamic" else "1",
+    }
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Leave the number of threads out, which splits the work but not a sum; see Engine.numerics."""
@@ -97,16 +121,23 @@ class OnnxRuntimeCpu(Engine):
 class OnnxRuntimeCpuSession(Session):
     """A graph opened by OnnxRuntimeCpu."""
 
-    def __init__(self, session: Any, graph_name: str, threads: int, version: str) -> None:
+    def __init__(self, session: Any, graph_name: str, threads: int, version: str, lowered: LoweredGraph) -> None:
         self._session: Any | None = session
         self._graph_name = graph_name
         self.specs = GraphSpecs(
             inputs={item.name: _tensor_info(item) for item in session.get_inputs()},
             outputs={item.name: _tensor_info(item) for item in session.get_outputs()},
         )
-        nodes, precision = _what_runs(session)
+        nodes, precision = _what_runs(session, lowered.rewrites)
         self.report = EngineReport(
-            "cpu", session.get_providers()[0], precision, f"onnxruntime {version}", threads, nodes
+            "cpu",
+            session.get_providers()[0],
+            precision,
+            f"onnxruntime {version}",
+            threads,
+            nodes,
+            lowered.source,
+            lowered.rewrites,
         )
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -137,16 +168,26 @@ def _tensor_info(item: Any) -> TensorInfo:
     return TensorInfo(_DTYPES.get(item.type, item.type), tuple(item.shape))
 
 
-def _what_runs(session: Any) -> tuple[dict[str, int], str]:
+def _what_runs(session: Any, rewrites: dict[str, int]) -> tuple[dict[str, int], str]:
     """Return the number of nodes by provider and the type matrix products calculate in, as the session assigned them."""
     try:
         assigned = session.get_provider_graph_assignment_info()
     except (AttributeError, RuntimeError):  # older ONNX Runtime cannot tell
         return {}, "unknown"
     counts: Counter[str] = Counter()
+    operators: set[str] = set()
     half = False
     for part in assigned:
         nodes = part.get_nodes()
         counts[part.ep_name] += len(nodes)
+        operators.update(node.op_type for node in nodes)
         half = half or any(node.name.startswith(_HALF_CONVERTER) for node in nodes)
+    if "MatMulIntegerToFloat" in operators or "DequantizeLinear" in operators:
+        return dict(counts), _quantized_precision(rewrites)
     return dict(counts), "float32 (from float16 weights)" if half else "float32"
+
+
+def _quantized_precision(rewrites: dict[str, int]) -> str:
+    """Return what the linears of a quantized graph calculate in, from what lowering saw of them."""
+    kinds = [_LINEAR_PRECISIONS[name] for name in _LINEAR_PRECISIONS if name in rewrites]
+    return " and ".join(kinds) or "quantized, as ONNX Runtime fuses it"

@@ -257,7 +257,9 @@ def describe_engine(reel: Reel) -> dict[str, Any]:
         return {}
     first = reports[0]
     ran = {(report.provider, report.precision) for report in reports} | reel.embedder.ran_before
+    not_lowered = [report.lowered for report in reports if report.lowered not in ("cache", "built", "off")]
     return {
+        **({"not_lowered": not_lowered[0]} if not_lowered else {}),
         "engine": first.engine,
         "version": first.version,
         "threads": first.threads,

@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 DEMO_REEL = Path(os.environ.get("EDGEREEL_TEST_REEL", ROOT / "demo" / "demo.reel"))
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
+DEMO_STUDENT = ROOT / "demo" / "student"
 
 
 def load_helper(name: str) -> ModuleType:
@@ -55,10 +56,28 @@ def random_reel(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     return reel
 
 
+@pytest.fixture(scope="session")
+def teacher_reel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's teacher, exported from the shipped checkpoint."""
+    from edgereel.export import export_checkpoint
+
+    reel = tmp_path_factory.mktemp("teacher_reel") / "teacher.reel"
+    export_checkpoint(DEMO_CHECKPOINT, reel)
+    return reel
+
+
 @pytest.fixture
 def demo_copy(tmp_path: Path) -> Path:
     """A copy of the shipped bundle that a test may damage."""
     return Path(shutil.copytree(DEMO_REEL, tmp_path / "copy.reel"))
+
+
+@pytest.fixture
+def guided_copy(demo_copy: Path) -> Path:
+    """The shipped bundle with a recipe by rule and with guidance as its default, as undistilled models have."""
+    recipe = {"name": "unipc", "sampler": "unipc", "steps": 30, "shift": 3.0, "guidance": 4.0}
+    edit_manifest(demo_copy, lambda data: data["recipes"].insert(0, recipe))
+    return demo_copy
 
 
 def edit_manifest(reel: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = True) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from conftest import DEMO_CHECKPOINT, DEMO_STUDENT
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 
 import edgereel
 from edgereel.runtime import samplers, schedules
@@ -56,12 +57,18 @@ class Pair:
 
     def theirs(self, prompt: str, noise: Any, sampler: str, frames: int, size: tuple[int, int]) -> tuple[Any, Any]:
         """Return diffusers' final latents and uint8 frames."""
-        if sampler == "euler":
-            self.pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
-        else:
-            self.pipeline.scheduler = UniPCMultistepScheduler(
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+        if sampler == "unipc":
+            scheduler = UniPCMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT, num_train_timesteps=1000
             )
+        return self.sample(prompt, noise, scheduler, frames, size, STEPS, GUIDANCE)
+
+    def sample(
+        self, prompt: str, noise: Any, scheduler: Any, frames: int, size: tuple[int, int], steps: int, guidance: float
+    ) -> tuple[Any, Any]:
+        """Return the same with any scheduler."""
+        self.pipeline.scheduler = scheduler
         kept = {}
 
         def keep(pipeline: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -74,8 +81,8 @@ class Pair:
             height=height,
             width=width,
             num_frames=frames,
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
             latents=torch.from_numpy(noise.copy()),
             max_sequence_length=self.reel.bundle.manifest.text.max_tokens,
             callback_on_step_end=keep,
@@ -85,10 +92,17 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def demo_pair() -> Any:
-    root = Path(__file__).parent.parent
+def demo_pair(teacher_reel: Path) -> Any:
+    with edgereel.load(teacher_reel) as reel:
+        yield Pair(DEMO_CHECKPOINT, reel, [(64, 64), (96, 48)], DEMO_PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def student_pair() -> Any:
     with edgereel.load() as reel:
-        yield Pair(root / "demo" / "checkpoint", reel, [(64, 64), (96, 48)], DEMO_PROMPTS)
+        pair = Pair(DEMO_CHECKPOINT, reel, [(64, 64)], DEMO_PROMPTS)
+        pair.pipeline.transformer = WanTransformer3DModel.from_pretrained(DEMO_STUDENT).to(torch.float32)
+        yield pair
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +116,15 @@ def compare(
 ) -> tuple[float, float]:
     """Return (relative difference of latents, PSNR of frames in dB); `ours` overrides what edgereel is told."""
     noise = pair.noise(size, frames)
-    their_latents, their_frames = pair.theirs(prompt, noise, sampler, frames, size)
+    theirs = pair.theirs(prompt, noise, sampler, frames, size)
     settings = {"steps": STEPS, "guidance": GUIDANCE, "sampler": sampler, "latents": noise, **ours}
     video = pair.reel.generate(settings.pop("our_prompt", prompt), **settings)
+    return differences(video, theirs)
+
+
+def differences(video: edgereel.Video, theirs: tuple[Any, Any]) -> tuple[float, float]:
+    """Return (relative difference of latents, PSNR of frames in dB)."""
+    their_latents, their_frames = theirs
     our_frames = np.stack(list(video))
     assert our_frames.shape == their_frames.shape
     relative = float(np.linalg.norm(video.latents - their_latents) / np.linalg.norm(their_latents))
@@ -122,6 +142,23 @@ def test_latents_and_frames_equal_diffusers(
 ) -> None:
     pair: Pair = request.getfixturevalue(which)
     relative, psnr = compare(pair, pair.prompts[prompt], sampler, pair.sizes[size], frames)
+    assert relative <= LATENTS_LIMIT
+    assert psnr >= FRAMES_LIMIT_DB
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("prompt", [0, 1, 2])
+def test_the_built_in_student_equals_diffusers(student_pair: Pair, prompt: int, steps: int) -> None:
+    """At its own noise levels, which diffusers' Euler scheduler takes as lists."""
+    levels = student_pair.reel.bundle.manifest.recipe(f"{steps}-step")
+    assert levels is not None
+    noise = student_pair.noise((64, 64), 17)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    set_timesteps = scheduler.set_timesteps
+    scheduler.set_timesteps = lambda _, device=None: set_timesteps(sigmas=levels.sigmas, timesteps=levels.timesteps)
+    theirs = student_pair.sample(DEMO_PROMPTS[prompt], noise, scheduler, 17, (64, 64), steps, 1.0)
+    video = student_pair.reel.generate(DEMO_PROMPTS[prompt], steps=steps, latents=noise)
+    relative, psnr = differences(video, theirs)
     assert relative <= LATENTS_LIMIT
     assert psnr >= FRAMES_LIMIT_DB
 

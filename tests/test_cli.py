@@ -20,6 +20,7 @@ from edgereel.runtime.bundle import open_bundle
 
 PROMPT = "a red ball bounces over the ocean"
 BUNDLE = ["--bundle", str(DEMO_REEL)]
+NEGATIVE = ["--negative", "a green square", "--guidance", "4"]
 QUICK = ["--steps", "2", "--frames", "5", "--size", "32x32", *BUNDLE]
 
 
@@ -69,7 +70,7 @@ def metadata_of(path):
         (["generate", "a " * 40], 2, "it has 41 tokens and this model takes at most 24"),
         (["generate", "a quokka bounces over the xylophone"], 2, '"quokka", "xylophone"'),
         (
-            ["generate", PROMPT, "--negative", "quokka"],
+            ["generate", PROMPT, "--guidance", "4", "--negative", "quokka"],
             2,
             'the negative prompt has words this model does not know: "quok',
         ),
@@ -91,10 +92,10 @@ def metadata_of(path):
         (["generate", PROMPT, "--frames", "16"], 2, "16 frames are not possible with this model: the nearest is 17"),
         (["generate", PROMPT, "--frames", "0"], 2, "the nearest is 1 "),
         (["generate", PROMPT, "--frames", "9" * 400], 2, "frames are not possible with this model"),
-        (["generate", PROMPT, "--steps", "0"], 2, "0 steps are not possible"),
+        (["generate", PROMPT, "--steps", "0"], 2, "of 4 steps, so 0 are not possible"),
         (["generate", PROMPT, "--fps", "0"], 2, "0 frames per second"),
         (["generate", PROMPT, "--guidance", "nan"], 2, "guidance nan is not possible"),
-        (["generate", PROMPT, "--guidance", "1", "--negative", "red"], 2, "a negative prompt has no effect"),
+        (["generate", PROMPT, "--negative", "red"], 2, "a negative prompt has no effect"),
         (["generate", PROMPT, "--seed", "-1"], 2, "seed -1 is out of range"),
         (["generate", PROMPT, "--sampler", "magic"], 2, "unknown sampler 'magic': choose from euler, rcm, sde, unipc"),
         (["generate", PROMPT, "--recipe", "worst"], 2, "this bundle has no recipe 'worst'"),
@@ -257,7 +258,7 @@ def test_generate_writes_a_video_that_says_how_it_was_made(run):
 
 
 def test_private_leaves_every_prompt_out_of_the_file(run):
-    code, _, _ = run("generate", PROMPT, "--negative", "a green square", "--private", "-o", "clip.mp4", *QUICK)
+    code, _, _ = run("generate", PROMPT, *NEGATIVE, "--private", "-o", "clip.mp4", *QUICK)
     assert code == 0
     content = Path("clip.mp4").read_bytes()
     for text in (PROMPT, "bounces", "ocean", "green", "negative_prompt"):
@@ -311,7 +312,7 @@ def test_a_gif(run, arguments):
 
 @pytest.mark.parametrize("name", ["clip.gif", "clip.webp", "clip"])
 def test_private_leaves_every_prompt_out_of_every_format(run, name):
-    code, _, _ = run("generate", PROMPT, "--negative", "a green square", "--private", "-o", name, *QUICK)
+    code, _, _ = run("generate", PROMPT, *NEGATIVE, "--private", "-o", name, *QUICK)
     assert code == 0
     files = sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)]
     for content in (file.read_bytes() for file in files):
@@ -441,9 +442,11 @@ def test_ctrl_c_at_any_stage(tmp_path, point):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_ctrl_c_from_outside(tmp_path):
+def test_ctrl_c_from_outside(tmp_path, guided_copy):
     """The signal comes while ONNX Runtime is at work on one of a thousand steps."""
-    command = [sys.executable, "-m", "edgereel", "generate", PROMPT, "-o", tmp_path / "clip.mp4", *BUNDLE]
+    target = tmp_path / "out" / "clip.mp4"
+    target.parent.mkdir()
+    command = [sys.executable, "-m", "edgereel", "generate", PROMPT, "-o", target, "--bundle", guided_copy]
     process = subprocess.Popen(
         [*command, "--steps", "1000"],
         stdout=subprocess.PIPE,
@@ -459,7 +462,7 @@ def test_ctrl_c_from_outside(tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "edgereel: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    assert list(target.parent.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces of Linux")

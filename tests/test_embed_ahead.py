@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import test_cli
-from conftest import DEMO_REEL, edit_manifest
+from conftest import edit_manifest
 from test_cli import BUNDLE, PROMPT, QUICK, prompts_file, refused
 
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
@@ -38,6 +38,12 @@ def opened(monkeypatch):
     return names
 
 
+@pytest.fixture
+def guided(guided_copy):
+    """Return the arguments that choose a bundle whose recipe embeds a negative prompt too."""
+    return ["--bundle", str(guided_copy)]
+
+
 def cache_folder():
     return Path(os.environ["EDGEREEL_CACHE"]) / "embeddings"
 
@@ -46,9 +52,9 @@ def bytes_kept():
     return sum(path.stat().st_size for path in cache_folder().iterdir())
 
 
-def test_after_embedding_nothing_opens_the_text_encoder(run, tmp_path, opened):
+def test_after_embedding_nothing_opens_the_text_encoder(run, tmp_path, opened, guided):
     path = prompts_file(tmp_path, PROMPTS)
-    code, out, err = run("embed", path, *BUNDLE, "--json")
+    code, out, err = run("embed", path, *guided, "--json")
     assert (code, err) == (0, "")
     folder = str(cache_folder())
     # the two prompts, one of them given twice, and the empty negative prompt
@@ -56,11 +62,11 @@ def test_after_embedding_nothing_opens_the_text_encoder(run, tmp_path, opened):
     assert opened == ["text_encoder"]
     opened.clear()
 
-    code, out, _ = run("embed", path, *BUNDLE)
+    code, out, _ = run("embed", path, *guided)
     assert (code, opened) == (0, [])
     assert out == f"0 embedded, 3 already there, {bytes_kept() / 1e6:.2f} MB in {folder}\n"
 
-    code, out, _ = run("generate", "--prompts", path, "-o", "videos", "--json", *QUICK)
+    code, out, _ = run("generate", "--prompts", path, "-o", "videos", "--json", *QUICK, *guided)
     assert code == 0
     assert "text_encoder" not in opened
     videos = json.loads(out)["videos"]
@@ -68,33 +74,32 @@ def test_after_embedding_nothing_opens_the_text_encoder(run, tmp_path, opened):
     assert all(video["seconds"]["text"] < video["seconds"]["denoise"] for video in videos)
 
 
-def test_a_negative_prompt(run, tmp_path, opened):
+def test_a_negative_prompt(run, tmp_path, opened, guided):
     path = prompts_file(tmp_path, PROMPT)
-    assert json.loads(run("embed", path, "--negative", "a green square", "--json", *BUNDLE)[1])["embedded"] == 3
+    assert json.loads(run("embed", path, "--negative", "a green square", "--json", *guided)[1])["embedded"] == 3
     opened.clear()
     for negative in ([], ["--negative", "a green square"]):
-        assert run("generate", PROMPT, *negative, "-o", "a.mp4", *QUICK)[0] == 0
+        assert run("generate", PROMPT, *negative, "-o", "a.mp4", *QUICK, *guided)[0] == 0
     assert "text_encoder" not in opened
 
 
-def test_without_guidance_no_negative_prompt_is_embedded(run, tmp_path, demo_copy):
-    edit_manifest(demo_copy, lambda data: [recipe.update(guidance=1.0) for recipe in data["recipes"]])
-    code, out, _ = run("embed", prompts_file(tmp_path, PROMPT), "--bundle", demo_copy, "--json")
+def test_without_guidance_no_negative_prompt_is_embedded(run, tmp_path):
+    code, out, _ = run("embed", prompts_file(tmp_path, PROMPT), *BUNDLE, "--json")
     assert (code, json.loads(out)["embedded"]) == (0, 1)
 
 
-def test_an_entry_that_was_damaged_is_made_again(run, tmp_path):
+def test_an_entry_that_was_damaged_is_made_again(run, tmp_path, guided):
     path = prompts_file(tmp_path, PROMPTS)
-    run("embed", path, *BUNDLE)
+    run("embed", path, *guided)
     one = next(cache_folder().iterdir())
     content = one.read_bytes()
     one.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    record = json.loads(run("embed", path, "--json", *BUNDLE)[1])
+    record = json.loads(run("embed", path, "--json", *guided)[1])
     assert (record["embedded"], record["already_there"]) == (1, 2)
     assert one.read_bytes() == content
 
 
-def test_what_was_embedded_before_a_stop_is_kept(tmp_path):
+def test_what_was_embedded_before_a_stop_is_kept(tmp_path, guided_copy):
     path = prompts_file(tmp_path, PROMPTS)
     calls = []
 
@@ -103,10 +108,10 @@ def test_what_was_embedded_before_a_stop_is_kept(tmp_path):
         return call != ("embed", 2, 3)
 
     with pytest.raises(Cancelled, match="cancelled during embed"):
-        embed_ahead(path, bundle=DEMO_REEL, on_progress=stop)
+        embed_ahead(path, bundle=guided_copy, on_progress=stop)
     assert [call for call in calls if call[0] == "embed"] == [("embed", 0, 3), ("embed", 1, 3), ("embed", 2, 3)]
     assert {path.suffix for path in cache_folder().iterdir()} == {".embedding"}
-    record = embed_ahead(path, bundle=DEMO_REEL)
+    record = embed_ahead(path, bundle=guided_copy)
     assert (record["embedded"], record["already_there"]) == (1, 2)
 
 
@@ -167,14 +172,14 @@ def test_prompts_that_turn_out_not_to_fit(run, tmp_path, demo_copy, monkeypatch)
     assert bytes_kept() <= 13_000
 
 
-def test_those_already_there_are_not_pushed_out(run, tmp_path, monkeypatch):
+def test_those_already_there_are_not_pushed_out(run, tmp_path, monkeypatch, guided):
     """The oldest entry is one of the file's own, and there is no room for another."""
-    assert run("embed", prompts_file(tmp_path, PROMPT), *BUNDLE)[0] == 0
-    assert run("embed", prompts_file(tmp_path, "a white cross rises\na pink ring falls"), *BUNDLE)[0] == 0
+    assert run("embed", prompts_file(tmp_path, PROMPT), *guided)[0] == 0
+    assert run("embed", prompts_file(tmp_path, "a white cross rises\na pink ring falls"), *guided)[0] == 0
     path = prompts_file(tmp_path, PROMPTS)
     monkeypatch.setattr(reel_module, "EmbeddingCache", partial(EmbeddingCache, limit=bytes_kept() + 100))
-    assert json.loads(run("embed", path, "--json", *BUNDLE)[1])["embedded"] == 1
-    assert json.loads(run("embed", path, "--json", *BUNDLE)[1])["embedded"] == 0
+    assert json.loads(run("embed", path, "--json", *guided)[1])["embedded"] == 1
+    assert json.loads(run("embed", path, "--json", *guided)[1])["embedded"] == 0
 
 
 def test_a_cache_folder_that_cannot_be_written(run, tmp_path, monkeypatch):
@@ -218,4 +223,4 @@ def test_a_full_disk(tmp_path):
 def test_the_demo_is_the_default(run, tmp_path):
     code, out, _ = run("embed", prompts_file(tmp_path, PROMPT))
     assert code == 0
-    assert out.startswith("2 embedded, 0 already there, ")
+    assert out.startswith("1 embedded, 0 already there, ")

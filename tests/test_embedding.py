@@ -293,5 +293,5 @@ def test_no_prompt_is_in_the_cache_folder(tmp_path, monkeypatch):
     with edgereel.load(DEMO_REEL) as reel:
         reel.generate(CAPTION, **QUICK)
     written = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    assert len([path for path in written if path.suffix == ".embedding"]) == 2
+    assert len([path for path in written if path.suffix == ".embedding"]) == 1
     assert not any(b"ocean" in path.read_bytes() or "ocean" in path.name for path in written)

@@ -15,7 +15,7 @@ _PANELS = (
     (STAGE, "psnr", "autoencoder, dB"),
     (DECODER_STAGE, "psnr", "decoder alone, dB"),
     (DENOISER_STAGE, "loss", "denoiser, squared error"),
-    (STUDENT_STAGE, "loss", "student, squared error to the teacher's ends"),
+    (STUDENT_STAGE, "loss", "student, squared error"),
 )
 
 

@@ -1,0 +1,98 @@
+"""Wan 2.1 1.3B at its real size (seeded random weights): exported within 16 GB, equal to diffusers. Minutes; 12 GB of disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+from edgereel.bench.random_wan import write_random_wan
+
+LIMIT = 1e-3
+WIDTH, HEIGHT, FRAMES = 832, 480, 9
+SHAPE = (1, 16, 1 + (FRAMES - 1) // 4, HEIGHT // 8, WIDTH // 8)
+
+EXPORT = """
+import resource, sys
+from edgereel.export import export_checkpoint
+export_checkpoint(sys.argv[1], sys.argv[2])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+RUN = """
+import sys
+from pathlib import Path
+import numpy as np
+from edgereel.engines import EngineOptions, Tensor, get_engine
+graph, inputs, outputs = sys.argv[1:]
+with get_engine().open(Path(graph), EngineOptions()) as session:
+    feeds = {name: Tensor.from_numpy(array) for name, array in np.load(inputs).items()}
+    np.savez(outputs, **{name: value.numpy() for name, value in session.run(feeds).items()})
+"""
+
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the checkpoint, its bundle, and the export's peak memory in bytes."""
+    folder = tmp_path_factory.mktemp("real")
+    checkpoint = write_random_wan(folder / "checkpoint")
+    assert len(list((checkpoint / "transformer").glob("*.safetensors"))) > 1
+    printed = subprocess.run(
+        [sys.executable, "-c", EXPORT, checkpoint, folder / "real.reel"], check=True, capture_output=True, text=True
+    ).stdout
+    return checkpoint, folder / "real.reel", 1024 * int(printed.splitlines()[-1])
+
+
+def run_graph(graph: Path, inputs: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
+    """Run a graph in a process of its own, whose memory is free again afterwards."""
+    np.savez(folder / "inputs.npz", **inputs)
+    subprocess.run([sys.executable, "-c", RUN, graph, folder / "inputs.npz", folder / "outputs.npz"], check=True)
+    return dict(np.load(folder / "outputs.npz"))
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    assert found.shape == expected.shape
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def test_export_takes_less_than_16_gb(real: Any) -> None:
+    _, bundle, peak = real
+    assert peak < 16e9
+    parity = json.loads((bundle / "reel.json").read_text())["parity"]
+    assert max(figure["relative"] for figure in parity.values()) < 1e-4
+
+
+def test_a_denoiser_step_equals_diffusers(real: Any, tmp_path: Path) -> None:
+    checkpoint, bundle, _ = real
+    rng = np.random.default_rng()
+    inputs = {
+        "latents": rng.standard_normal(SHAPE).astype(np.float32),
+        "timestep": np.array([731], np.float32),
+        "prompt_embeds": rng.standard_normal((1, 512, 4096)).astype(np.float32),
+    }
+    found = run_graph(bundle / "denoiser.onnx", inputs, tmp_path)["prediction"]
+    model = WanTransformer3DModel.from_pretrained(checkpoint / "transformer", torch_dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(*(torch.from_numpy(array) for array in inputs.values()), return_dict=False)[0].numpy()
+    assert relative(found, expected) < LIMIT
+
+
+def test_a_decoded_frame_equals_diffusers(real: Any, tmp_path: Path) -> None:
+    checkpoint, bundle, _ = real
+    latent = np.random.default_rng().standard_normal((1, 16, 1, *SHAPE[3:])).astype(np.float32)
+    found = run_graph(bundle / "decoder_first.onnx", {"latent": latent}, tmp_path)["frames"]
+    vae = AutoencoderKLWan.from_pretrained(checkpoint / "vae", torch_dtype=torch.float32)
+    mean, deviation = (
+        torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    with torch.no_grad():
+        expected = vae.decode(torch.from_numpy(latent) * deviation + mean, return_dict=False)[0].numpy()
+    assert relative(found, expected) < LIMIT
