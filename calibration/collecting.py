@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ..engines import EngineOptions, get_engine
 from ..errors import OutputError, UsageError, brief
 from ..runtime.batch import read_prompts
 from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.embedding import NEGATIVE, Prompt
 from ..runtime.embedding_cache import EmbeddingCache
 from ..runtime.progress import Progress, report_progress
 from ..runtime.recipes import schedule_of
@@ -48,18 +50,24 @@ def calibrate(
     graphs = denoiser_graphs(opened)
     plan = Plan(opened.manifest.digest, _hash(texts), len(texts), seeds, _recipe(request))
     statistics = _begin(output, plan)
+    report_progress(on_progress, "calibrate", statistics.clips, statistics.clips_in_all)
+    if statistics.clips == statistics.clips_in_all:
+        return statistics
     try:
         # Beside the output, since data files are linked there, and copied where it is another file system.
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgereel-calibrate-") as folder:
+            cache = EmbeddingCache(Path(folder) / "embeddings")
+            options = EngineOptions(threads=threads)
+            # Before the denoisers are opened, so that the text encoder is not in memory beside them.
+            with Reel(opened, get_engine("cpu"), options, cache) as reel:
+                for text in texts:
+                    reel.check_prompt(text)
+                embed_all(reel, texts, guided=max(request.guidances) > 1)
             engine = RecordingEngine(
                 get_engine("cpu"), graphs, Path(folder), statistics, _rows_by_slot(opened, request)
             )
-            cache = EmbeddingCache(Path(folder) / "embeddings")
-            with Reel(opened, engine, EngineOptions(threads=threads), cache) as reel:
-                for text in texts:
-                    reel.check_prompt(text)
+            with Reel(opened, engine, options, cache) as reel:
                 clips = [(text, seed) for text in texts for seed in range(seeds)]
-                report_progress(on_progress, "calibrate", statistics.clips, len(clips))
                 for text, seed in clips[statistics.clips :]:
                     engine.begin_clip()
                     reel.generate(text, seed=seed, **settings)
@@ -82,6 +90,13 @@ def denoiser_graphs(bundle: Bundle) -> dict[str, GraphFile]:
         )
     named = zip(manifest.roles.denoiser_names(), manifest.roles.denoiser, strict=True)
     return {graph.file: GraphFile(bundle.path(graph.file), name) for name, graph in named}
+
+
+def embed_all(reel: Reel, texts: Sequence[str], *, guided: bool) -> None:
+    """Put the embeddings of prompts, and of the empty negative prompt where there is guidance, into the reel's cache."""
+    prompts = [Prompt(text) for text in dict.fromkeys(texts)] + [Prompt("", NEGATIVE)] * guided
+    for prompt in prompts:
+        reel.embedder.embed_ahead(prompt)
 
 
 def _begin(output: Path, plan: Plan) -> Statistics:

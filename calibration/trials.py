@@ -14,6 +14,8 @@ from ..engines.base import Activations
 from ..runtime.bundle import Bundle
 from ..runtime.embedding_cache import EmbeddingCache
 from ..runtime.reel import Reel
+from ..runtime.request import complete_request
+from .collecting import embed_all
 from .compare import Clip, default_prompts
 from .graph_file import GraphFile
 from .metrics import PSNR_OF_EQUAL_FRAMES
@@ -47,14 +49,17 @@ class Trials:
         self._steps = steps
         self._activations = activations
         self._engine = SwitchingEngine(get_engine("cpu"))
-        self._plain_cache = EmbeddingCache(folder / "plain")
+        self._plain_cache, self._other_cache = EmbeddingCache(folder / "plain"), EmbeddingCache(folder / "other")
         self._reel = Reel(bundle, self._engine, EngineOptions(threads=threads), self._plain_cache)
         self._data: dict[str, WeightFile] = {}
         for graph in graphs:
             link_data(graph, folder)
             self._data[graph.name] = WeightFile(folder / f"{graph.name}.quantized").__enter__()
         texts = default_prompts(bundle.manifest) if prompts is None else prompts
+        self._texts = texts
+        self._guided = max(complete_request(bundle.manifest, "", steps=steps).guidances) > 1
         self._settings = [(text, seed) for text in texts for seed in seeds]
+        self._embed()
         self._reference = [self._frames(text, seed) for text, seed in self._settings]
 
     def __enter__(self) -> Trials:
@@ -85,8 +90,10 @@ class Trials:
             dynamic = self._activations == "dynamic" and name != "text_encoder"
             self._engine.switch(graph.path.name, target, "dynamic" if dynamic else "float")
         other_text = "text_encoder" in plans
-        self._reel.embedder.cache = EmbeddingCache(self._folder / "other") if other_text else self._plain_cache
+        self._reel.embedder.cache = self._other_cache if other_text else self._plain_cache
         try:
+            if other_text and not self._other_cache.folder.exists():
+                self._embed()
             return tuple(
                 _squared_error(self._frames(prompt, seed), expected)
                 for (prompt, seed), expected in zip(self._settings, self._reference, strict=True)
@@ -94,6 +101,12 @@ class Trials:
         finally:
             for graph, _ in plans.values():
                 self._engine.switch(graph.path.name, None)
+
+    def _embed(self) -> None:
+        """Fill the reel's cache of embeddings, with no denoiser in memory beside the text encoder."""
+        self._engine.release()
+        embed_all(self._reel, self._texts, guided=self._guided)
+        self._engine.release()
 
     def _frames(self, prompt: str, seed: int) -> Clip:
         return np.stack(list(self._reel.generate(prompt, seed=seed, steps=self._steps)))
@@ -126,6 +139,11 @@ class SwitchingEngine(Engine):
             self._others[file_name] = (other, activations)
         if file_name in self._sessions:
             self._sessions[file_name].close()
+
+    def release(self) -> None:
+        """Close every graph; those that are run again are opened again."""
+        for session in self._sessions.values():
+            session.close()
 
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open."""

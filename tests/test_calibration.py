@@ -10,16 +10,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import edit_manifest
+from conftest import edit_manifest, load_helper
 
-from edgereel.calibration import calibrate
+from edgereel.calibration import calibrate, quantize
 from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.observe import ObservedEngine
 from edgereel.calibration.statistics import BINS, Seen, Slot, histogram_of, load_statistics
 from edgereel.engines import EngineOptions, get_engine
 from edgereel.errors import Cancelled, EngineError, MissingExtraError, OutputError, UsageError
 from edgereel.runtime.bundle import open_bundle
-from edgereel.runtime.reel import Reel
+from edgereel.runtime.reel import Reel, load
 
 PROMPTS = ["a red ball bounces", "a green square slides over the ocean"]
 SETTINGS = {"steps": 2, "size": (32, 32), "frames": 5, "threads": 1}
@@ -257,6 +257,16 @@ def test_histograms_count_every_magnitude():
     assert counts[24 * 8] == 2
 
 
+def test_finished_statistics_are_not_made_again(random_reel, prompts, tmp_path, statistics, monkeypatch):
+    monkeypatch.setattr("edgereel.calibration.collecting.Reel", None)
+    told = []
+    found = calibrate(
+        random_reel, prompts, tmp_path / "stats.npz", on_progress=lambda *step: told.append(step), **SETTINGS
+    )
+    assert found.clips == 2
+    assert told[-1] == ("calibrate", 2, 2)
+
+
 def test_the_command_prints_one_object(random_reel, prompts, tmp_path, capsys, monkeypatch):
     from edgereel import cli
 
@@ -268,3 +278,31 @@ def test_the_command_prints_one_object(random_reel, prompts, tmp_path, capsys, m
     printed = json.loads(capsys.readouterr().out)
     assert printed["clips"] == 2
     assert printed["timesteps"] == {"denoiser": 1}
+
+
+def test_both_experts_of_a_model_that_has_two(tmp_path):
+    """Each is run at its own noise levels only, and each gets ranges of its own."""
+    from edgereel.export import export_checkpoint
+
+    checkpoint = load_helper("tiny_wan").write_tiny_wan(tmp_path / "checkpoint", vae_levels=2, experts=True)
+    export_checkpoint(checkpoint, tmp_path / "source.reel", max_tokens=16)
+    (tmp_path / "prompts.txt").write_text("a red ball\n")
+    clip = {"size": (8, 8), "frames": 3, "steps": 6}
+    found = calibrate(tmp_path / "source.reel", tmp_path / "prompts.txt", tmp_path / "stats.npz", **clip)
+    timesteps = [{slot.timestep for slot in found.slots(name)} for name in ("denoiser", "denoiser_2")]
+    assert min(timesteps[0]) >= 875 > max(timesteps[1])
+    assert len(timesteps[0] | timesteps[1]) == 6
+    manifest = quantize(
+        tmp_path / "source.reel",
+        tmp_path / "small.reel",
+        precision="int8",
+        stats=tmp_path / "stats.npz",
+        compare=False,
+    )
+    assert [graph.quantization.activations for graph in manifest.roles.denoiser] == ["static", "static"]
+    latents = []
+    for name in ("source.reel", "small.reel"):
+        with load(tmp_path / name) as reel:
+            latents.append(reel.generate("a red ball", **clip).latents)
+    difference = np.linalg.norm(latents[1] - latents[0]) / np.linalg.norm(latents[0])
+    assert 0 < difference < 0.1

@@ -301,3 +301,15 @@ def test_the_command_prints_one_object(tmp_path, capsys, monkeypatch, prompts):
     printed = json.loads(capsys.readouterr().out)
     assert printed["digest"] == open_bundle(output).manifest.digest
     assert printed["quality"]["psnr_db"] > 20
+
+
+def test_statistics_that_never_ran_an_expert_are_refused(tmp_path, stats, monkeypatch):
+    from edgereel.calibration.statistics import Statistics, load_statistics
+
+    def without_denoiser(path):
+        found = load_statistics(path)
+        return Statistics(found.plan, found.clips, {}, {})
+
+    monkeypatch.setattr("edgereel.calibration.quantizing.load_statistics", without_denoiser)
+    with pytest.raises(UsageError, match="never runs denoiser"):
+        quantize(DEMO_REEL, tmp_path / "small.reel", precision="int8", stats=stats)
