@@ -6,9 +6,9 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := bundle byte_products cli decoding doctor embed_ahead embedding embedding_cache geometry installed interrupts \
-	lowering lowering_cache machine memory noise outputs packaging png probe recipes reel request runtime_without_torch \
-	video writing
+LEAN := balancing bundle byte_products cli decoding doctor embed_ahead embedding embedding_cache forms geometry installed \
+	interrupts lowering lowering_cache machine memory mixed noise outputs packaging png probe recipes reel request rewriting \
+	runtime_without_torch video writing
 
 .PHONY: help demo test test-lean test-full lint types scores train distill clean
 

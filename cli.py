@@ -53,6 +53,10 @@ _STAGES = {
     "denoise": "denoising",
     "decode": "decoding",
     "export": "exporting",
+    "calibrate": "sampling clips",
+    "plan": "choosing scales",
+    "measure": "trying each layer",
+    "quantize": "writing graphs",
     "first": "first bundle",
     "second": "second bundle",
 }
@@ -271,6 +275,96 @@ def export(
     for name_, relative in parity.items():
         print(f"{name_:<16} differs from torch by {relative:.1e}")
     print(output)
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="The .reel folder to watch.")],
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="One prompt per line: what to sample.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="STATS", help="The statistics to write.")],
+    recipe: Annotated[str | None, typer.Option(help="The recipe that will be used, see inspect.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Clips of each prompt.")] = 1,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a model while it samples, for quantize. Stopped at any moment, the same command goes on."""
+    from .calibration import calibrate as run
+
+    with stage_progress() as progress:
+        statistics = run(
+            bundle,
+            prompts,
+            output,
+            recipe=recipe,
+            steps=steps,
+            seeds=seeds,
+            size=None if size is None else parse_size(size),
+            frames=frames,
+            threads=threads,
+            on_progress=progress,
+        )
+    timesteps = {name: len({slot.timestep for slot in statistics.slots(name)}) for name in statistics.seen}
+    if as_json:
+        _print_json({"output": str(output), "clips": statistics.clips, "timesteps": timesteps})
+        return
+    of_each = ", ".join(f"{name} at {count} timesteps" for name, count in timesteps.items())
+    print(f"{one_line(output)}: {statistics.clips} clips, {of_each}")
+
+
+@app.command()
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="The .reel folder to quantize, in fp32.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle to write, NAME.reel.")],
+    precision: Annotated[str, typer.Option(help="int8, int4, fp8, or mixed: int8 where frames do not suffer.")],
+    stats: Annotated[Path | None, typer.Option(metavar="STATS", help="What calibrate wrote of this bundle.")] = None,
+    activations: Annotated[
+        str | None, typer.Option(help="dynamic or static (needs --stats); static with --stats if left out.")
+    ] = None,
+    text_encoder: Annotated[str, typer.Option(help="Its weights: int8, int4 or keep.")] = "int8",
+    budget_db: Annotated[
+        float | None, typer.Option(help="PSNR to the source's clips that must be reached; 38 for mixed.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Layers to leave as they are, such as 'blocks.0.*'. Repeatable."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What to compare clips of; the demo's captions if left out.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of these clips; the recipe's if left out.")] = None,
+    no_compare: Annotated[bool, typer.Option("--no-compare", help="Do not measure how near the clips are.")] = False,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle smaller, and measure how near its clips are to the original's."""
+    from .calibration import quantize as run
+
+    with stage_progress() as progress:
+        manifest = run(
+            bundle,
+            output,
+            precision=precision,  # type: ignore[arg-type]
+            stats=stats,
+            activations=activations,  # type: ignore[arg-type]
+            text_encoder=text_encoder,  # type: ignore[arg-type]
+            budget_db=budget_db,
+            keep=keep or [],
+            prompts=prompts,
+            steps=steps,
+            compare=not no_compare,
+            threads=threads,
+            on_progress=progress,
+        )
+    size = sum(record.size for record in manifest.files.values())
+    quality = manifest.quality.get("to_source")
+    if as_json:
+        _print_json({"output": str(output), "digest": manifest.digest, "bytes": size, "quality": quality})
+        return
+    near = f", clips at {quality['psnr_db']:.1f} dB to the original's" if quality else ", quality not measured"
+    print(f"{one_line(output)}: {size / 1e6:.1f} MB{near}")
 
 
 @app.command()

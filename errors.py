@@ -7,6 +7,7 @@
     ├── BundleError                   a .reel folder is missing, damaged, unsafe or too new
     ├── CheckpointError               a checkpoint folder or a LoRA cannot be exported
     ├── ParityError                   an exported graph does not compute what the torch module computes
+    ├── QualityError                  a quantized bundle is further from its source than was asked for
     ├── EngineError                   a graph cannot be opened or run on the asked device
     ├── OutputError                   the result cannot be written
     ├── MissingExtraError             an optional dependency is not installed
@@ -63,6 +64,10 @@ class CheckpointError(EdgereelError):
 
 class ParityError(EdgereelError):
     """An exported graph differs from its torch module by more than is allowed."""
+
+
+class QualityError(EdgereelError):
+    """A quantized bundle is further from its source than was asked for."""
 
 
 class EngineError(EdgereelError):

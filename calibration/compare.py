@@ -16,6 +16,7 @@ from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
 from ..errors import UsageError
 from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.manifest import Manifest
 from ..runtime.progress import report_progress
 from ..runtime.reel import Reel
 from . import metrics
@@ -124,7 +125,7 @@ def compare_bundles(
     Raises UsageError where the bundles make clips of different sizes or there are no prompts, BundleError, PromptError.
     """
     bundles = open_bundle(first), open_bundle(second)
-    chosen = list(prompts) if prompts is not None else _held_out(bundles)
+    chosen = list(prompts) if prompts is not None else default_prompts(*(bundle.manifest for bundle in bundles))
     jobs = [(prompt, seed) for prompt in chosen for seed in seeds]
     if not jobs:
         raise UsageError("there is nothing to compare: give at least one prompt and one seed")
@@ -194,9 +195,11 @@ def _figures(
     )
 
 
-def _held_out(bundles: tuple[Bundle, Bundle]) -> list[str]:
-    if any("held_out_clips" not in bundle.manifest.quality for bundle in bundles):
-        raise UsageError("these bundles bring no prompts of their own: give --prompts FILE, one prompt per line")
+def default_prompts(*manifests: Manifest) -> list[str]:
+    """Return held-out captions where all of these are demo models, or were made from one. Raises UsageError."""
+    for manifest in manifests:
+        if "held_out_clips" not in {**manifest.quality, **manifest.quality.get("of_source", {})}:
+            raise UsageError("this bundle brings no prompts of its own: give --prompts FILE, one prompt per line")
     _, held_out = split()
     return [subject.captions()[0] for subject in held_out[:DEFAULT_PROMPTS]]
 

@@ -46,11 +46,13 @@ class EngineOptions:
 
     threads: CPU threads per operator, None for all cores. activations: what weights that are quantized while their inputs
     are not are multiplied with. lower: rewrite the graph for the device; False runs the canonical one, node by node.
+    keep: what is made of the graph may go into the user's cache for the next time; False for graphs that have none.
     """
 
     threads: int | None = None
     activations: Activations = "float"
     lower: bool = True
+    keep: bool = True
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGra
     if not options.lower:
         return LoweredGraph(None, "off")
     try:
-        return lower_graph(graph_path, options.activations, version)
+        return lower_graph(graph_path, options.activations, version, keep=options.keep)
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot open {graph_path.name}: {brief(error, _LONGEST_QUOTE)}") from error
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,9 +14,9 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from ..errors import CheckpointError, OutputError, UsageError, brief
-from ..runtime.bundle import hash_file
-from ..runtime.manifest import MANIFEST_NAME, Denoiser, FileRecord, Graph, Manifest, Parity, Precision, Roles, digest_of
+from ..errors import CheckpointError, UsageError, brief
+from ..runtime.manifest import Denoiser, Graph, Manifest, Parity, Precision, Roles
+from ..runtime.new_bundle import check_new_bundle, file_records, new_bundle_folder, write_manifest
 from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, open_checkpoint
 from .family import Adapter, Facts, GraphSource, Part, Trial
 from .graphs import DataFile, save_graph
@@ -67,7 +64,7 @@ def export_checkpoint(
         raise UsageError(f"precision {precision!r} is unknown: choose fp32 or fp16")
     if max_tokens is not None and not 0 < max_tokens <= MAX_TOKENS_LIMIT:
         raise UsageError(f"max tokens is {max_tokens}: choose 1 to {MAX_TOKENS_LIMIT}")
-    _check_output(output)
+    check_new_bundle(output)
     opened = open_checkpoint(checkpoint, replaced)
     adapter = open_family(opened)
     adapter.add_loras(loras)
@@ -79,7 +76,7 @@ def export_checkpoint(
     for key, default in defaults.items():
         if labels[key] is None:
             labels[key] = opened.overrides.get(key, default)
-    with _new_folder(output) as folder:
+    with new_bundle_folder(output) as folder:
         exported = _export_parts(adapter, folder, precision, on_progress or (lambda *_: None))
         shutil.copyfile(facts.tokenizer, folder / facts.text.tokenizer)
         return _write_manifest(folder, facts, exported, labels, max_tokens, precision)
@@ -93,36 +90,6 @@ def open_family(checkpoint: Checkpoint) -> Adapter:
             f"known: {', '.join(FAMILIES)}"
         )
     return FAMILIES[checkpoint.family](checkpoint)
-
-
-def _check_output(output: Path) -> None:
-    if output.suffix != ".reel" or output.stem.startswith("."):
-        raise UsageError(f"{output}: the name of a bundle ends with .reel")
-    if os.path.lexists(output):
-        raise OutputError(f"{output}: is there already; remove it or choose another name")
-    if not output.parent.is_dir():
-        raise OutputError(f"{output.parent}: no such folder; make it first")
-
-
-@contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` that takes its name at the end, or vanishes with all that is in it."""
-    try:
-        folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.stem[:40]}-", suffix=".partial"))
-    except OSError as error:
-        raise OutputError(f"{output.parent}: cannot write there: {brief(error)}") from error
-    try:
-        yield folder
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)  # mkdtemp keeps it to its owner
-        if os.path.lexists(output):
-            raise OutputError(f"{output}: has appeared meanwhile; remove it or choose another name")
-        folder.rename(output)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {brief(error)}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _export_parts(
@@ -212,7 +179,7 @@ def _write_manifest(
             recipes=facts.recipes,
             precision=Precision(compute=precision, weights=WEIGHT_NAMES[main]),
             defaults=facts.defaults,
-            files={path.name: _file_record(path) for path in sorted(folder.iterdir())},
+            files=file_records(folder),
             written_by={package: _version(package) for package in WRITERS},
             parity=exported.parity,
             quality=facts.quality,
@@ -220,14 +187,8 @@ def _write_manifest(
         )
     except (ValidationError, TypeError) as error:
         raise CheckpointError(f"{OVERRIDES_NAME}: cannot go into the manifest: {brief(error)}") from error
-    manifest.digest = digest_of(manifest.to_json())
-    text = json.dumps(manifest.to_json(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8", newline="\n")
+    write_manifest(folder, manifest)
     return manifest
-
-
-def _file_record(path: Path) -> FileRecord:
-    return FileRecord(size=path.stat().st_size, sha256=hash_file(path))
 
 
 def _version(package: str) -> str:

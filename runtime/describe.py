@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import one_line
 from .bundle import Bundle
-from .manifest import Denoiser, Recipe
+from .manifest import Denoiser, Manifest, Quantization, Recipe
 from .recipes import schedule_of
 
 _FEW_STEPS = 8  # noise levels of more steps than these say nothing at a glance
@@ -20,7 +20,7 @@ def describe(bundle: Bundle) -> str:
         f"licence      {manifest.license}",
         f"origin       {manifest.origin}",
         f"digest       {manifest.digest}",
-        f"precision    calculates in {manifest.precision.compute}, weights stored as {manifest.precision.weights}",
+        f"precision    {_precision(manifest, sum(megabytes.values()))}",
         f"video        {defaults.width}x{defaults.height}, {defaults.frames} frames, {defaults.fps} fps by default",
         f"latents      {latent.channels} channels, 1/{latent.spatial_scale} in height and width, 1/{latent.temporal_scale} in time",
         f"prompts      up to {manifest.text.max_tokens} tokens",
@@ -36,10 +36,34 @@ def describe(bundle: Bundle) -> str:
         proof = f", differs from torch by {parity.relative:.1e} (limit {parity.limit:.0e})" if parity else ""
         part = f", sigma {graph.sigma_low:g} to {graph.sigma_high:g}" if isinstance(graph, Denoiser) and split else ""
         lines.append(f"graph        {name}{part}: weights {megabytes[graph.data]:.1f} MB in {graph.data}{proof}")
+        if graph.quantization is not None:
+            lines += _quantization_lines(graph.quantization)
     for name, value in manifest.quality.items():
         lines.append(f"quality      {name}: {value}")
+    if manifest.quantized_from is not None:
+        lines.append(f"made from    {manifest.quantized_from}, whose parity is shown")
     lines.append(f"size         {sum(megabytes.values()):.1f} MB in {len(megabytes)} files")
     return "\n".join(one_line(line) for line in lines)
+
+
+def _precision(manifest: Manifest, megabytes: float) -> str:
+    """Return precision with what it saves and costs beside it: the size of all files, the quality of clips."""
+    text = f"calculates in {manifest.precision.compute}, weights stored as {manifest.precision.weights}"
+    if manifest.quantized_from is None:
+        return text
+    to_source = manifest.quality.get("to_source")
+    decibels = to_source.get("psnr_db") if isinstance(to_source, dict) else None
+    quality = f"clips at {decibels:.1f} dB to the original's" if isinstance(decibels, float) else "quality not measured"
+    return f"{text}: {megabytes:.1f} MB, {quality}"
+
+
+def _quantization_lines(quantization: Quantization) -> list[str]:
+    linears = ", ".join(f"{count} {kind}" for kind, count in quantization.linears.items())
+    balanced = f", {quantization.balanced} balanced" if quantization.balanced else ""
+    lines = [f"  linears    {linears}; activations {quantization.activations}{balanced}"]
+    if quantization.kept:
+        lines.append(f"  kept       {' '.join(quantization.kept)}")
+    return lines
 
 
 def _recipe_lines(recipe: Recipe, default: str) -> list[str]:

@@ -53,13 +53,39 @@ class TensorSpec(Record):
     shape: list[int | str]
 
 
+class Quantization(Record):
+    """How a graph's linears (matrix products with a weight) were quantized.
+
+    linears: their number by the type their weights are stored in. activations: what those quantized are multiplied with:
+    float32, or 8-bit numbers scaled at each run (`dynamic`) or as was measured beforehand (`static`).
+    balanced: number of linears whose inputs are divided, and weights multiplied, by a factor for each channel.
+    kept: names of the linears that were not quantized.
+    """
+
+    linears: dict[str, int]
+    activations: Literal["float", "dynamic", "static"]
+    balanced: int = 0
+    kept: list[str] = []
+
+
 class Graph(Record):
-    """One ONNX graph, the file its weights are in, and the tensors that are its interface."""
+    """One ONNX graph, the file its weights are in, and the tensors that are its interface.
+
+    activations: `dynamic` where the engine is to quantize what meets a quantized weight at each run; the graph alone says
+    only what its weights are. quantization: None where nothing is quantized.
+    """
 
     file: PlainFileName
     data: PlainFileName
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    activations: Literal["dynamic"] | None = None
+    quantization: Quantization | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_quantized(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        new = ("activations", "quantization")
+        return {key: value for key, value in to_data(self).items() if value is not None or key not in new}
 
 
 class Denoiser(Graph):
@@ -195,7 +221,10 @@ def _check_list(key: str, levels: list[float], steps: int, highest: float) -> No
 
 
 class Precision(Record):
-    """compute: the type the graphs calculate in. weights: the type their weights are stored in."""
+    """compute: the type the graphs calculate in, but for quantized linears. weights: what most weights are stored in.
+
+    `mixed` weights are int8 where that was found not to matter. Each graph's `quantization` says the details.
+    """
 
     compute: Literal["fp32", "fp16"]
     weights: str
@@ -235,7 +264,11 @@ class FusedLora(Record):
 
 
 class Manifest(Record):
-    """The whole of `reel.json`."""
+    """The whole of `reel.json`.
+
+    quality: figures about the model's clips; `to_source` compares them with those of the bundle it was quantized from,
+    whose digest is `quantized_from`.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
 
@@ -255,6 +288,7 @@ class Manifest(Record):
     parity: dict[str, Parity] = {}
     quality: dict[str, Any] = {}
     loras: list[FusedLora] = []
+    quantized_from: Sha256 | None = None
     digest: Sha256 | Literal[""] = ""
 
     @field_validator("recipes")
@@ -295,8 +329,8 @@ class Manifest(Record):
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON data, keys as they stand in the file."""
         # Bundles older than this key are shown as they are.
-        exclude = None if "loras" in self.model_fields_set else {"loras"}
-        return self.model_dump(mode="json", by_alias=True, exclude=exclude)
+        absent = {key for key in ("loras", "quantized_from") if key not in self.model_fields_set}
+        return self.model_dump(mode="json", by_alias=True, exclude=absent)
 
 
 def digest_of(data: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,7 +45,11 @@ class Reel:
         self._sessions: dict[str, Session] = {}
         self._closed = False
         self.embedder = PromptEmbedder(
-            bundle, lambda: engine.numerics(options), cache, lambda: self.session("text_encoder"), self.add_time
+            bundle,
+            lambda: engine.numerics(self._options_of("text_encoder")),
+            cache,
+            lambda: self.session("text_encoder"),
+            self.add_time,
         )
 
     def __enter__(self) -> Reel:
@@ -79,9 +84,13 @@ class Reel:
         if name not in self._sessions:
             started = time.perf_counter()
             graph = self.bundle.manifest.roles.graphs()[name]
-            self._sessions[name] = self._engine.open(self.bundle.path(graph.file), self._options)
+            self._sessions[name] = self._engine.open(self.bundle.path(graph.file), self._options_of(name))
             self.add_time("open", started)
         return self._sessions[name]
+
+    def _options_of(self, name: str) -> EngineOptions:
+        graph = self.bundle.manifest.roles.graphs()[name]
+        return replace(self._options, activations=graph.activations or "float")
 
     def generate(
         self,

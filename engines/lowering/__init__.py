@@ -35,10 +35,10 @@ class LoweredGraph:
     rewrites: dict[str, int] = field(default_factory=dict)
 
 
-def lower_graph(graph_path: Path, activations: Activations, engine_version: str) -> LoweredGraph:
+def lower_graph(graph_path: Path, activations: Activations, engine_version: str, *, keep: bool = True) -> LoweredGraph:
     """Return a graph lowered for the CPU provider, from the cache where it is there.
 
-    Raises OSError where the graph cannot be read, ValueError where it is not an ONNX model.
+    keep: put it there where it is not. Raises OSError where the graph cannot be read, ValueError where it is not an ONNX model.
     """
     content = graph_path.read_bytes()
     key = cache_key(hashlib.sha256(content).hexdigest(), engine_version, activations)
@@ -53,5 +53,6 @@ def lower_graph(graph_path: Path, activations: Activations, engine_version: str)
             raise
         return LoweredGraph(None, "onnx is not installed")
     model, rewrites = rewrite(content, activations)
-    write_entry(key, CacheEntry(model, rewrites))
+    if keep:
+        write_entry(key, CacheEntry(model, rewrites))
     return LoweredGraph(model, "built", rewrites)

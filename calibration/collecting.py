@@ -1,0 +1,115 @@
+"""The whole of `edgereel calibrate`: prompts through the sampling loop, statistics of its activations into one file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..engines import EngineOptions, get_engine
+from ..errors import OutputError, UsageError, brief
+from ..runtime.batch import read_prompts
+from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.embedding_cache import EmbeddingCache
+from ..runtime.progress import Progress, report_progress
+from ..runtime.recipes import schedule_of
+from ..runtime.reel import Reel, demo_bundle_path
+from ..runtime.request import Request, complete_request
+from .graph_file import GraphFile
+from .recording import RecordingEngine
+from .statistics import ROWS_KEPT, Plan, Statistics, load_statistics
+
+
+def calibrate(
+    bundle: Path | None,
+    prompts: Path,
+    output: Path,
+    *,
+    recipe: str | None = None,
+    steps: int | None = None,
+    seeds: int = 1,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> Statistics:
+    """Do what edgereel.calibration.calibrate says."""
+    if seeds < 1:
+        raise UsageError(f"{seeds} seeds are not possible: choose 1 or more")
+    texts = read_prompts(prompts)
+    if not output.parent.is_dir():
+        raise OutputError(f"{output.parent}: no such folder; make it first")
+    opened = open_bundle(bundle or demo_bundle_path(), on_progress=on_progress)
+    settings: dict[str, Any] = {"recipe": recipe, "steps": steps, "size": size, "frames": frames}
+    request = complete_request(opened.manifest, texts[0], **settings)
+    graphs = denoiser_graphs(opened)
+    plan = Plan(opened.manifest.digest, _hash(texts), len(texts), seeds, _recipe(request))
+    statistics = _begin(output, plan)
+    try:
+        # Beside the output, since data files are linked there, and copied where it is another file system.
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgereel-calibrate-") as folder:
+            engine = RecordingEngine(
+                get_engine("cpu"), graphs, Path(folder), statistics, _rows_by_slot(opened, request)
+            )
+            cache = EmbeddingCache(Path(folder) / "embeddings")
+            with Reel(opened, engine, EngineOptions(threads=threads), cache) as reel:
+                for text in texts:
+                    reel.check_prompt(text)
+                clips = [(text, seed) for text in texts for seed in range(seeds)]
+                report_progress(on_progress, "calibrate", statistics.clips, len(clips))
+                for text, seed in clips[statistics.clips :]:
+                    engine.begin_clip()
+                    reel.generate(text, seed=seed, **settings)
+                    statistics.clips += 1
+                    statistics.save(output)
+                    report_progress(on_progress, "calibrate", statistics.clips, len(clips))
+    except OSError as error:
+        raise OutputError(f"{output.parent}: cannot be written: {brief(error)}") from error
+    return statistics
+
+
+def denoiser_graphs(bundle: Bundle) -> dict[str, GraphFile]:
+    """Return a bundle's denoisers by file name. Raises UsageError for a bundle that cannot be calibrated or quantized."""
+    manifest = bundle.manifest
+    if manifest.quantized_from is not None:
+        raise UsageError(f"{bundle.folder}: is quantized already: take the bundle it was made from")
+    if manifest.precision.compute != "fp32":
+        raise UsageError(
+            f"{bundle.folder}: calculates in {manifest.precision.compute}: take an fp32 export of the same model"
+        )
+    named = zip(manifest.roles.denoiser_names(), manifest.roles.denoiser, strict=True)
+    return {graph.file: GraphFile(bundle.path(graph.file), name) for name, graph in named}
+
+
+def _begin(output: Path, plan: Plan) -> Statistics:
+    """Return the statistics to go on with: those that are there, where they are of the same plan, or new ones."""
+    if not output.exists():
+        return Statistics(plan)
+    found = load_statistics(output)
+    differing = [key for key, value in asdict(plan).items() if asdict(found.plan)[key] != value]
+    if differing:
+        raise UsageError(
+            f"{output}: holds statistics of another {', '.join(differing)}: remove it or choose another name"
+        )
+    return found
+
+
+def _rows_by_slot(bundle: Bundle, request: Request) -> int:
+    chosen = bundle.manifest.recipe(request.recipe)
+    assert chosen is not None
+    branches = 2 if max(request.guidances) > 1 else 1
+    slots = schedule_of(chosen, request.sampler, request.steps).steps * branches
+    return max(1, math.ceil(ROWS_KEPT / slots))
+
+
+def _hash(texts: list[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _recipe(request: Request) -> dict[str, Any]:
+    names = ("recipe", "sampler", "steps", "guidances", "shift", "width", "height", "frames")
+    settings = request.settings()
+    return {name: list(settings[name]) if name == "guidances" else settings[name] for name in names}

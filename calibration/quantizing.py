@@ -1,0 +1,305 @@
+"""The whole of `edgereel quantize`: a bundle in, a smaller one out, in a folder that appears only when it is complete."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..engines.base import Activations
+from ..errors import QualityError, UsageError
+from ..runtime.batch import read_prompts
+from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.manifest import Manifest, Precision, Quantization
+from ..runtime.new_bundle import check_new_bundle, file_records, new_bundle_folder, write_manifest
+from ..runtime.progress import Progress, report_progress
+from ..runtime.reel import demo_bundle_path
+from .balancing import ActivationMode, plan_graph
+from .collecting import denoiser_graphs
+from .compare import Comparison, compare_bundles, default_prompts
+from .forms import WeightKind
+from .graph_file import GraphFile
+from .metrics import PSNR_OF_EQUAL_FRAMES
+from .model_card import add_to_card
+from .rewriting import GraphPlan, WeightFile, write_quantized
+from .searching import Plans, Search, search_kept, without
+from .statistics import Statistics, load_statistics
+
+TargetPrecision = Literal["int8", "int4", "fp8", "mixed"]
+TextEncoder = Literal["int8", "int4", "keep"]
+TEXT = "text_encoder"
+MIXED_BUDGET_DB = 38.0
+"""What `mixed` aims at where nothing is asked for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for, checked and completed."""
+
+    precision: TargetPrecision
+    activations: ActivationMode
+    text_encoder: TextEncoder
+    keep: tuple[str, ...]
+    budget_db: float | None
+    prompts: tuple[str, ...] | None
+    seeds: tuple[int, ...]
+    steps: int | None
+    compare: bool
+    threads: int | None
+
+    @property
+    def weights(self) -> WeightKind:
+        """What the denoisers' linears are stored as."""
+        return "int8" if self.precision == "mixed" else self.precision
+
+
+def complete_settings(
+    *,
+    precision: TargetPrecision,
+    has_stats: bool,
+    activations: Literal["dynamic", "static"] | None,
+    text_encoder: TextEncoder,
+    budget_db: float | None,
+    keep: Sequence[str],
+    prompts: Path | None,
+    seeds: Sequence[int],
+    steps: int | None,
+    compare: bool,
+    threads: int | None,
+) -> Settings:
+    """Return the settings with what was left open filled in. Raises UsageError where they contradict one another."""
+    for what, value, choices in (
+        ("precision", precision, get_args(TargetPrecision)),
+        ("activations", activations, (None, "dynamic", "static")),
+        ("text encoder", text_encoder, get_args(TextEncoder)),
+    ):
+        if value not in choices:
+            raise UsageError(f"{what} {value!r} is unknown: choose from {', '.join(filter(None, choices))}")
+    if budget_db is not None and not 0 < budget_db < PSNR_OF_EQUAL_FRAMES:
+        raise UsageError(
+            f"a budget of {budget_db:g} dB is not possible: choose from above 0 to below {PSNR_OF_EQUAL_FRAMES:g}"
+        )
+    if precision == "fp8" and budget_db is not None:
+        raise UsageError("no engine of this version runs fp8, so that no budget can be checked: leave --budget-db out")
+    if not compare and (budget_db is not None or precision == "mixed"):
+        raise UsageError("a budget cannot be met unmeasured: leave --no-compare out, or choose int8 without a budget")
+    return Settings(
+        precision,
+        _activation_mode(precision, has_stats, activations),
+        text_encoder,
+        tuple(keep),
+        budget_db,
+        None if prompts is None else tuple(read_prompts(prompts)),
+        tuple(seeds),
+        steps,
+        compare and precision != "fp8",
+        threads,
+    )
+
+
+def _activation_mode(
+    precision: TargetPrecision, has_stats: bool, asked: Literal["dynamic", "static"] | None
+) -> ActivationMode:
+    if precision == "int4":
+        if asked is not None or has_stats:
+            raise UsageError("int4 quantizes weights alone: leave --activations and --stats out")
+        return "float"
+    if asked == "static" and not has_stats:
+        raise UsageError("static activations need --stats FILE, which edgereel calibrate writes")
+    if precision == "fp8":
+        if asked == "dynamic":
+            raise UsageError("fp8 activations are static: give --stats FILE and leave --activations out")
+        return "static" if has_stats else "float"
+    return asked or ("static" if has_stats else "dynamic")
+
+
+def quantize(
+    bundle: Path | None,
+    output: Path,
+    settings: Settings,
+    *,
+    stats: Path | None,
+    first_timesteps: int | None,
+    on_progress: Progress | None,
+) -> Manifest:
+    """Do what edgereel.calibration.quantize says."""
+    check_new_bundle(output)
+    if first_timesteps is not None and stats is None:
+        raise UsageError("there are no first timesteps without statistics: give both or neither")
+    opened = open_bundle(bundle or demo_bundle_path(), on_progress=on_progress)
+    if settings.compare and settings.prompts is None:
+        default_prompts(opened.manifest)  # to refuse now what could not be compared in the end
+    denoisers = {graph.name: graph for graph in denoiser_graphs(opened).values()}
+    statistics = None if stats is None else _statistics(stats, opened, first_timesteps)
+    plans = _denoiser_plans(denoisers, statistics, settings, on_progress)
+    text = _text_plan(opened, settings.text_encoder)
+    if settings.precision == "mixed":
+        plans = without(plans, search_kept(_search(opened, output, plans, text, settings), on_progress).kept)
+    if text is not None:
+        plans = {TEXT: text, **plans}
+    with new_bundle_folder(output) as folder:
+        return _write(opened, folder, plans, settings, on_progress)
+
+
+def _statistics(path: Path, bundle: Bundle, first_timesteps: int | None) -> Statistics:
+    """Return the statistics where they are complete and of this bundle. Raises UsageError."""
+    statistics = load_statistics(path)
+    if statistics.plan.bundle != bundle.manifest.digest:
+        raise UsageError(f"{path}: these statistics are of another bundle: calibrate {bundle.folder} itself")
+    if statistics.clips < statistics.clips_in_all:
+        raise UsageError(
+            f"{path}: calibration was stopped after {statistics.clips} of {statistics.clips_in_all} clips: "
+            "run the same calibrate command again to go on"
+        )
+    return statistics if first_timesteps is None else statistics.of_first_timesteps(first_timesteps)
+
+
+def _denoiser_plans(
+    denoisers: Mapping[str, GraphFile],
+    statistics: Statistics | None,
+    settings: Settings,
+    on_progress: Progress | None,
+) -> dict[str, tuple[GraphFile, GraphPlan]]:
+    kept = _kept_layers(denoisers, settings.keep)
+    plans = {}
+    for index, (name, graph) in enumerate(denoisers.items()):
+        report_progress(on_progress, "plan", index, len(denoisers))
+        kinds = {layer: settings.weights for layer in graph.linears if layer not in kept[name]}
+        seen = None if statistics is None else statistics.seen.get(name)
+        if statistics is not None and seen is None:
+            raise UsageError(f"the statistics' recipe never runs {name}: calibrate with one that does")
+        if kinds:
+            plans[name] = (graph, plan_graph(graph, kinds, settings.activations, seen))
+    report_progress(on_progress, "plan", len(denoisers), len(denoisers))
+    return plans
+
+
+def _kept_layers(graphs: Mapping[str, GraphFile], patterns: Sequence[str]) -> dict[str, set[str]]:
+    """Return by graph the layers that a pattern names. Raises UsageError for a pattern that names none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(layer, pattern) for graph in graphs.values() for layer in graph.linears):
+            some = list(next(iter(graphs.values())).linears)
+            raise UsageError(f"--keep {pattern}: no layer has such a name; names are like {some[0]} and {some[-1]}")
+    return {
+        name: {layer for layer in graph.linears if any(fnmatchcase(layer, pattern) for pattern in patterns)}
+        for name, graph in graphs.items()
+    }
+
+
+def _text_plan(bundle: Bundle, choice: TextEncoder) -> tuple[GraphFile, GraphPlan] | None:
+    """Weights alone are quantized: encoders of the T5 family have activations that 8 bits cannot hold, and run once."""
+    if choice == "keep":
+        return None
+    graph = GraphFile(bundle.path(bundle.manifest.roles.text_encoder.file), TEXT)
+    return graph, GraphPlan(dict.fromkeys(graph.linears, choice))
+
+
+def _search(
+    bundle: Bundle,
+    output: Path,
+    plans: Plans,
+    text: tuple[GraphFile, GraphPlan] | None,
+    settings: Settings,
+) -> Search:
+    return Search(
+        bundle,
+        output.parent,
+        plans,
+        text,
+        budget_db=MIXED_BUDGET_DB if settings.budget_db is None else settings.budget_db,
+        prompts=settings.prompts,
+        seeds=settings.seeds,
+        steps=settings.steps,
+        activations=_engine_activations(settings),
+        threads=settings.threads,
+    )
+
+
+def _write(
+    source: Bundle,
+    folder: Path,
+    plans: Plans,
+    settings: Settings,
+    on_progress: Progress | None,
+) -> Manifest:
+    """Write the graphs, one at a time, then compare, then write what was found."""
+    roles = source.manifest.roles
+    written = {graph.file for name, graph in roles.graphs().items() if name in plans}
+    written |= {graph.data for name, graph in roles.graphs().items() if name in plans}
+    for index, (name, (graph, plan)) in enumerate(plans.items()):
+        report_progress(on_progress, "quantize", index, len(plans))
+        with WeightFile(folder / roles.graphs()[name].data) as data:
+            write_quantized(graph, plan, folder / graph.path.name, data)
+    report_progress(on_progress, "quantize", len(plans), len(plans))
+    for name in source.manifest.files:
+        if name not in written:
+            shutil.copyfile(source.path(name), folder / name)
+    manifest = _manifest(source, folder, plans, settings)
+    write_manifest(folder, manifest)
+    if settings.compare:
+        comparison = compare_bundles(
+            source.folder,
+            folder,
+            prompts=settings.prompts,
+            seeds=settings.seeds,
+            steps=settings.steps,
+            threads=settings.threads,
+            budget_db=settings.budget_db,
+            on_progress=on_progress,
+        )
+        _check_budget(comparison, settings)
+        manifest.quality["to_source"] = _figures(comparison)
+    add_to_card(folder, manifest)
+    manifest.files = file_records(folder)
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    """Return what the manifest keeps of a comparison: no paths, and no more digits than mean anything."""
+    figures: dict[str, Any] = {name: round(value, 4) for name, value in comparison.figures().items()}
+    figures |= {"clips": len(comparison.clips), "drift": [round(value, 4) for value in comparison.drift()]}
+    if comparison.first.shown is not None and comparison.second.shown is not None:
+        figures |= {"shown_by_source": comparison.first.shown, "shown": comparison.second.shown}
+    return figures
+
+
+def _check_budget(comparison: Comparison, settings: Settings) -> None:
+    if settings.budget_db is not None and comparison.psnr_db < settings.budget_db:
+        raise QualityError(
+            f"the quantized bundle's clips are at {comparison.psnr_db:.1f} dB to the source's, {settings.budget_db:g} dB "
+            "were asked for: --precision mixed keeps what that takes; nothing was written"
+        )
+
+
+def _manifest(source: Bundle, folder: Path, plans: Plans, settings: Settings) -> Manifest:
+    manifest = source.manifest.model_copy(deep=True)
+    roles = manifest.roles
+    for name, (graph, plan) in plans.items():
+        entry = roles.graphs()[name]
+        mode: ActivationMode = "float" if name == TEXT else settings.activations
+        entry.activations = "dynamic" if mode == "dynamic" else None
+        entry.quantization = _quantization(graph, plan, mode)
+    manifest.precision = Precision(compute=manifest.precision.compute, weights=settings.precision)
+    manifest.quantized_from = source.manifest.digest
+    # Figures of the source are not those of its quantized copy.
+    manifest.quality = {"of_source": source.manifest.quality} if source.manifest.quality else {}
+    manifest.files = file_records(folder)
+    return manifest
+
+
+def _quantization(graph: GraphFile, plan: GraphPlan, activations: ActivationMode) -> Quantization:
+    kept = [name for name in graph.linears if name not in plan.weights]
+    counts: dict[str, int] = {}
+    for name in graph.linears:
+        kind = plan.weights.get(name, "as exported")
+        counts[kind] = counts.get(kind, 0) + 1
+    balanced = sum(graph.linears[name].activations in plan.factors for name in plan.weights)
+    return Quantization(linears=counts, activations=activations, balanced=balanced, kept=kept)
+
+
+def _engine_activations(settings: Settings) -> Activations:
+    return "dynamic" if settings.activations == "dynamic" else "float"

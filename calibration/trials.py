@@ -1,0 +1,166 @@
+"""Trying quantized graphs out: what a change of one part of a model does to the finished frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from ..engines import Engine, EngineOptions, Session, Tensor, get_engine
+from ..engines.base import Activations
+from ..runtime.bundle import Bundle
+from ..runtime.embedding_cache import EmbeddingCache
+from ..runtime.reel import Reel
+from .compare import Clip, default_prompts
+from .graph_file import GraphFile
+from .metrics import PSNR_OF_EQUAL_FRAMES
+from .recording import link_data
+from .rewriting import GraphPlan, WeightFile, write_quantized
+
+SquaredErrors = tuple[float, ...]
+"""The mean squared difference of each clip's frames to those of the source."""
+
+
+class Trials:
+    """A bundle in which graphs can be replaced by quantized ones, and the clips that it makes without that.
+
+    Only one version of a graph is open at a time; weights that have been quantized once stay on disk, in `folder`.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graphs: Sequence[GraphFile],
+        folder: Path,
+        prompts: Sequence[str] | None,
+        seeds: Sequence[int],
+        *,
+        activations: Activations,
+        steps: int | None,
+        threads: int | None,
+    ) -> None:
+        """graphs: those that can be replaced. prompts: None for default ones. activations: of the denoisers' linears."""
+        self._folder = folder
+        self._steps = steps
+        self._activations = activations
+        self._engine = SwitchingEngine(get_engine("cpu"))
+        self._plain_cache = EmbeddingCache(folder / "plain")
+        self._reel = Reel(bundle, self._engine, EngineOptions(threads=threads), self._plain_cache)
+        self._data: dict[str, WeightFile] = {}
+        for graph in graphs:
+            link_data(graph, folder)
+            self._data[graph.name] = WeightFile(folder / f"{graph.name}.quantized").__enter__()
+        texts = default_prompts(bundle.manifest) if prompts is None else prompts
+        self._settings = [(text, seed) for text in texts for seed in seeds]
+        self._reference = [self._frames(text, seed) for text, seed in self._settings]
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reel.close()
+        for data in self._data.values():
+            data.__exit__()
+
+    @property
+    def clips(self) -> int:
+        """Of how many clips errors are measured."""
+        return len(self._settings)
+
+    def errors(self, plans: Mapping[str, tuple[GraphFile, GraphPlan]]) -> SquaredErrors:
+        """Return what quantizing these graphs, by name, does to each clip; every other graph is the source's.
+
+        The text encoder's plan must be the same whenever there is one: its embeddings are kept.
+        """
+        for name, (graph, plan) in plans.items():
+            target = self._folder / graph.path.name
+            # A new file in the place of the old one: an engine may have the old one mapped.
+            target.unlink(missing_ok=True)
+            write_quantized(graph, plan, target, self._data[name], copy_others=False)
+            dynamic = self._activations == "dynamic" and name != "text_encoder"
+            self._engine.switch(graph.path.name, target, "dynamic" if dynamic else "float")
+        other_text = "text_encoder" in plans
+        self._reel.embedder.cache = EmbeddingCache(self._folder / "other") if other_text else self._plain_cache
+        try:
+            return tuple(
+                _squared_error(self._frames(prompt, seed), expected)
+                for (prompt, seed), expected in zip(self._settings, self._reference, strict=True)
+            )
+        finally:
+            for graph, _ in plans.values():
+                self._engine.switch(graph.path.name, None)
+
+    def _frames(self, prompt: str, seed: int) -> Clip:
+        return np.stack(list(self._reel.generate(prompt, seed=seed, steps=self._steps)))
+
+
+def mean_decibels(errors: Iterable[float]) -> float:
+    """Return the mean of the clips' PSNR, each at most what equal clips count as."""
+    return float(np.mean([min(PSNR_OF_EQUAL_FRAMES, -10 * np.log10(max(float(error), 1e-30))) for error in errors]))
+
+
+def _squared_error(found: Clip, expected: Clip) -> float:
+    """Return the mean squared difference on a scale on which white is 1, a frame at a time."""
+    return float(np.mean([np.square(a / 255 - b / 255).mean() for a, b in zip(found, expected, strict=True)]))
+
+
+class SwitchingEngine(Engine):
+    """Opens other graphs in the place of some, and changes which while sessions stay in use."""
+
+    name = "switching"
+
+    def __init__(self, inner: Engine) -> None:
+        self._inner = inner
+        self._others: dict[str, tuple[Path, Activations]] = {}
+        self._sessions: dict[str, _SwitchingSession] = {}
+
+    def switch(self, file_name: str, other: Path | None, activations: Activations = "float") -> None:
+        """Run this file in the place of the bundle's graph of that file name from now on; None: the bundle's own."""
+        self._others.pop(file_name, None)
+        if other is not None:
+            self._others[file_name] = (other, activations)
+        if file_name in self._sessions:
+            self._sessions[file_name].close()
+
+    def open(self, graph_path: Path, options: EngineOptions) -> Session:
+        """Open a graph; see Engine.open."""
+
+        def open_current() -> Session:
+            if graph_path.name not in self._others:
+                return self._inner.open(graph_path, options)
+            other, activations = self._others[graph_path.name]
+            return self._inner.open(other, replace(options, activations=activations, keep=False))
+
+        session = self._sessions[graph_path.name] = _SwitchingSession(open_current)
+        return session
+
+    def numerics(self, options: EngineOptions) -> dict[str, str]:
+        """Those of the engine in it; see Engine.numerics."""
+        return self._inner.numerics(options)
+
+
+class _SwitchingSession(Session):
+    """Whatever graph is current, opened when it is run."""
+
+    def __init__(self, open_current: Callable[[], Session]) -> None:
+        self._open_current = open_current
+        self._current: Session | None = open_current()
+        self.specs = self._current.specs
+        self.report = self._current.report
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the current graph; see Session.run."""
+        if self._current is None:
+            self._current = self._open_current()
+        return self._current.run(inputs)
+
+    def close(self) -> None:
+        """Release the current graph; the next run opens the one that is current then."""
+        if self._current is not None:
+            self._current.close()
+        self._current = None
