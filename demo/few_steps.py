@@ -91,7 +91,7 @@ def contact_sheet(reels: dict[str, Reel], path: Path, captions: int = 6, columns
         ]
         blocks.append((caption, rows))
     height, width = blocks[0][1][0][1].shape[1:3]
-    scale, label, title = 96 / height, 76, 18
+    scale, label, title = 64 / height, 100, 18
     cell = (round(width * scale), round(height * scale))
     block_size = (label + columns * cell[0] + 12, title + len(blocks[0][1]) * cell[1] + 10)
     sheet = Image.new("RGB", (2 * block_size[0], -(-len(blocks) // 2) * block_size[1]), "white")

@@ -162,6 +162,7 @@ def _read_shape(alpha: Array, track: Array, areas: Array) -> str:
     _, height, width = alpha.shape
     shortest = min(height, width)
     chosen = np.argsort(areas)[len(areas) // 4 :]
+    chosen = chosen[areas[chosen] > _SMALLEST_AREA]  # `read` has made sure that half of the frames show something
     y, x = np.meshgrid((np.arange(height) + 0.5) / shortest, (np.arange(width) + 0.5) / shortest, indexing="ij")
     centre_x = track[chosen, 0, None, None] * (width / shortest)
     centre_y = track[chosen, 1, None, None] * (height / shortest)

@@ -82,3 +82,12 @@ def test_same_random_state_gives_the_same_clip() -> None:
     assert np.array_equal(one, two)
     assert one.dtype == np.uint8
     assert one.shape == (17, 64, 64, 3)
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_a_thing_that_vanishes_half_way_is_read_from_where_it_is_seen(shape: str) -> None:
+    subject = next(subject for subject in subjects() if (subject.shape, subject.colour) == (shape, "red"))
+    clip = render(subject, np.random.RandomState(4))
+    clip[10:] = 30
+    reading = read(clip)
+    assert (reading.colour, reading.shape) == ("red", shape)
