@@ -91,7 +91,7 @@ def complete_settings(
         _activation_mode(precision, has_stats, activations),
         text_encoder,
         tuple(keep),
-        budget_db,
+        MIXED_BUDGET_DB if precision == "mixed" and budget_db is None else budget_db,
         None if prompts is None else tuple(read_prompts(prompts)),
         tuple(seeds),
         steps,
@@ -209,7 +209,7 @@ def _search(
         output.parent,
         plans,
         text,
-        budget_db=MIXED_BUDGET_DB if settings.budget_db is None else settings.budget_db,
+        budget_db=settings.budget_db or MIXED_BUDGET_DB,
         prompts=settings.prompts,
         seeds=settings.seeds,
         steps=settings.steps,
@@ -269,9 +269,11 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
 
 def _check_budget(comparison: Comparison, settings: Settings) -> None:
     if settings.budget_db is not None and comparison.psnr_db < settings.budget_db:
+        mixed = settings.precision == "mixed"
+        advice = "ask for a little more, or give --prompts" if mixed else "--precision mixed keeps what that takes"
         raise QualityError(
             f"the quantized bundle's clips are at {comparison.psnr_db:.1f} dB to the source's, {settings.budget_db:g} dB "
-            "were asked for: --precision mixed keeps what that takes; nothing was written"
+            f"were asked for: {advice}; nothing was written"
         )
 
 
