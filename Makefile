@@ -38,7 +38,7 @@ $(VENV)-lean/done: pyproject.toml constraints.txt
 
 test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers and transformers are not installed
 	! $(VENV)-lean/bin/python -c "import torch" 2>/dev/null
-	$(VENV)-lean/bin/python -m pytest -q $(addprefix tests/test_,$(addsuffix .py,$(LEAN)))
+	$(VENV)-lean/bin/python -m pytest -q -m "not full" $(addprefix tests/test_,$(addsuffix .py,$(LEAN)))
 
 test-full: $(VENV)/dev.done ## Run the slow checks too
 	$(BIN)/python -m pytest

@@ -92,6 +92,12 @@ class OnnxRuntimeCpu(Engine):
             ) from error
         return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__, lowered)
 
+    def numerics(self, options: EngineOptions) -> dict[str, str]:
+        """Leave the number of threads out, which splits the work but not a sum; see Engine.numerics."""
+        of_options = {"activations": options.activations, "lower": str(options.lower)}
+        version = _import_onnxruntime().__version__
+        return {"engine": self.name, "version": version, "machine": platform.machine(), **of_options}
+
 
 def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGraph:
     if not options.lower:
@@ -112,10 +118,6 @@ def _session_entries(graph_path: Path, options: EngineOptions, threads: int) -> 
         # ONNX Runtime fuses weights-only linears by itself, and quantizes activations (4) unless told to keep float32 (1).
         "session.qdq_matmulnbits_accuracy_level": "4" if options.activations == "dynamic" else "1",
     }
-
-    def numerics(self, options: EngineOptions) -> dict[str, str]:
-        """Leave the number of threads out, which splits the work but not a sum; see Engine.numerics."""
-        return {"engine": self.name, "version": _import_onnxruntime().__version__, "machine": platform.machine()}
 
 
 class OnnxRuntimeCpuSession(Session):

@@ -225,6 +225,8 @@ def test_numerics_of_engines():
     fake, cpu = FakeEngine({}), get_engine("cpu")
     assert fake.numerics(EngineOptions(threads=1)) != fake.numerics(EngineOptions(threads=2))
     assert cpu.numerics(EngineOptions(threads=1)) == cpu.numerics(EngineOptions(threads=2))
+    assert cpu.numerics(EngineOptions(activations="dynamic")) != cpu.numerics(EngineOptions())
+    assert cpu.numerics(EngineOptions(lower=False)) != cpu.numerics(EngineOptions())
     assert {"engine", "version"} <= set(cpu.numerics(EngineOptions()))
 
 
