@@ -33,17 +33,25 @@ def describe(bundle: Bundle) -> str:
     split = len(manifest.roles.denoiser) > 1
     for name, graph in manifest.roles.graphs().items():
         parity = manifest.parity.get(name)
-        proof = f", differs from torch by {parity.relative:.1e} (limit {parity.limit:.0e})" if parity else ""
+        before = "" if graph.quantization is None else " before it was quantized"
+        proof = f", differs from torch by {parity.relative:.1e} (limit {parity.limit:.0e}){before}" if parity else ""
         part = f", sigma {graph.sigma_low:g} to {graph.sigma_high:g}" if isinstance(graph, Denoiser) and split else ""
         lines.append(f"graph        {name}{part}: weights {megabytes[graph.data]:.1f} MB in {graph.data}{proof}")
         if graph.quantization is not None:
             lines += _quantization_lines(graph.quantization)
     for name, value in manifest.quality.items():
-        lines.append(f"quality      {name}: {value}")
+        lines.append(f"quality      {name}: {_in_words(value)}")
     if manifest.quantized_from is not None:
-        lines.append(f"made from    {manifest.quantized_from}, whose parity is shown")
+        lines.append(f"made from    {manifest.quantized_from}")
     lines.append(f"size         {sum(megabytes.values()):.1f} MB in {len(megabytes)} files")
     return "\n".join(one_line(line) for line in lines)
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        parts = {key: f"({_in_words(part)})" if isinstance(part, dict) else _in_words(part) for key, part in value.items()}
+        return ", ".join(f"{key} {part}" for key, part in parts.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _precision(manifest: Manifest, megabytes: float) -> str:
