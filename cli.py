@@ -75,9 +75,13 @@ class StageProgress:
             self._tasks[stage] = self._progress.add_task(_STAGES.get(stage, stage), total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
 
-    def restart(self) -> None:
-        """Begin new bars: the next call of any stage belongs to another clip."""
-        self._tasks.clear()
+    def restart(self, done: int, total: int) -> None:
+        """Use the bars again, for the next of several clips, below one that counts these."""
+        if total > 1:
+            self("clips", done, total)
+            for stage, task in self._tasks.items():
+                if stage != "clips":
+                    self._progress.reset(task)
 
 
 @contextmanager
@@ -136,7 +140,10 @@ def generate(
     bundle: BundleOption = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 and below turns it off.")] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Classifier-free guidance; 1 and below turns it off. Distilled recipes are made for 1."),
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What the video should not show.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
@@ -185,8 +192,8 @@ def generate(
         )
         done = []
         for result in results:
-            progress.restart()
             done.append(result)
+            progress.restart(len(done), len(jobs))
             if not as_json:
                 times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["seconds"].items())
                 print(f"{one_line(result['output'])}  ({times})")
@@ -321,7 +328,10 @@ def quantize(
     precision: Annotated[str, typer.Option(help="int8, int4, fp8, or mixed: int8 where frames do not suffer.")],
     stats: Annotated[Path | None, typer.Option(metavar="STATS", help="What calibrate wrote of this bundle.")] = None,
     activations: Annotated[
-        str | None, typer.Option(help="dynamic or static (needs --stats); static with --stats if left out.")
+        str | None,
+        typer.Option(
+            help="dynamic, or static: faster to engines that want it, and less exact; needs --stats. Default dynamic."
+        ),
     ] = None,
     text_encoder: Annotated[str, typer.Option(help="Its weights: int8, int4 or keep.")] = "int8",
     budget_db: Annotated[
@@ -364,7 +374,9 @@ def quantize(
         _print_json({"output": str(output), "digest": manifest.digest, "bytes": size, "quality": quality})
         return
     near = f", clips at {quality['psnr_db']:.1f} dB to the original's" if quality else ", quality not measured"
-    print(f"{one_line(output)}: {size / 1e6:.1f} MB{near}")
+    kept = sum(len(graph.quantization.kept) for graph in manifest.roles.denoiser if graph.quantization is not None)
+    mixed = f", {kept or 'no'} layers kept in high precision" if precision == "mixed" else ""
+    print(f"{one_line(output)}: {size / 1e6:.1f} MB{near}{mixed}")
 
 
 @app.command()
@@ -404,6 +416,8 @@ def compare(
     from .calibration.report import PICTURES, summary, write_report
     from .runtime.batch import read_prompts
 
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--report {report}: the page is HTML: end its name in .html")
     with stage_progress() as progress:
         comparison = compare_bundles(
             first,
@@ -423,6 +437,8 @@ def compare(
         _print_json(comparison.to_json())
     else:
         print(summary(comparison))
+        if report is not None:
+            print(f"page         {one_line(report)}")
     if comparison.within_budget is False:
         raise typer.Exit(1)
 

@@ -59,6 +59,15 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """The frames of one of the clips, by its index, as both bundles made it."""
+
+    clip: int
+    first: Clip
+    second: Clip
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The whole result. Means are over clips."""
 
@@ -66,8 +75,8 @@ class Comparison:
     second: Side
     clips: list[ClipFigures]
     budget_db: float | None = None
-    pictures: list[tuple[Clip, Clip]] = field(default_factory=list, repr=False, compare=False)
-    """Frames of the first clips, both bundles', where a report was asked for."""
+    pictures: list[Pictures] = field(default_factory=list, repr=False, compare=False)
+    """Frames of the worst clips, worst first, where they were asked for."""
 
     @property
     def psnr_db(self) -> float:
@@ -119,7 +128,7 @@ def compare_bundles(
     """Make every prompt with every seed by both bundles and measure how far the second's clips are from the first's.
 
     prompts: None takes held-out captions, where both are demo models. steps: None takes the first bundle's default recipe.
-    budget_db: mean PSNR that the second bundle should keep. pictures: of how many clips to keep the frames.
+    budget_db: mean PSNR that the second bundle should keep. pictures: of how many of the worst clips to keep the frames.
     on_progress: told of the stages `first` and `second`. One bundle is open at a time; the first one's frames wait on disk.
 
     Raises UsageError where the bundles make clips of different sizes or there are no prompts, BundleError, PromptError.
@@ -131,7 +140,7 @@ def compare_bundles(
         raise UsageError("there is nothing to compare: give at least one prompt and one seed")
     _check_alike(*bundles)
     figures: list[ClipFigures] = []
-    kept: list[tuple[Clip, Clip]] = []
+    kept: list[Pictures] = []
     subjects = _subjects(chosen)
     scored = subjects is not None and bundles[0].manifest.defaults.frames >= _FEWEST_FRAMES
     readings: tuple[list[Reading], list[Reading]] = ([], [])
@@ -148,8 +157,10 @@ def compare_bundles(
             if scored:
                 for found, frames in zip(readings, (reference, clip), strict=True):
                     found.append(read(frames))
-            if index < pictures:
-                kept.append((reference, clip))
+            kept = sorted(
+                [*kept, Pictures(len(figures) - 1, reference, clip)], key=lambda pair: figures[pair.clip].psnr_db
+            )
+            del kept[pictures:]
             report_progress(on_progress, "second", index + 1, len(jobs))
     shown: list[dict[str, float] | None] = [None, None]
     if subjects is not None and scored:

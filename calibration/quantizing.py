@@ -113,7 +113,7 @@ def _activation_mode(
         if asked == "dynamic":
             raise UsageError("fp8 activations are static: give --stats FILE and leave --activations out")
         return "static" if has_stats else "float"
-    return asked or ("static" if has_stats else "dynamic")
+    return asked or "dynamic"
 
 
 def quantize(

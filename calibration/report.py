@@ -34,7 +34,7 @@ def summary(comparison: Comparison) -> str:
     means = comparison.figures()
     first, second = comparison.first, comparison.second
     lines = [
-        f"{second.path} beside {first.path}, {len(comparison.clips)} clips",
+        f"{second.path} beside {first.path}, {len(comparison.clips)} clip{'s' * (len(comparison.clips) > 1)}",
         f"size         {second.bytes / 1e6:.1f} MB, {100 * second.bytes / first.bytes:.0f}% of {first.bytes / 1e6:.1f} MB",
         f"PSNR         {means['psnr_db']:.1f} dB (worst clip {means['worst_psnr_db']:.1f} dB)",
         f"SSIM         {means['ssim']:.4f}",
@@ -75,10 +75,13 @@ def _page(comparison: Comparison) -> str:
         for clip in comparison.clips
     )
     figures = "".join(
-        f"<figure><figcaption>{html.escape(clip.prompt)}, seed {clip.seed}: first, second, difference ×{_DIFFERENCE_GAIN}"
-        f'</figcaption><img alt="frames of both clips and their difference" src="{_side_by_side(*pair)}"></figure>'
-        for clip, pair in zip(comparison.clips, comparison.pictures, strict=False)
+        f"<figure><figcaption>{html.escape(comparison.clips[pair.clip].prompt)}, seed {comparison.clips[pair.clip].seed}, "
+        f"{comparison.clips[pair.clip].psnr_db:.1f} dB: first, second, difference ×{_DIFFERENCE_GAIN}</figcaption>"
+        f'<img alt="frames of both clips and their difference" src="{_side_by_side(pair.first, pair.second)}"></figure>'
+        for pair in comparison.pictures
     )
+    if figures:
+        figures = f"<h2>The worst clips</h2>{figures}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'

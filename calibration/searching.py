@@ -17,7 +17,7 @@ from .forms import BLOCK
 from .graph_file import GraphFile, Linear
 from .mixed import Choice, Effect, Layer, choose_kept, sensitive_layers
 from .rewriting import GraphPlan
-from .trials import SquaredErrors, Trials
+from .trials import SquaredErrors, Trials, mean_decibels
 
 Plans = Mapping[str, tuple[GraphFile, GraphPlan]]
 _TEXT = "text_encoder"
@@ -60,6 +60,9 @@ def search_kept(search: Search, on_progress: Progress | None) -> Choice:
                 threads=search.threads,
             ) as trials,
         ):
+            everything_quantized = mean_decibels(trials.errors({**texts, **search.plans}))
+            if everything_quantized >= search.budget_db:
+                return Choice(frozenset(), everything_quantized, 1)
             effects = _effects(search, trials, on_progress)
             others = trials.errors(texts) if texts else (0.0,) * trials.clips
             start = [layer for name, (graph, _) in search.plans.items() for layer in _sensitive(name, graph)]

@@ -174,9 +174,7 @@ def load_statistics(path: Path) -> Statistics:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or brief(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{path}: is not a file of statistics that edgereel calibrate wrote: {brief(error)}"
-        ) from error
+        raise UsageError(f"{path}: is not a file of statistics that edgereel calibrate wrote") from error
     return statistics
 
 

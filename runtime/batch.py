@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutputError, UsageError
+from ..errors import OutputError, PromptError, UsageError
 from .outputs import SUFFIXES, check_format, check_fps, check_output, format_of
 from .progress import Progress
 from .reel import describe_engine, load
 
 _LARGEST_PROMPT_FILE = 2**24
 _LARGEST_LATENTS = 2**33
+_QUOTED = 60
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Job:
     ) -> list[Job]:
         """Return what is to be made, after checking that it can be written.
 
-        With a file of prompts, `output` is a folder (made if missing, `out` if None) of 001.mp4, 002.mp4, … in the file's
+        With a file of prompts, `output` is a folder (`out` if None; `run_jobs` makes it) of 001.mp4, 002.mp4, … in the file's
         order, or of what `format` says; without, its suffix says the format (None: out.mp4, or `out` in that format).
         Raises UsageError, OutputError.
         """
@@ -51,12 +52,21 @@ class Job:
         output = output or Path("out")
         if output.suffix.lower() in filter(None, SUFFIXES.values()):
             raise UsageError(f"with --prompts, -o names a folder for the videos; {output} looks like a file")
-        try:
-            output.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{output}: cannot make this folder: {error.strerror}") from error
         digits = max(3, len(str(len(lines))))
-        return [Job(line, check_output(output / f"{n:0{digits}}{suffix}")) for n, line in enumerate(lines, start=1)]
+        jobs = [Job(line, output / f"{n:0{digits}}{suffix}") for n, line in enumerate(lines, start=1)]
+        if os.path.lexists(output):
+            _make_folder(output)
+            return [Job(job.prompt, check_output(job.output)) for job in jobs]
+        if not output.parent.is_dir():
+            raise OutputError(f"{output}: cannot make this folder: {output.parent} does not exist")
+        return jobs
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -112,9 +122,17 @@ def run_jobs(
     clip's prompts (the negative one counts) came out of the cache.
     """
     with load(bundle, engine=engine, threads=threads, on_progress=on_progress, cache=cache) as reel:
-        for job in jobs:  # a mistake in the last prompt should not come to light after hours
-            reel.check_prompt(job.prompt)
+        for number, job in enumerate(
+            jobs, start=1
+        ):  # a mistake in the last prompt should not come to light after hours
+            try:
+                reel.check_prompt(job.prompt)
+            except PromptError as error:
+                if len(jobs) == 1:
+                    raise
+                raise PromptError(f"prompt {number} of {len(jobs)}, {job.prompt[:_QUOTED]!r}: {error}") from error
             check_fps(job.output, settings.get("fps") or reel.bundle.manifest.defaults.fps)
+        _make_folder(jobs[0].output.parent)
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             cached_before = reel.embedder.cached

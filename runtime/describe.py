@@ -49,7 +49,9 @@ def describe(bundle: Bundle) -> str:
 
 def _in_words(value: object) -> str:
     if isinstance(value, dict):
-        parts = {key: f"({_in_words(part)})" if isinstance(part, dict) else _in_words(part) for key, part in value.items()}
+        parts = {
+            key: f"({_in_words(part)})" if isinstance(part, dict) else _in_words(part) for key, part in value.items()
+        }
         return ", ".join(f"{key} {part}" for key, part in parts.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 

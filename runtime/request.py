@@ -64,8 +64,9 @@ def complete_request(
     steps = schedule_of(chosen, sampler, steps).steps
     guidances = _guidances(manifest, chosen, guidance)
     if negative_prompt and max(guidances) <= 1:
+        made_for = "" if guidance is not None else f", which the recipe {chosen.name} is made for"
         raise UsageError(
-            f"a negative prompt has no effect at guidance {max(guidances):g}: raise guidance above 1, or leave it out"
+            f"a negative prompt has no effect at guidance {max(guidances):g}{made_for}: leave it out, or choose more guidance"
         )
     defaults = manifest.defaults
     fps = defaults.fps if fps is None else fps
@@ -100,7 +101,11 @@ def _recipe(manifest: Manifest, name: str | None, steps: int | None) -> Recipe:
         known = ", ".join(recipe.name for recipe in manifest.recipes)
         raise UsageError(f"this bundle has no recipe {name!r}: choose from {known}")
     if name is None and chosen.is_fixed and steps not in (None, chosen.steps):
-        return next((recipe for recipe in manifest.recipes if recipe.is_fixed and recipe.steps == steps), chosen)
+        listed = {recipe.steps: recipe for recipe in reversed(manifest.recipes) if recipe.is_fixed}
+        if steps not in listed:
+            able = ", ".join(map(str, sorted(listed)))
+            raise UsageError(f"{steps} steps are not possible: this bundle's recipes list the noise levels of {able}")
+        return listed[steps]
     return chosen
 
 

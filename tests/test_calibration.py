@@ -296,6 +296,7 @@ def test_both_experts_of_a_model_that_has_two(tmp_path):
         tmp_path / "source.reel",
         tmp_path / "small.reel",
         precision="int8",
+        activations="static",
         stats=tmp_path / "stats.npz",
         compare=False,
     )

@@ -70,7 +70,9 @@ def test_damage_is_measured_on_the_frames_that_both_bundles_really_make(damaged:
     write_report(comparison, page)
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 1
-    assert PROMPTS[0] in text
+    worst = min(comparison.clips, key=lambda clip: clip.psnr_db)
+    assert f"{worst.prompt}, seed {worst.seed}, {worst.psnr_db:.1f} dB: first, second" in text
+    assert [comparison.clips[pair.clip] for pair in comparison.pictures] == [worst]
     assert json.loads(json.dumps(comparison.to_json()))["mean"]["psnr_db"] == comparison.psnr_db
 
 
@@ -100,6 +102,8 @@ def test_a_missed_budget_is_an_exit_code(run, damaged: Path, tmp_path: Path) -> 
     code, out, _ = run(*common, "--budget-db", 60)
     assert code == 1
     assert json.loads(out)["within_budget"] is False
+    refused = run(*common, "--report", "page.pdf")
+    assert (refused[0], "end its name in .html" in refused[2]) == (2, True)
     code, out, _ = run(*common, "--budget-db", 5)
     assert code == 0
     assert json.loads(out)["within_budget"] is True

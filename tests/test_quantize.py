@@ -119,7 +119,13 @@ def test_the_same_command_writes_the_same_bundle(int8, prompts, tmp_path):
 
 def test_static_activations_follow_the_statistics(stats, prompts, tmp_path):
     manifest = quantize(
-        DEMO_REEL, tmp_path / "static.reel", precision="int8", stats=stats, prompts=prompts, steps=STEPS
+        DEMO_REEL,
+        tmp_path / "static.reel",
+        precision="int8",
+        stats=stats,
+        activations="static",
+        prompts=prompts,
+        steps=STEPS,
     )
     assert manifest.roles.denoiser[0].quantization.activations == "static"
     assert manifest.roles.denoiser[0].activations is None
@@ -135,6 +141,7 @@ def test_ranges_of_all_timesteps_are_nearer_than_those_of_the_first(stats, promp
             tmp_path / f"{count}.reel",
             precision="int8",
             stats=stats,
+            activations="static",
             first_timesteps=count,
             prompts=prompts,
             steps=STEPS,

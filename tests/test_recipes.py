@@ -194,7 +194,9 @@ def test_steps_alone_choose_among_listed_recipes(tmp_path):
         "1-step",
         "2-step",
     ]
-    with pytest.raises(UsageError, match="4-step lists the noise levels of 4 steps, so 3 are not possible"):
+    with pytest.raises(
+        UsageError, match="3 steps are not possible: this bundle's recipes list the noise levels of 1, 2, 4"
+    ):
         complete_request(manifest, "a", steps=3)
     with pytest.raises(UsageError, match="4-step lists the noise levels of 4 steps, so 2 are not possible"):
         complete_request(manifest, "a", recipe="4-step", steps=2)
