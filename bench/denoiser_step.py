@@ -24,7 +24,7 @@ import numpy as np
 from ..engines import EngineOptions
 from ..engines.lowering import lower_graph
 from .step_contenders import CONTENDERS, PEAK_SHAPE, operations
-from .step_model import denoiser_of, random_inputs, write_bundle, write_int8_graph
+from .step_model import denoiser_of, random_inputs, write_bundle, write_int8_bundle
 
 BASE = "diffusers"
 
@@ -32,9 +32,10 @@ BASE = "diffusers"
 def prepare(folder: Path) -> None:
     """Write checkpoint, canonical graph and int8 graph into a folder, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "int8.onnx").exists():
+    if denoiser_of(folder, "int8").exists():
         return
-    write_int8_graph(write_bundle(folder), folder / "int8.onnx")
+    write_bundle(folder)
+    write_int8_bundle(folder)
 
 
 def measure(folder: Path, names: list[str], rounds: int, threads: int) -> dict[str, dict[str, Any]]:
@@ -150,7 +151,7 @@ def main() -> None:
         profiles = {
             "float32, canonical": profile(denoiser_of(folder), EngineOptions(threads, lower=False), folder),
             "float32, lowered": profile(denoiser_of(folder), EngineOptions(threads), folder),
-            "int8 dynamic, lowered": profile(folder / "int8.onnx", EngineOptions(threads, "dynamic"), folder),
+            "int8 dynamic, lowered": profile(denoiser_of(folder, "int8"), EngineOptions(threads, "dynamic"), folder),
         }
     rows, inner, columns = PEAK_SHAPE
     peaks = {

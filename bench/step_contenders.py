@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import EngineOptions, Tensor, get_engine
-from .step_model import CONFIG, LATENTS, SMALLEST_LINEAR, denoiser_of, random_inputs
+from .step_model import CONFIG, LATENTS, denoiser_of, random_inputs
 
 Step = Callable[[], Any]
 """Computes the step and returns the prediction as a float32 array."""
@@ -41,7 +41,7 @@ def lowered_float32(folder: Path, threads: int) -> tuple[Step, str]:
 
 def lowered_int8(folder: Path, threads: int) -> tuple[Step, str]:
     """Return edgereel's lowered int8 graph, activations quantized as they come."""
-    return _ours(folder / "int8.onnx", EngineOptions(threads, activations="dynamic"))
+    return _ours(denoiser_of(folder, "int8"), EngineOptions(threads, activations="dynamic"))
 
 
 def _diffusers(folder: Path, threads: int, dtype_name: str) -> tuple[Step, str]:
@@ -95,7 +95,7 @@ def openvino_bfloat16(folder: Path, threads: int) -> tuple[Step, str]:
 def openvino_int8(folder: Path, threads: int) -> tuple[Step, str]:
     """Return OpenVINO on the int8 graph, activations quantized by token, the rest in bfloat16."""
     # A group as long as the row: one scale for each token, as ours.
-    return _openvino(folder / "int8.onnx", threads, "bf16", DYNAMIC_QUANTIZATION_GROUP_SIZE=str(2**64 - 1))
+    return _openvino(denoiser_of(folder, "int8"), threads, "bf16", DYNAMIC_QUANTIZATION_GROUP_SIZE=str(2**64 - 1))
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[Path, int], tuple[Step, str]]]] = {
@@ -151,7 +151,7 @@ def operations() -> dict[str, float]:
     # q, k, v, o of self-attention, q and o of cross-attention, both of the feed-forward; k and v of the text.
     per_token, per_text = 6 * width * width + 2 * width * inner, 2 * width * width
     linears = CONFIG["num_layers"] * (tokens * per_token + text * per_text)
-    linears += sum(text * size for size in (CONFIG["text_dim"] * width, width * width) if size >= SMALLEST_LINEAR)
+    linears += text * (CONFIG["text_dim"] * width + width * width)
     attention = CONFIG["num_layers"] * 2 * tokens * (tokens + text) * width
     return {"linears": 2.0 * linears, "attention": 2.0 * attention}
 

@@ -269,10 +269,11 @@ def test_int8_weights_with_float_activations_stay_exact(tmp_path):
 
 
 def test_a_quantized_denoiser_stays_close(tmp_path):
-    from edgereel.bench.step_model import write_int8_graph
+    from edgereel.calibration import quantize
 
     demo = DEMO_REEL / "denoiser.onnx"
-    quantized = write_int8_graph(demo, tmp_path / "int8.onnx", smallest=20_000)
+    quantize(DEMO_REEL, tmp_path / "int8.reel", precision="int8", compare=False)
+    quantized = tmp_path / "int8.reel" / "denoiser.onnx"
     random = np.random.default_rng()
     inputs = demo_inputs(random, 2, (3, 6, 10), 11)
     with open_graph(demo) as exact, open_graph(quantized, activations="dynamic") as session:
