@@ -111,8 +111,9 @@ def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGra
 def _session_entries(graph_path: Path, options: EngineOptions, threads: int) -> dict[str, str]:
     return {
         "session.record_ep_graph_assignment_info": "1",
-        # Idle workers that spin between calls take cores away from the video encoder and everyone else.
         "session.intra_op.allow_spinning": "0" if threads == 1 else "1",
+        # Idle workers that spin between calls take cores away from the video encoder and everyone else.
+        "session.force_spinning_stop": "1",
         # A lowered graph is opened from memory; its weights are where the canonical one has them.
         "session.model_external_initializers_file_folder_path": str(graph_path.resolve().parent),
         # ONNX Runtime fuses weights-only linears by itself, and quantizes activations (4) unless told to keep float32 (1).
