@@ -334,6 +334,9 @@ def quantize(
         ),
     ] = None,
     text_encoder: Annotated[str, typer.Option(help="Its weights: int8, int4 or keep.")] = "int8",
+    table_outside: Annotated[
+        bool, typer.Option("--table-outside", help="Keep token embeddings in a file that rows are read from as needed.")
+    ] = False,
     budget_db: Annotated[
         float | None, typer.Option(help="PSNR to the source's clips that must be reached; 38 for mixed.")
     ] = None,
@@ -360,6 +363,7 @@ def quantize(
             stats=stats,
             activations=activations,  # type: ignore[arg-type]
             text_encoder=text_encoder,  # type: ignore[arg-type]
+            table_outside=table_outside,
             budget_db=budget_db,
             keep=keep or [],
             prompts=prompts,

@@ -70,6 +70,7 @@ def quantize(
     stats: Path | None = None,
     activations: Literal["dynamic", "static"] | None = None,
     text_encoder: Literal["int8", "int4", "keep"] = "int8",
+    table_outside: bool = False,
     budget_db: float | None = None,
     keep: Sequence[str] = (),
     prompts: Path | None = None,
@@ -84,9 +85,11 @@ def quantize(
 
     bundle: None for the built-in demo. precision: `int8` quantizes weights and activations, `int4` weights alone, `fp8`
     (E4M3) weights and, with statistics, activations; `mixed` is int8 where that is found not to matter to the frames.
-    stats: what `calibrate` wrote; outliers are balanced by it. activations: None means static with stats, dynamic without.
-    text_encoder: what its weights are stored as. budget_db: PSNR to the source's clips that must be reached, 38 for `mixed`
-    unless given. keep: patterns (fnmatch) of names of the denoisers' linears that stay as they are.
+    stats: what `calibrate` wrote; outliers are balanced by it. activations: None means dynamic.
+    text_encoder: what its weights are stored as. table_outside: keep its token embeddings in a file of their own, from
+    which the runtime reads a prompt's rows; unquantized either way.
+    budget_db: PSNR to the source's clips that must be reached, 38 for `mixed` unless given.
+    keep: patterns (fnmatch) of names of the denoisers' linears that stay as they are.
     prompts: a file, of what is sampled to measure quality (None: held-out captions of the demo), each with all `seeds`, in
     `steps` steps. compare: whether quality is measured at all. first_timesteps: use the statistics of that many timesteps of
     each denoiser alone. on_progress is told of the stages `check`, `plan`, `measure`, `quantize` and `compare`.
@@ -103,6 +106,7 @@ def quantize(
         has_stats=stats is not None,
         activations=activations,
         text_encoder=text_encoder,
+        table_outside=table_outside,
         budget_db=budget_db,
         keep=keep,
         prompts=prompts,

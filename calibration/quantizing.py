@@ -13,7 +13,7 @@ from ..engines.base import Activations
 from ..errors import QualityError, UsageError
 from ..runtime.batch import read_prompts
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.manifest import Manifest, Precision, Quantization
+from ..runtime.manifest import EmbeddingTable, Manifest, Precision, Quantization
 from ..runtime.new_bundle import check_new_bundle, file_records, new_bundle_folder, write_manifest
 from ..runtime.progress import Progress, report_progress
 from ..runtime.reel import demo_bundle_path
@@ -27,6 +27,7 @@ from .model_card import add_to_card
 from .rewriting import GraphPlan, WeightFile, write_quantized
 from .searching import Plans, Search, search_kept, without
 from .statistics import Statistics, load_statistics
+from .table import table_of, take_embeddings, take_out
 
 TargetPrecision = Literal["int8", "int4", "fp8", "mixed"]
 TextEncoder = Literal["int8", "int4", "keep"]
@@ -42,6 +43,7 @@ class Settings:
     precision: TargetPrecision
     activations: ActivationMode
     text_encoder: TextEncoder
+    table_outside: bool
     keep: tuple[str, ...]
     budget_db: float | None
     prompts: tuple[str, ...] | None
@@ -62,6 +64,7 @@ def complete_settings(
     has_stats: bool,
     activations: Literal["dynamic", "static"] | None,
     text_encoder: TextEncoder,
+    table_outside: bool,
     budget_db: float | None,
     keep: Sequence[str],
     prompts: Path | None,
@@ -90,6 +93,7 @@ def complete_settings(
         precision,
         _activation_mode(precision, has_stats, activations),
         text_encoder,
+        table_outside,
         tuple(keep),
         MIXED_BUDGET_DB if precision == "mixed" and budget_db is None else budget_db,
         None if prompts is None else tuple(read_prompts(prompts)),
@@ -135,7 +139,7 @@ def quantize(
     denoisers = {graph.name: graph for graph in denoiser_graphs(opened).values()}
     statistics = None if stats is None else _statistics(stats, opened, first_timesteps)
     plans = _denoiser_plans(denoisers, statistics, settings, on_progress)
-    text = _text_plan(opened, settings.text_encoder)
+    text = _text_plan(opened, settings)
     if settings.precision == "mixed":
         plans = without(plans, search_kept(_search(opened, output, plans, text, settings), on_progress).kept)
     if text is not None:
@@ -189,12 +193,16 @@ def _kept_layers(graphs: Mapping[str, GraphFile], patterns: Sequence[str]) -> di
     }
 
 
-def _text_plan(bundle: Bundle, choice: TextEncoder) -> tuple[GraphFile, GraphPlan] | None:
+def _text_plan(bundle: Bundle, settings: Settings) -> tuple[GraphFile, GraphPlan] | None:
     """Weights alone are quantized: encoders of the T5 family have activations that 8 bits cannot hold, and run once."""
-    if choice == "keep":
+    if settings.text_encoder == "keep" and not settings.table_outside:
         return None
     graph = GraphFile(bundle.path(bundle.manifest.roles.text_encoder.file), TEXT)
-    return graph, GraphPlan(dict.fromkeys(graph.linears, choice))
+    if settings.table_outside:
+        table_of(graph)  # to refuse now what could not be taken out in the end
+    return graph, GraphPlan(
+        {} if settings.text_encoder == "keep" else dict.fromkeys(graph.linears, settings.text_encoder)
+    )
 
 
 def _search(
@@ -227,17 +235,21 @@ def _write(
 ) -> Manifest:
     """Write the graphs, one at a time, then compare, then write what was found."""
     roles = source.manifest.roles
+    outside: EmbeddingTable | None = None
     written = {graph.file for name, graph in roles.graphs().items() if name in plans}
     written |= {graph.data for name, graph in roles.graphs().items() if name in plans}
     for index, (name, (graph, plan)) in enumerate(plans.items()):
         report_progress(on_progress, "quantize", index, len(plans))
+        table = table_of(graph) if name == TEXT and settings.table_outside else None
         with WeightFile(folder / roles.graphs()[name].data) as data:
-            write_quantized(graph, plan, folder / graph.path.name, data)
+            write_quantized(graph, plan, folder / graph.path.name, data, leave_out=() if table is None else (table,))
+        if table is not None:
+            outside = take_out(graph, table, folder / graph.path.name)
     report_progress(on_progress, "quantize", len(plans), len(plans))
     for name in source.manifest.files:
         if name not in written:
             shutil.copyfile(source.path(name), folder / name)
-    manifest = _manifest(source, folder, plans, settings)
+    manifest = _manifest(source, folder, plans, settings, outside)
     write_manifest(folder, manifest)
     if settings.compare:
         comparison = compare_bundles(
@@ -277,7 +289,9 @@ def _check_budget(comparison: Comparison, settings: Settings) -> None:
         )
 
 
-def _manifest(source: Bundle, folder: Path, plans: Plans, settings: Settings) -> Manifest:
+def _manifest(
+    source: Bundle, folder: Path, plans: Plans, settings: Settings, outside: EmbeddingTable | None
+) -> Manifest:
     manifest = source.manifest.model_copy(deep=True)
     roles = manifest.roles
     for name, (graph, plan) in plans.items():
@@ -285,6 +299,9 @@ def _manifest(source: Bundle, folder: Path, plans: Plans, settings: Settings) ->
         mode: ActivationMode = "float" if name == TEXT else settings.activations
         entry.activations = "dynamic" if mode == "dynamic" else None
         entry.quantization = _quantization(graph, plan, mode)
+    if outside is not None:
+        manifest.text.embedding_table = outside
+        take_embeddings(roles.text_encoder, outside)
     manifest.precision = Precision(compute=manifest.precision.compute, weights=settings.precision)
     manifest.quantized_from = source.manifest.digest
     # Figures of the source are not those of its quantized copy.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,12 +94,19 @@ class WeightFile:
 
 
 def write_quantized(
-    graph: GraphFile, plan: GraphPlan, target: Path, data: WeightFile, *, copy_others: bool = True
+    graph: GraphFile,
+    plan: GraphPlan,
+    target: Path,
+    data: WeightFile,
+    *,
+    copy_others: bool = True,
+    leave_out: Container[str] = (),
 ) -> None:
     """Write a quantized graph to `target` and its weights into `data`, which lies beside it.
 
     copy_others: copy the weights that stay as they are into `data` too; otherwise they go on referring to the source's data
-    file, which must lie beside the target under its own name. Raises BundleError, OSError.
+    file, which must lie beside the target under its own name. leave_out: names of constants that are not copied either way,
+    for a caller who takes them out of the graph. Raises BundleError, OSError.
     """
     rewriter = _Rewriter(graph, plan, data)
     nodes = rewriter.nodes()
@@ -110,7 +117,8 @@ def write_quantized(
     model.graph.node.extend(nodes)
     for name, tensor in graph.initializers.items():
         if name in used:
-            model.graph.initializer.append(_kept(graph, tensor, data) if copy_others else tensor)
+            copied = copy_others and name not in leave_out
+            model.graph.initializer.append(_kept(graph, tensor, data) if copied else tensor)
     model.graph.initializer.extend(rewriter.constants)
     target.write_bytes(model.SerializeToString(deterministic=True))
     data.flush()

@@ -39,6 +39,11 @@ def describe(bundle: Bundle) -> str:
         lines.append(f"graph        {name}{part}: weights {megabytes[graph.data]:.1f} MB in {graph.data}{proof}")
         if graph.quantization is not None:
             lines += _quantization_lines(graph.quantization)
+        if name == "text_encoder" and manifest.text.embedding_table is not None:
+            table = manifest.text.embedding_table
+            lines.append(
+                f"  table      {table.rows} tokens in {table.file}, {megabytes[table.file]:.1f} MB, not in the graph"
+            )
     for name, value in manifest.quality.items():
         lines.append(f"quality      {name}: {_in_words(value)}")
     if manifest.quantized_from is not None:

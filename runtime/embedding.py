@@ -6,12 +6,15 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..engines import Session, Tensor
 from .bundle import Bundle
 from .embedding_cache import CachedEmbedding, EmbeddingCache, embedding_key, entry_size
+from .embedding_table import TokenTable
 from .progress import Progress, report_progress
 from .running import run_graph
 from .text import PromptTokenizer, TokenIds
@@ -115,6 +118,11 @@ class PromptEmbedder:
         return tokenizer
 
     @cached_property
+    def _table(self) -> TokenTable | None:
+        table = self._bundle.manifest.text.embedding_table
+        return None if table is None else TokenTable(self._bundle.path(table.file), table)
+
+    @cached_property
     def _numerics(self) -> dict[str, str]:
         started = time.perf_counter()
         numerics = self._find_numerics()
@@ -127,14 +135,15 @@ class PromptEmbedder:
     def _key(self, prompt: Prompt) -> str:
         """Return the cache's key: everything that decides the embedding, and whether the prompt may be used at all."""
         manifest = self._bundle.manifest
-        graph = manifest.roles.text_encoder
+        graph, table = manifest.roles.text_encoder, manifest.text.embedding_table
+        files = (manifest.text.tokenizer, graph.file, graph.data, *(() if table is None else (table.file,)))
         return embedding_key(
             {
                 "edgereel": __version__,
                 "prompt": prompt.text,
                 "as": prompt.name,
                 "rules": manifest.text.model_dump(mode="json"),
-                "files": [manifest.files[name].sha256 for name in (manifest.text.tokenizer, graph.file, graph.data)],
+                "files": [manifest.files[name].sha256 for name in files],
                 "numerics": self._numerics,
             }
         )
@@ -151,7 +160,10 @@ class PromptEmbedder:
     def _run(self, tokens: TokenIds) -> Tensor:
         session = self._open_session()
         started = time.perf_counter()
-        inputs = {name: Tensor.from_numpy(ids) for name, ids in tokens._asdict().items()}
+        arrays: dict[str, NDArray[Any]] = tokens._asdict()
+        if self._table is not None:
+            arrays = {"token_embeds": self._table.look_up(tokens.input_ids), "attention_mask": tokens.attention_mask}
+        inputs = {name: Tensor.from_numpy(array) for name, array in arrays.items()}
         embedding = run_graph(session, "text_encoder", inputs, "prompt_embeds")
         self._add_time("text", started)
         return embedding

@@ -121,13 +121,23 @@ class Roles(Record):
         return ["denoiser", *(f"denoiser_{number}" for number in range(2, len(self.denoiser) + 1))]
 
 
+class EmbeddingTable(Record):
+    """Token embeddings outside the text encoder's graph: a file of rows x columns numbers, little-endian, row by row."""
+
+    file: PlainFileName
+    dtype: Literal["float32", "float16", "bfloat16"]
+    rows: PositiveInt
+    columns: PositiveInt
+
+
 class TextRules(Record):
-    """How a prompt becomes token ids.
+    """How a prompt becomes token ids, or embeddings of them.
 
     cleaning: rules applied in order before tokenizing: `fix_text` (ftfy), `html_unescape` (twice),
         `collapse_whitespace`.
     max_tokens: length that ids are padded to. It matters: families whose cross-attention is unmasked see the padding.
     unknown_token_id: where set, a prompt that produces this id is refused and its unknown words are named.
+    embedding_table: where set, the text encoder takes `token_embeds`, rows of this table, in the place of `input_ids`.
     """
 
     tokenizer: PlainFileName = "tokenizer.json"
@@ -135,6 +145,11 @@ class TextRules(Record):
     pad_token_id: Annotated[int, Field(ge=0)]
     unknown_token_id: Annotated[int, Field(ge=0)] | None = None
     cleaning: list[Literal["fix_text", "html_unescape", "collapse_whitespace"]] = []
+    embedding_table: EmbeddingTable | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_a_table_that_is_not_there(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in to_data(self).items() if key != "embedding_table" or value is not None}
 
 
 class LatentGeometry(Record):
@@ -302,6 +317,8 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _files_are_listed(self) -> Manifest:
         wanted = {self.text.tokenizer}
+        if self.text.embedding_table is not None:
+            wanted.add(self.text.embedding_table.file)
         for graph in self.roles.graphs().values():
             wanted |= {graph.file, graph.data}
         if missing := sorted(wanted - set(self.files)):
