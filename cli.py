@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from . import __version__
 from .errors import Cancelled, EdgereelError, UsageError, one_line
 from .interrupts import interrupts_wait
-
-if TYPE_CHECKING:
-    from .runtime.doctor import Report
+from .terminal import print_json, print_report, stage_progress, stderr
 
 app = typer.Typer(
     name="edgereel",
@@ -30,7 +21,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-stderr = Console(stderr=True)
 # ClickException: typer brings a click of its own from some version on, so it is found as what both have in common.
 _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -38,58 +28,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or cpu.")]
 BundleOption = Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
-
-_MARKS = {
-    "ok": ("ok", "green"),
-    "warn": ("warn", "yellow"),
-    "missing": ("missing", "red"),
-    "optional": ("-", ""),
-    "information": ("", ""),
-}
-_STAGES = {
-    "check": "checking files",
-    "text": "reading the prompt",
-    "embed": "embedding prompts",
-    "denoise": "denoising",
-    "decode": "decoding",
-    "export": "exporting",
-    "calibrate": "sampling clips",
-    "plan": "choosing scales",
-    "measure": "trying each layer",
-    "quantize": "writing graphs",
-    "first": "first bundle",
-    "second": "second bundle",
-}
-
-
-class StageProgress:
-    """Shows one bar per stage on stderr; call it as an `on_progress` callback."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, Any] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` units of a stage are done."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(_STAGES.get(stage, stage), total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
-
-    def restart(self, done: int, total: int) -> None:
-        """Use the bars again, for the next of several clips, below one that counts these."""
-        if total > 1:
-            self("clips", done, total)
-            for stage, task in self._tasks.items():
-                if stage != "clips":
-                    self._progress.reset(task)
-
-
-@contextmanager
-def stage_progress(quiet: bool = False) -> Iterator[StageProgress]:
-    """Give a progress callback for the time of the block; it shows nothing where stderr is not a terminal."""
-    columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, disable=quiet or not stderr.is_terminal) as progress:
-        yield StageProgress(progress)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -100,10 +38,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(width) > 6 or len(height) > 6:
         raise UsageError(f"--size {text}: that is too large for any model")
     return int(width), int(height)
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, indent=2))  # escaped, since not every terminal and pipe takes all of Unicode
 
 
 def _show_version(value: bool) -> None:
@@ -198,7 +132,7 @@ def generate(
                 times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["seconds"].items())
                 print(f"{one_line(result['output'])}  ({times})")
     if as_json:
-        _print_json(done[0] if prompts is None else {"videos": done})
+        print_json(done[0] if prompts is None else {"videos": done})
 
 
 @app.command()
@@ -219,7 +153,7 @@ def embed(
             prompts, negative_prompt=negative, bundle=bundle, engine=engine, threads=threads, on_progress=progress
         )
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         size = f"{result['bytes'] / 1e6:.2f} MB in {one_line(result['folder'])}"
         print(f"{result['embedded']} embedded, {result['already_there']} already there, {size}")
@@ -277,7 +211,7 @@ def export(
         )
     parity = {name: figure.relative for name, figure in manifest.parity.items()}
     if as_json:
-        _print_json({"output": str(output), "digest": manifest.digest, "parity": parity})
+        print_json({"output": str(output), "digest": manifest.digest, "parity": parity})
         return
     for name_, relative in parity.items():
         print(f"{name_:<16} differs from torch by {relative:.1e}")
@@ -315,7 +249,7 @@ def calibrate(
         )
     timesteps = {name: len({slot.timestep for slot in statistics.slots(name)}) for name in statistics.seen}
     if as_json:
-        _print_json({"output": str(output), "clips": statistics.clips, "timesteps": timesteps})
+        print_json({"output": str(output), "clips": statistics.clips, "timesteps": timesteps})
         return
     of_each = ", ".join(f"{name} at {count} timesteps" for name, count in timesteps.items())
     print(f"{one_line(output)}: {statistics.clips} clips, {of_each}")
@@ -375,7 +309,7 @@ def quantize(
     size = sum(record.size for record in manifest.files.values())
     quality = manifest.quality.get("to_source")
     if as_json:
-        _print_json({"output": str(output), "digest": manifest.digest, "bytes": size, "quality": quality})
+        print_json({"output": str(output), "digest": manifest.digest, "bytes": size, "quality": quality})
         return
     near = f", clips at {quality['psnr_db']:.1f} dB to the original's" if quality else ", quality not measured"
     kept = sum(len(graph.quantization.kept) for graph in manifest.roles.denoiser if graph.quantization is not None)
@@ -395,7 +329,7 @@ def inspect(
 
     opened = open_bundle(bundle or demo_bundle_path())
     if as_json:
-        _print_json(opened.manifest.to_json())
+        print_json(opened.manifest.to_json())
     else:
         print(describe(opened))
 
@@ -438,7 +372,7 @@ def compare(
     if report is not None:
         write_report(comparison, report)
     if as_json:
-        _print_json(comparison.to_json())
+        print_json(comparison.to_json())
     else:
         print(summary(comparison))
         if report is not None:
@@ -459,7 +393,7 @@ def verify(
     with stage_progress() as progress:
         opened = verify_bundle(bundle or demo_bundle_path(), on_progress=progress)
     if as_json:
-        _print_json(
+        print_json(
             {"bundle": str(opened.folder), "digest": opened.manifest.digest, "files": len(opened.manifest.files)}
         )
     else:
@@ -474,26 +408,10 @@ def doctor(as_json: JsonOption = False) -> None:
 
     report = examine()
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
-        _print_report(report)
+        print_report(report)
     raise typer.Exit(0 if report.ready else EdgereelError.exit_code)
-
-
-def _print_report(report: Report) -> None:
-    stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    section = ""
-    for finding in report.findings:
-        if finding.section != section:
-            section = finding.section
-            table.add_row(Text(section, style="bold"))
-        mark, style = _MARKS[finding.status]
-        table.add_row(Text(f"  {finding.name}"), Text(mark, style=style), Text(finding.detail))
-    stdout.print(table)
-    print("\nready to make videos" if report.ready else "\nno video can be made yet")
-    for reason, commands in report.to_do:
-        print("\n" + "\n    ".join([f"{one_line(reason)}{':' * bool(commands)}", *commands]))
 
 
 def main() -> None:

@@ -421,14 +421,14 @@ def test_failures_of_the_machine_are_one_line(run, monkeypatch, error, line):
 INTERRUPTED = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-from edgereel import cli
+from edgereel import cli, terminal
 stage, done = sys.argv.pop(1).split(":")
-show = cli.StageProgress.__call__
+show = terminal.StageProgress.__call__
 def interrupt(self, *call):
     show(self, *call)
     if call[:2] == (stage, int(done)):
         os.kill(os.getpid(), signal.SIGINT)
-cli.StageProgress.__call__ = interrupt
+terminal.StageProgress.__call__ = interrupt
 cli.main()
 """
 

@@ -23,7 +23,17 @@ MAY_IMPORT = {
     "demo": {"runtime", "engines", "export"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate"}
-TORCH_FREE = {"engines", "runtime", "errors.py", "paths.py", "interrupts.py", "cli.py", "__init__.py", "__main__.py"}
+TORCH_FREE = {
+    "engines",
+    "runtime",
+    "errors.py",
+    "paths.py",
+    "interrupts.py",
+    "cli.py",
+    "terminal.py",
+    "__init__.py",
+    "__main__.py",
+}
 NOT_OURS = {"tests", "build", "dist", "docs"}
 
 

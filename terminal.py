@@ -1,0 +1,95 @@
+"""What the command line shows on a terminal: progress bars on stderr, JSON and tables on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from .errors import one_line
+
+if TYPE_CHECKING:
+    from .runtime.doctor import Report
+
+stderr = Console(stderr=True)
+
+_MARKS = {
+    "ok": ("ok", "green"),
+    "warn": ("warn", "yellow"),
+    "missing": ("missing", "red"),
+    "optional": ("-", ""),
+    "information": ("", ""),
+}
+_STAGES = {
+    "check": "checking files",
+    "text": "reading the prompt",
+    "embed": "embedding prompts",
+    "denoise": "denoising",
+    "decode": "decoding",
+    "export": "exporting",
+    "calibrate": "sampling clips",
+    "plan": "choosing scales",
+    "measure": "trying each layer",
+    "quantize": "writing graphs",
+    "first": "first bundle",
+    "second": "second bundle",
+}
+
+
+class StageProgress:
+    """Shows one bar per stage on stderr; call it as an `on_progress` callback."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` units of a stage are done."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(_STAGES.get(stage, stage), total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def restart(self, done: int, total: int) -> None:
+        """Use the bars again, for the next of several clips, below one that counts these."""
+        if total > 1:
+            self("clips", done, total)
+            for stage, task in self._tasks.items():
+                if stage != "clips":
+                    self._progress.reset(task)
+
+
+@contextmanager
+def stage_progress(quiet: bool = False) -> Iterator[StageProgress]:
+    """Give a progress callback for the time of the block; it shows nothing where stderr is not a terminal."""
+    columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr, disable=quiet or not stderr.is_terminal) as progress:
+        yield StageProgress(progress)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """Print an object on stdout, for programs to read."""
+    print(json.dumps(data, indent=2))  # escaped, since not every terminal and pipe takes all of Unicode
+
+
+def print_report(report: Report) -> None:
+    """Print what doctor found as a table, and below it what there is to do."""
+    stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    section = ""
+    for finding in report.findings:
+        if finding.section != section:
+            section = finding.section
+            table.add_row(Text(section, style="bold"))
+        mark, style = _MARKS[finding.status]
+        table.add_row(Text(f"  {finding.name}"), Text(mark, style=style), Text(finding.detail))
+    stdout.print(table)
+    print("\nready to make videos" if report.ready else "\nno video can be made yet")
+    for reason, commands in report.to_do:
+        print("\n" + "\n    ".join([f"{one_line(reason)}{':' * bool(commands)}", *commands]))
