@@ -430,7 +430,9 @@ def main() -> None:
     except EdgereelError as error:
         _fail(str(error), error.exit_code)
     except _WrongUsage as error:
-        _fail(error.format_message(), UsageError.exit_code)
+        message = error.format_message()
+        quotes = ": put the prompt in quotes" if "extra argument" in message and sys.argv[1:2] == ["generate"] else ""
+        _fail(f"{message}{quotes}", UsageError.exit_code)
     except MemoryError as error:
         _fail(f"not enough memory: try a smaller size or fewer frames ({error})", EdgereelError.exit_code)
     except OSError as error:

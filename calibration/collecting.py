@@ -99,6 +99,11 @@ def embed_all(reel: Reel, texts: Sequence[str], *, guided: bool) -> None:
         reel.embedder.embed_ahead(prompt)
 
 
+def _in_words(keys: list[str]) -> str:
+    """Return what differs between two plans as a user would name it, the first thing alone: the rest mostly follow."""
+    return {"prompt_count": "the prompts", "seeds": "the number of seeds"}.get(keys[0], f"the {keys[0]}")
+
+
 def _begin(output: Path, plan: Plan) -> Statistics:
     """Return the statistics to go on with: those that are there, where they are of the same plan, or new ones."""
     if not output.exists():
@@ -107,7 +112,7 @@ def _begin(output: Path, plan: Plan) -> Statistics:
     differing = [key for key, value in asdict(plan).items() if asdict(found.plan)[key] != value]
     if differing:
         raise UsageError(
-            f"{output}: holds statistics of another {', '.join(differing)}: remove it or choose another name"
+            f"{output}: holds statistics that differ in {_in_words(differing)}: remove it or choose another name"
         )
     return found
 

@@ -139,16 +139,16 @@ def test_an_interrupt_inside_a_clip_leaves_the_last_whole_one(random_reel, promp
 
 
 @pytest.mark.parametrize(
-    ("change", "what"), [({"steps": 3}, "recipe"), ({"seeds": 2}, "seeds"), ({"frames": 9}, "recipe")]
+    ("change", "what"), [({"steps": 3}, "recipe"), ({"seeds": 2}, "number of seeds"), ({"frames": 9}, "recipe")]
 )
 def test_statistics_of_another_run_are_not_gone_on_with(random_reel, prompts, tmp_path, statistics, change, what):
-    with pytest.raises(UsageError, match=f"statistics of another {what}"):
+    with pytest.raises(UsageError, match=f"statistics that differ in the {what}"):
         calibrate(random_reel, prompts, tmp_path / "stats.npz", **{**SETTINGS, **change})
 
 
 def test_other_prompts_are_another_run(random_reel, prompts, tmp_path, statistics):
     prompts.write_text("a red ball bounces\n")
-    with pytest.raises(UsageError, match="statistics of another prompts"):
+    with pytest.raises(UsageError, match="statistics that differ in the prompts: remove it"):
         calibrate(random_reel, prompts, tmp_path / "stats.npz", **SETTINGS)
 
 

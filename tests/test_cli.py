@@ -76,6 +76,7 @@ def metadata_of(path):
         ),
         (["generate", "a \x1b[31mred ball"], 2, "U+001B"),
         (["generate"], 2, "give either a prompt or --prompts FILE"),
+        (["generate", *PROMPT.split()], 2, "put the prompt in quotes"),
         (["generate", PROMPT, "--size", "50x64"], 2, "the nearest is 48x64"),
         (["generate", PROMPT, "--size", "0x0"], 2, "the nearest is 16x16"),
         (
