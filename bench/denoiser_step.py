@@ -125,7 +125,7 @@ def print_tables(record: dict[str, Any]) -> None:
             faster = f"{result['faster']:.2f} | {result['difference']:.1e}" if "faster" in result else " | "
             print(f"| {title} | {result['seconds']:.2f} | {result['cpu_seconds']:.2f} | {faster} |")
     for name, tera in record["peaks"].items():
-        print(f"\n{name}: {tera:.3f} TOP/s in one large product")
+        print(f"\n{name}: {tera:.3f} TOP in a second of processor time, in one large product")
     for title, operators in record["profiles"].items():
         total = sum(milliseconds for milliseconds, _ in operators.values())
         print(f"\n{title}, by operator\n\n| operator | nodes | ms | share |\n|---|---|---|---|")
