@@ -18,6 +18,9 @@ Messages say what is wrong, with which file or value, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
+
 
 def one_line(text: object) -> str:
     """Return text as one line that cannot steer a terminal: what is not printable, line ends included, is escaped.
@@ -83,6 +86,17 @@ class MissingExtraError(EdgereelError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f'{purpose} needs {package}, which is not installed: pip install "edgereel[{extra}]"')
+
+
+def require_packages(packages: Sequence[str], extra: str, purpose: str) -> None:
+    """Raise MissingExtraError, naming the first, where packages of an extra are not installed; none is imported."""
+    for package in packages:
+        try:
+            found = find_spec(package) is not None
+        except ValueError:  # blocked by sys.modules[package] = None
+            found = False
+        if not found:
+            raise MissingExtraError(package, extra, purpose)
 
 
 class Cancelled(EdgereelError):

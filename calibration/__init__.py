@@ -6,11 +6,10 @@ Needs the `calibration` extra; importing this package does not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import MissingExtraError
+from ..errors import require_packages
 from ..runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def calibrate(
     Raises UsageError where the prompts cannot be used, or `output` holds statistics of something else; PromptError;
     GeometryError; BundleError; EngineError where activations are not finite numbers; OutputError; MissingExtraError.
     """
-    _check_extra("edgereel calibrate")
+    require_packages(PACKAGES, "calibration", "edgereel calibrate")
     from .collecting import calibrate as run
 
     return run(
@@ -97,7 +96,7 @@ def quantize(
     Raises UsageError for what cannot be used as given, QualityError where the budget is not met, BundleError, EngineError,
     OutputError, MissingExtraError. Whatever is raised, KeyboardInterrupt included, nothing is left behind.
     """
-    _check_extra("edgereel quantize")
+    require_packages(PACKAGES, "calibration", "edgereel quantize")
     from .quantizing import complete_settings
     from .quantizing import quantize as run
 
@@ -116,13 +115,3 @@ def quantize(
         threads=threads,
     )
     return run(bundle, output, settings, stats=stats, first_timesteps=first_timesteps, on_progress=on_progress)
-
-
-def _check_extra(purpose: str) -> None:
-    for package in PACKAGES:
-        try:
-            found = find_spec(package) is not None
-        except ValueError:  # blocked by sys.modules[package] = None
-            found = False
-        if not found:
-            raise MissingExtraError(package, "calibration", purpose)

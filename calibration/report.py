@@ -12,7 +12,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
-from ..errors import OutputError
+from ..runtime.writing import output_errors, replace_file, temporary_beside
 from .compare import Comparison
 
 PICTURES = 6
@@ -55,13 +55,14 @@ def summary(comparison: Comparison) -> str:
 
 def write_report(comparison: Comparison, path: Path) -> None:
     """Write the page; an existing file is replaced. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(_page(comparison), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    temporary = temporary_beside(path)
+    with output_errors(path):
+        try:
+            temporary.write_text(_page(comparison), encoding="utf-8")
+            replace_file(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _page(comparison: Comparison) -> str:

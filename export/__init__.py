@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import MissingExtraError
+from ..errors import require_packages
 from .lora_request import Lora
 
 if TYPE_CHECKING:
@@ -47,13 +46,7 @@ def export_checkpoint(
     for a checkpoint or LoRA that cannot be exported, ParityError where a graph is not what the module is, OutputError where the
     bundle cannot be written. Whatever is raised, KeyboardInterrupt included, nothing is left behind.
     """
-    for package in PACKAGES:
-        try:
-            found = find_spec(package) is not None
-        except ValueError:  # blocked by sys.modules[package] = None
-            found = False
-        if not found:
-            raise MissingExtraError(package, "export", "edgereel export")
+    require_packages(PACKAGES, "export", "edgereel export")
     from .bundle import export_checkpoint as run
 
     return run(

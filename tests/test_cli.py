@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 from conftest import DEMO_CHECKPOINT, DEMO_REEL, edit_manifest
+from small_disk import small_disk
 
 from edgereel import __version__, cli
 from edgereel.runtime.bundle import open_bundle
@@ -472,14 +473,7 @@ def test_ctrl_c_from_outside(tmp_path, guided_copy):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces of Linux")
 def test_a_full_disk(tmp_path):
-    mount = f'mount -t tmpfs -o size=4k none "{tmp_path}" && exec "$@"'
-    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "-"]
-    try:
-        possible = subprocess.run([*inside, "true"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        possible = False
-    if not possible:
-        pytest.skip("no right to mount a small file system")
+    inside = small_disk(tmp_path, "4k")
     target = tmp_path / "clip.mp4"
     command = [sys.executable, "-m", "edgereel", "generate", PROMPT, "-o", str(target), *QUICK, "--size", "64x64"]
     script = f'"$@"; echo "$?" $(ls -A "{tmp_path}" | wc -l)'

@@ -12,27 +12,14 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO_REEL, edit_manifest
+from test_installed import REQUIREMENTS
 
 from edgereel import __version__, cli
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.runtime import doctor, machine
 from edgereel.runtime.doctor import MISSING, OK, OPTIONAL, WARN
-from edgereel.runtime.installed import parse_requirements
 from edgereel.runtime.probe import Probe
 
-REQUIREMENTS = parse_requirements(
-    [
-        "numpy>=1.26",
-        "av>=12",
-        'onnxruntime>=1.23; extra == "cpu"',
-        'onnxruntime-gpu>=1.23; extra == "gpu"',
-        'torch>=2.9; extra == "export"',
-        'onnxruntime>=1.23; extra == "export"',
-        'matplotlib>=3.9; extra == "bench"',
-        'edgereel[cpu,export,bench]; extra == "dev"',
-        "pytest>=8 ; extra == 'dev'",
-    ]
-)
 BASE = {"numpy": "2.0.1", "av": "18.1.0"}
 WORKING = Probe(
     loaded={

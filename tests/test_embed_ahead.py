@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import test_cli
 from conftest import edit_manifest
+from small_disk import small_disk
 from test_cli import BUNDLE, PROMPT, QUICK, prompts_file, refused
 
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
@@ -195,14 +196,7 @@ def test_a_full_disk(tmp_path):
     """Embedding ahead says so; a generation does without."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    mount = f'mount -t tmpfs -o size=12k none "{cache}" && exec "$@"'
-    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "-"]
-    try:
-        possible = subprocess.run([*inside, "true"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        possible = False
-    if not possible:
-        pytest.skip("no right to mount a small file system")
+    inside = small_disk(cache, "12k")
     prompts = prompts_file(tmp_path, "\n".join(f"a {colour} ball falls" for colour in ("red", "green", "blue", "pink")))
     edgereel = [sys.executable, "-m", "edgereel"]
     script = f'"$@"; echo "$?" $(ls -A "{cache}/embeddings" | grep -c part)'

@@ -10,7 +10,9 @@ import weakref
 
 import av
 import numpy as np
+import pictures
 import pytest
+from small_disk import small_disk
 
 from edgereel.demo.clips import Subject, render
 from edgereel.errors import GeometryError, OutputError
@@ -22,12 +24,7 @@ SETTINGS = {"title": "a réd ball ☃", "comment": '{"seed": 7, "prompt": "' + "
 
 def clip(count=17, height=64, width=96):
     """Smooth moving colours that differ between the channels, uint8 [H, W, 3] each."""
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    for index in range(count):
-        red = 127 + 120 * np.sin(4 * x + index / 5)
-        green = 127 + 120 * np.sin(4 * y + 2)
-        blue = 127 + 120 * np.cos(2.5 * (x + y) - index / 7)
-        yield np.stack([red, green, blue], -1).astype(np.uint8)
+    return pictures.clip(count, height, width)
 
 
 def read_video(path):
@@ -340,21 +337,7 @@ def test_every_size_at_which_writing_can_fail_is_noticed(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces")
 def test_a_full_disk(tmp_path):
-    inside = [
-        "unshare",
-        "--map-root-user",
-        "--mount",
-        "sh",
-        "-c",
-        f'mount -t tmpfs -o size=96k none "{tmp_path}" && exec "$@"',
-        "-",
-    ]
-    try:
-        possible = subprocess.run([*inside, "true"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        possible = False
-    if not possible:
-        pytest.skip("no right to mount a small file system")
+    inside = small_disk(tmp_path, "96k")
     code = """
         write_mp4(path, noise(1), 16, {})
         old = open(path, "rb").read()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import NAMES, clip, contents, read_back, write_old
+from small_disk import small_disk
 
 from edgereel.errors import GeometryError, OutputError
 from edgereel.runtime import gif, png, webp
@@ -137,14 +138,7 @@ def test_every_size_at_which_writing_can_fail_is_noticed(tmp_path, name):
 @pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk(tmp_path, name):
-    mount = f'mount -t tmpfs -o size=96k none "{tmp_path}" && exec "$@"'
-    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "-"]
-    try:
-        possible = subprocess.run([*inside, "true"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        possible = False
-    if not possible:
-        pytest.skip("no right to mount a small file system")
+    inside = small_disk(tmp_path, "96k")
     code = """
         write_output(path, noise(1), 16, {})
         old = contents()
