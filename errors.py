@@ -9,6 +9,8 @@
     ├── ParityError                   an exported graph does not compute what the torch module computes
     ├── QualityError                  a quantized bundle is further from its source than was asked for
     ├── EngineError                   a graph cannot be opened or run on the asked device
+    │   └── OutOfMemory               the device has not enough memory to open or run it
+    ├── PlanError                     nothing that could be done fits into the memory there is (exit code 1)
     ├── OutputError                   the result cannot be written
     ├── MissingExtraError             an optional dependency is not installed
     └── Cancelled                     the caller's progress callback asked to stop (exit code 130)
@@ -75,6 +77,14 @@ class QualityError(EdgereelError):
 
 class EngineError(EdgereelError):
     """A graph cannot be opened or run on the asked device."""
+
+
+class OutOfMemory(EngineError):
+    """The device has not enough free memory to open a graph or to run it."""
+
+
+class PlanError(EdgereelError):
+    """No way of running the bundle fits into the memory that may be used."""
 
 
 class OutputError(EdgereelError):

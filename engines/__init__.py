@@ -7,17 +7,30 @@ outputs = session.run({"latents": Tensor.from_numpy(array), ...})
 from __future__ import annotations
 
 from ..errors import UsageError
-from .base import Activations, Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
+from .base import (
+    Activations,
+    Compute,
+    Engine,
+    EngineOptions,
+    EngineReport,
+    GraphSpecs,
+    Session,
+    Shapes,
+    Tensor,
+    TensorInfo,
+)
 from .onnxruntime_cpu import OnnxRuntimeCpu
 
 __all__ = [
     "ENGINES",
     "Activations",
+    "Compute",
     "Engine",
     "EngineOptions",
     "EngineReport",
     "GraphSpecs",
     "Session",
+    "Shapes",
     "Tensor",
     "TensorInfo",
     "get_engine",

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 
 Activations = Literal["float", "dynamic"]
 """What quantized weights are multiplied with: float32, or activations quantized as they come."""
+Compute = Literal["float32", "float16", "bfloat16"]
+"""What matrix products calculate in; sums that need more (norms, softmax) have float32 in any case."""
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""(input name, its shape) of every input of a graph, sorted by name: a mapping that can be hashed."""
 
 
 class Tensor:
@@ -47,12 +51,19 @@ class EngineOptions:
     threads: CPU threads per operator, None for all cores. activations: what weights that are quantized while their inputs
     are not are multiplied with. lower: rewrite the graph for the device; False runs the canonical one, node by node.
     keep: what is made of the graph may go into the user's cache for the next time; False for graphs that have none.
+    compute: the type that matrix products calculate in, None for the engine's own choice; what the engine cannot do it
+    refuses. shapes: the shape of each input where all runs will have the same, so that the engine may build for them; None
+    where they vary. weight_budget: bytes of weights held on the device at once, None for all of them: the others are
+    fetched as they are needed.
     """
 
     threads: int | None = None
     activations: Activations = "float"
     lower: bool = True
     keep: bool = True
+    compute: Compute | None = None
+    shapes: Shapes | None = None
+    weight_budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,9 @@ class EngineReport:
 
     precision: the type that matrix products calculate in. nodes: number of graph nodes by provider.
     lowered: where the graph that runs came from: `cache`, `built`, or `off` and other reasons for running the canonical one.
-    rewrites: how often each rewrite was applied to it.
+    rewrites: how often each rewrite was applied to it. streamed: number of parts that it is run in, each part's weights
+    fetched when its turn comes; 1 where all are held. build: where a built engine came from: `cache`, `built`, or "" for
+    engines that build nothing; build_seconds: how long building took, 0 where it was not needed.
     """
 
     engine: str
@@ -88,6 +101,9 @@ class EngineReport:
     nodes: dict[str, int] = field(default_factory=dict)
     lowered: str = "off"
     rewrites: dict[str, int] = field(default_factory=dict)
+    streamed: int = 1
+    build: str = ""
+    build_seconds: float = 0.0
 
 
 class Session(ABC):
@@ -100,7 +116,8 @@ class Session(ABC):
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph once on all of its inputs; return all of its outputs.
 
-        Raises EngineError where an input is missing, unknown or of the wrong type or shape, or where running fails.
+        Raises EngineError where an input is missing, unknown or of the wrong type or shape, or where running fails,
+        OutOfMemory where the device has not enough memory for it; the session can still be closed then.
         """
 
     @abstractmethod
@@ -120,14 +137,18 @@ class Engine(ABC):
     name: str
 
     def unavailable(self) -> str | None:
-        """Return in one line why this engine cannot run on this machine, None where it can."""
+        """Return in one line why this engine cannot run on this machine, and the command that changes it; None where it can.
+
+        Nothing of the device is touched to find out, and nothing is raised.
+        """
         return None
 
     @abstractmethod
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open an ONNX graph with the external data beside it.
 
-        Raises EngineError where the graph cannot be opened, MissingExtraError where the engine is not installed.
+        Raises EngineError where the graph cannot be opened (OutOfMemory where for want of memory), MissingExtraError
+        where the engine is not installed.
         """
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:

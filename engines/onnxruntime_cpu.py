@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..errors import EngineError, MissingExtraError, brief
 from ..interrupts import interrupts_wait
+from ..machine import usable_cores
 from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
 from .byte_products import byte_products_are_exact
 from .lowering import LoweredGraph, lower_graph
@@ -50,12 +50,6 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # where it exists, a process may have been given a part of the cores
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class OnnxRuntimeCpu(Engine):
     """Opens graphs with ONNX Runtime's CPU provider."""
 
@@ -71,9 +65,11 @@ class OnnxRuntimeCpu(Engine):
 
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open."""
+        if options.compute not in (None, "float32"):
+            raise EngineError(f"the cpu engine calculates in float32, not in {options.compute}")
         onnxruntime = _import_onnxruntime()
         lowered = _lower(graph_path, options, onnxruntime.__version__)
-        threads = options.threads or _usable_cores()
+        threads = options.threads or usable_cores()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1

@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import __version__, paths
 from ..errors import EdgereelError, brief, one_line
+from ..machine import Gpu, Machine, find_gpus, read_machine
 from .installed import (
     ONNXRUNTIMES,
     Requirement,
@@ -25,7 +26,6 @@ from .installed import (
     needed_by,
     requirements_of,
 )
-from .machine import Gpu, Machine, find_gpus, read_machine
 from .probe import Probe, probe
 
 OK = "ok"

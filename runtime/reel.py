@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from .embedding_cache import EmbeddingCache
 from .geometry import latent_shape
 from .manifest import Denoiser
 from .noise import NoiseSource
-from .progress import Progress, report_progress
+from .progress import Progress, Span, report_progress
 from .recipes import schedule_of
 from .request import Request, complete_request
 from .running import run_graph
@@ -33,6 +34,7 @@ class Reel:
 
     timings: seconds spent so far by stage (`open`, `text`, `denoise`, `decode`, `encode`).
     embedder: embeds prompts; those in the cache need neither the tokenizer nor the text encoder.
+    on_span: told of every piece of work as it ends, by who measures; None for nobody.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Reel:
     ) -> None:
         self.bundle = bundle
         self.timings: dict[str, float] = {}
+        self.on_span: Callable[[Span], None] | None = None
         self._engine = engine
         self._options = options
         self._sessions: dict[str, Session] = {}
@@ -70,9 +73,12 @@ class Reel:
         """Return what really runs, for each graph opened so far: no text encoder where all prompts were cached."""
         return {name: session.report for name, session in self._sessions.items()}
 
-    def add_time(self, stage: str, started: float) -> None:
-        """Add the seconds since `started` (time.perf_counter) to a stage's account."""
-        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
+    def add_time(self, stage: str, started: float, name: str = "") -> None:
+        """Add the seconds since `started` (time.perf_counter) to a stage's account. name: what of the stage it was."""
+        seconds = time.perf_counter() - started
+        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+        if self.on_span is not None:
+            self.on_span(Span(stage, name, started, seconds))
 
     def session(self, name: str) -> Session:
         """Return the opened graph of that name (see Roles.graphs), opening it if need be.
@@ -85,7 +91,7 @@ class Reel:
             started = time.perf_counter()
             graph = self.bundle.manifest.roles.graphs()[name]
             self._sessions[name] = self._engine.open(self.bundle.path(graph.file), self._options_of(name))
-            self.add_time("open", started)
+            self.add_time("open", started, name)
         return self._sessions[name]
 
     def _options_of(self, name: str) -> EngineOptions:
@@ -195,7 +201,7 @@ class Reel:
             raise EngineError(
                 f"{name} gave a prediction of shape {list(prediction.shape)} for latents {list(noisy.shape)}"
             )
-        self.add_time("denoise", started)
+        self.add_time("denoise", started, name)
         return prediction
 
 

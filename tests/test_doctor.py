@@ -14,9 +14,9 @@ import pytest
 from conftest import DEMO_REEL, edit_manifest
 from test_installed import REQUIREMENTS
 
-from edgereel import __version__, cli
+from edgereel import __version__, cli, machine
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
-from edgereel.runtime import doctor, machine
+from edgereel.runtime import doctor
 from edgereel.runtime.doctor import MISSING, OK, OPTIONAL, WARN
 from edgereel.runtime.probe import Probe
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from edgereel.machine import Gpu, Machine, find_gpus, parse_cpuinfo, parse_gpus, parse_meminfo, read_machine
 from edgereel.runtime import doctor
 from edgereel.runtime.doctor import WARN
-from edgereel.runtime.machine import Gpu, Machine, find_gpus, parse_cpuinfo, parse_gpus, parse_meminfo, read_machine
 
 
 def test_x86_instruction_sets():

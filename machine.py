@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import brief, one_line
+from .errors import brief, one_line
 
 # By the names that Linux gives in /proc/cpuinfo, x86 first, then Arm.
 _INSTRUCTION_SETS = {
