@@ -31,7 +31,7 @@ TORCH_FREE = {
     "paths.py",
     "interrupts.py",
     "machine.py",
-    "cli.py",
+    "cli",
     "terminal.py",
     "__init__.py",
     "__main__.py",

@@ -1,0 +1,118 @@
+"""Commands that make videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import one_line
+from ..interrupts import interrupts_wait
+from ..terminal import print_json, stage_progress
+from .application import app
+from .options import BundleOption, EngineOption, JsonOption, ThreadsOption, parse_size
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What the video shows.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The .mp4, .gif or .webp (lossless) to write; without a suffix, a folder of PNGs; with --prompts, a folder "
+            "of videos. Default out.mp4, or the folder out.",
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="mp4, gif, webp or png: what each of --prompts becomes, or the default output. Default mp4."),
+    ] = None,
+    bundle: BundleOption = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Classifier-free guidance; 1 and below turns it off. Distilled recipes are made for 1."),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="What the video should not show.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames per second of the file.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="euler, unipc, sde or rcm.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="One of the bundle's recipes, see inspect.")] = None,
+    latents: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="Initial noise, float32 [1, C, F, H, W].")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="One prompt per line: a video of each.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Leave the prompts out of the file's metadata.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither use nor keep embeddings of prompts in the cache folder.")
+    ] = False,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a video of a prompt."""
+    with interrupts_wait():
+        from ..runtime.batch import Job, read_latents, run_jobs
+
+    jobs = Job.plan(prompt, prompts, output, format)
+    settings = {
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "negative_prompt": negative,
+        "size": None if size is None else parse_size(size),
+        "frames": frames,
+        "fps": fps,
+        "sampler": sampler,
+        "recipe": recipe,
+        "latents": None if latents is None else read_latents(latents),
+    }
+    with stage_progress() as progress:
+        results = run_jobs(
+            jobs,
+            settings,
+            bundle=bundle,
+            engine=engine,
+            threads=threads,
+            private=private,
+            cache=not no_cache,
+            on_progress=progress,
+        )
+        done = []
+        for result in results:
+            done.append(result)
+            progress.restart(len(done), len(jobs))
+            if not as_json:
+                times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["seconds"].items())
+                print(f"{one_line(result['output'])}  ({times})")
+    if as_json:
+        print_json(done[0] if prompts is None else {"videos": done})
+
+
+@app.command()
+def embed(
+    prompts: Annotated[Path, typer.Argument(help="A file with one prompt per line.")],
+    negative: Annotated[str | None, typer.Option(help="The negative prompt that generate will be given.")] = None,
+    bundle: BundleOption = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed prompts ahead: generate, with the same bundle and engine, then never loads the text encoder for them."""
+    with interrupts_wait():
+        from ..runtime.embed_ahead import embed_ahead
+
+    with stage_progress() as progress:
+        result = embed_ahead(
+            prompts, negative_prompt=negative, bundle=bundle, engine=engine, threads=threads, on_progress=progress
+        )
+    if as_json:
+        print_json(result)
+    else:
+        size = f"{result['bytes'] / 1e6:.2f} MB in {one_line(result['folder'])}"
+        print(f"{result['embedded']} embedded, {result['already_there']} already there, {size}")

@@ -1,0 +1,64 @@
+"""Commands that look at bundles and at the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import EdgereelError
+from ..interrupts import interrupts_wait
+from ..terminal import print_json, print_report, stage_progress
+from .application import app
+from .options import JsonOption
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bundle holds: model, recipes, sizes, precision, parity and quality."""
+    from ..runtime.bundle import open_bundle
+    from ..runtime.describe import describe
+    from ..runtime.reel import demo_bundle_path
+
+    opened = open_bundle(bundle or demo_bundle_path())
+    if as_json:
+        print_json(opened.manifest.to_json())
+    else:
+        print(describe(opened))
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash every file of a bundle again and check it against the manifest."""
+    from ..runtime.bundle import verify_bundle
+    from ..runtime.reel import demo_bundle_path
+
+    with stage_progress() as progress:
+        opened = verify_bundle(bundle or demo_bundle_path(), on_progress=progress)
+    if as_json:
+        print_json(
+            {"bundle": str(opened.folder), "digest": opened.manifest.digest, "files": len(opened.manifest.files)}
+        )
+    else:
+        print(f"{opened.folder}: {len(opened.manifest.files)} files are as declared, digest {opened.manifest.digest}")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what this machine has, what is missing, and the commands that bring it; 0 if a video can be made, 1 if not."""
+    with interrupts_wait():
+        from ..runtime.doctor import examine
+
+    report = examine()
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_report(report)
+    raise typer.Exit(0 if report.ready else EdgereelError.exit_code)

@@ -1,0 +1,25 @@
+"""Options that several commands have, and how their values are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or cpu.")]
+BundleOption = Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of "WIDTHxHEIGHT". Raises UsageError."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        raise UsageError(f"--size {text}: write it as WIDTHxHEIGHT, for example 64x64")
+    if len(width) > 6 or len(height) > 6:
+        raise UsageError(f"--size {text}: that is too large for any model")
+    return int(width), int(height)
