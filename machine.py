@@ -142,6 +142,17 @@ def find_gpus(command: Sequence[str] = NVIDIA_SMI, timeout: float = 5) -> tuple[
     return parse_gpus(output)
 
 
+def free_gpu_memory(timeout: float = 5) -> int | None:
+    """Return the bytes that are free on the first NVIDIA GPU; None where there is none, or it shares the machine's memory."""
+    command = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=timeout, errors="replace").stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    first = output.strip().partition("\n")[0].strip()
+    return int(first) * 2**20 if first.isdecimal() else None
+
+
 def parse_gpus(output: str) -> tuple[list[Gpu], str]:
     """Return the GPUs in the answer of NVIDIA_SMI, and what is wrong with it ("" if nothing)."""
     gpus = []

@@ -132,9 +132,16 @@ class Session(ABC):
 
 
 class Engine(ABC):
-    """A way of running graphs. Nothing of the device is touched before `open`."""
+    """A way of running graphs. Nothing of the device is touched before `open`.
+
+    device: whose memory it takes. compute: what it calculates in where EngineOptions does not say. fixed_shapes: whether it
+    does better where it is told the shapes of all runs.
+    """
 
     name: str
+    device: Literal["cpu", "gpu"] = "cpu"
+    compute: Compute = "float32"
+    fixed_shapes: bool = False
 
     def unavailable(self) -> str | None:
         """Return in one line why this engine cannot run on this machine, and the command that changes it; None where it can.

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import OutOfMemory
 from .decoding import decode_frames
+from .frame_check import FrameCheck
+from .memory_sizes import DECODER, DECODER_GRAPHS
 from .outputs import check_fps, check_output, write_output
 from .progress import Progress, report_progress
 from .request import Request
+from .tiling import decode_tiled
 
 if TYPE_CHECKING:
     from .reel import Reel
@@ -35,19 +39,32 @@ class Video:
         return self.request.frames
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        frames = decode_frames(
-            self._reel.session("decoder_first"),
-            self._reel.session("decoder_next"),
-            self.latents,
-            self._reel.bundle.manifest.latent,
-        )
+        self._reel.plan(self.request.width, self.request.height, self.request.frames)
+        shown = 0
         while True:
-            started = time.perf_counter()
-            picture = next(frames, None)
-            self._reel.add_time("decode", started)
-            if picture is None:
-                return
-            yield picture
+            pictures = self._decode()
+            try:
+                for _ in range(shown):  # memory ran out in the middle: those before are with the caller already
+                    next(pictures)
+                while True:
+                    started = time.perf_counter()
+                    picture = next(pictures, None)
+                    self._reel.add_time("decode", started)
+                    if picture is None:
+                        return
+                    yield picture
+                    shown += 1
+            except OutOfMemory as error:
+                self._reel.graphs.step_down(DECODER, error)
+
+    def _decode(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures, decoded as the memory plan says."""
+        first, following = (self._reel.session(name) for name in DECODER_GRAPHS)
+        plan, geometry = self._reel.graphs.plan, self._reel.bundle.manifest.latent
+        if plan is None or plan.tile is None:
+            yield from decode_frames(first, following, self.latents, geometry)
+        else:
+            yield from decode_tiled(first, following, self.latents, geometry, plan.tile)
 
     def settings(self, *, private: bool = False) -> dict[str, Any]:
         """Return what the clip was made with and by; private leaves both prompts out."""
@@ -72,7 +89,7 @@ class Video:
 
         What is there already is replaced when the new output is complete: a file, or a folder that holds nothing but
         the PNGs of an earlier clip. The settings and the note that the clip is AI-generated go into the metadata;
-        private leaves the prompts out. Raises UsageError for another suffix or a speed that the format cannot show,
+        private leaves the prompts out. Raises EngineError where the frames are all alike, UsageError for another suffix or a speed that the format cannot show,
         OutputError where it cannot be written, Cancelled where on_progress returns False.
         """
         check_fps(path, self.request.fps)
@@ -80,9 +97,12 @@ class Video:
 
         def counted() -> Iterator[NDArray[np.uint8]]:
             report_progress(on_progress, "decode", 0, len(self))
+            check = FrameCheck()
             for done, picture in enumerate(self, start=1):
+                check.add(picture)
                 yield picture
                 report_progress(on_progress, "decode", done, len(self))
+            check.finish()
 
         metadata = {
             "title": "AI-generated video" if private else self.request.prompt,

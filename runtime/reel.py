@@ -21,7 +21,12 @@ from .embedding import NEGATIVE, Prompt, PromptEmbedder
 from .embedding_cache import EmbeddingCache
 from .geometry import latent_shape
 from .manifest import Denoiser
+from .memory_budget import budget_of
+from .memory_fitting import check_fit
+from .memory_plan import MemoryPlan, plan_memory
+from .memory_sizes import TEXT_ENCODER, clip_sizes
 from .noise import NoiseSource
+from .open_graphs import OpenGraphs
 from .progress import Progress, Span, report_progress
 from .recipes import schedule_of
 from .request import Request, complete_request
@@ -30,28 +35,37 @@ from .samplers import SAMPLERS
 
 
 class Reel:
-    """A bundle and the engine that runs it. Graphs are opened when first needed and stay open until `close`.
+    """A bundle and the engine that runs it. Graphs are opened when first needed, and closed when the memory plan says.
 
+    graphs: the opened ones, and what had to be given up where memory ran out all the same.
     timings: seconds spent so far by stage (`open`, `text`, `denoise`, `decode`, `encode`).
     embedder: embeds prompts; those in the cache need neither the tokenizer nor the text encoder.
     on_span: told of every piece of work as it ends, by who measures; None for nobody.
+    on_plan: told of the memory plan before the first clip of each size.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, options: EngineOptions, cache: EmbeddingCache | None = None
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        options: EngineOptions,
+        cache: EmbeddingCache | None = None,
+        memory: int | str | None = None,
     ) -> None:
+        """memory: bytes, or text such as "6GiB", that may be used at most; None for what is free less a margin."""
         self.bundle = bundle
         self.timings: dict[str, float] = {}
         self.on_span: Callable[[Span], None] | None = None
+        self.on_plan: Callable[[MemoryPlan], object] | None = None
         self._engine = engine
-        self._options = options
-        self._sessions: dict[str, Session] = {}
-        self._closed = False
+        self._compute = options.compute or engine.compute
+        self._budget = budget_of(memory, engine.device)
+        self.graphs = OpenGraphs(bundle, engine, options, self.add_time)
         self.embedder = PromptEmbedder(
             bundle,
-            lambda: engine.numerics(self._options_of("text_encoder")),
+            lambda: engine.numerics(numerics_options(bundle, options)),
             cache,
-            lambda: self.session("text_encoder"),
+            lambda: self.session(TEXT_ENCODER),
             self.add_time,
         )
 
@@ -65,13 +79,11 @@ class Reel:
 
     def close(self) -> None:
         """Release every opened graph. Videos made by this reel can no longer be decoded."""
-        while self._sessions:
-            self._sessions.popitem()[1].close()
-        self._closed = True
+        self.graphs.close()
 
     def report(self) -> dict[str, EngineReport]:
         """Return what really runs, for each graph opened so far: no text encoder where all prompts were cached."""
-        return {name: session.report for name, session in self._sessions.items()}
+        return self.graphs.reports()
 
     def add_time(self, stage: str, started: float, name: str = "") -> None:
         """Add the seconds since `started` (time.perf_counter) to a stage's account. name: what of the stage it was."""
@@ -81,22 +93,27 @@ class Reel:
             self.on_span(Span(stage, name, started, seconds))
 
     def session(self, name: str) -> Session:
-        """Return the opened graph of that name (see Roles.graphs), opening it if need be.
+        """Return the opened graph of that name; see OpenGraphs.session."""
+        return self.graphs.session(name)
 
-        Raises EngineError where the reel is closed or the engine cannot open the graph.
+    def plan(self, width: int, height: int, frames: int) -> MemoryPlan:
+        """Return how memory will be used for clips of this size, and hold to it from now on.
+
+        Raises GeometryError where the model cannot do the size, PlanError where nothing fits, naming what would.
         """
-        if self._closed:
-            raise EngineError("this reel is closed: keep it open (inside the with block) while its videos are used")
-        if name not in self._sessions:
-            started = time.perf_counter()
-            graph = self.bundle.manifest.roles.graphs()[name]
-            self._sessions[name] = self._engine.open(self.bundle.path(graph.file), self._options_of(name))
-            self.add_time("open", started, name)
-        return self._sessions[name]
-
-    def _options_of(self, name: str) -> EngineOptions:
-        graph = self.bundle.manifest.roles.graphs()[name]
-        return replace(self._options, activations=graph.activations or "float")
+        size = (width, height, frames)
+        latents = latent_shape(self.bundle.manifest.latent, *size)
+        started = time.perf_counter()
+        if latents not in self.graphs.plans:
+            plan = plan_memory(clip_sizes(self.bundle, *size, self._compute), self._budget, self._engine.device)
+            if not plan.sizes.unknown:
+                check_fit(self.bundle, size, plan, self._compute)
+            self.graphs.plans[latents] = plan
+            if self.on_plan is not None:
+                self.on_plan(plan)
+        self.graphs.plan = self.graphs.plans[latents]
+        self.add_time("open", started, "plan")
+        return self.graphs.plan
 
     def generate(
         self,
@@ -138,10 +155,11 @@ class Reel:
             recipe=recipe,
         )
         noise = NoiseSource(request.seed)
+        self.plan(request.width, request.height, request.frames)
         prompts = [Prompt(request.prompt)]
         if max(request.guidances) > 1:
             prompts.append(Prompt(request.negative_prompt, NEGATIVE))
-        embeddings = self.embedder.embed(prompts, on_progress)
+        embeddings = self.graphs.run(TEXT_ENCODER, lambda: self.embedder.embed(prompts, on_progress))
         # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
         drawn = noise.draw(latent_shape(self.bundle.manifest.latent, request.width, request.height, request.frames))
         sampled = self._sample(request, drawn if latents is None else latents, noise, embeddings, on_progress)
@@ -189,20 +207,30 @@ class Reel:
     ) -> NDArray[np.float32]:
         """Return what the denoiser of that index predicts of these latents."""
         name = self.bundle.manifest.roles.denoiser_names()[index]
-        session = self.session(name)
-        started = time.perf_counter()
         inputs = {
             "latents": Tensor.from_numpy(noisy),
             "timestep": Tensor.from_numpy(np.array([timestep], np.float32)),
             "prompt_embeds": prompt_embeds,
         }
-        prediction: NDArray[np.float32] = run_graph(session, name, inputs, "prediction").numpy()
+
+        def run() -> NDArray[np.float32]:
+            session = self.session(name)
+            started = time.perf_counter()
+            predicted: NDArray[np.float32] = run_graph(session, name, inputs, "prediction").numpy()
+            self.add_time("denoise", started, name)
+            return predicted
+
+        prediction = self.graphs.run(name, run)
         if prediction.shape != noisy.shape:
             raise EngineError(
                 f"{name} gave a prediction of shape {list(prediction.shape)} for latents {list(noisy.shape)}"
             )
-        self.add_time("denoise", started, name)
         return prediction
+
+
+def numerics_options(bundle: Bundle, options: EngineOptions) -> EngineOptions:
+    """Return the options that decide what numbers the text encoder gives: how it is held in memory does not."""
+    return replace(options, activations=bundle.manifest.roles.text_encoder.activations or "float")
 
 
 def pick_expert(
@@ -231,19 +259,21 @@ def load(
     threads: int | None = None,
     on_progress: Progress | None = None,
     cache: bool = True,
+    memory: int | str | None = None,
 ) -> Reel:
     """Open a bundle (None: the built-in demo) for generation, ready to be used in a `with` block.
 
     engine: `auto` or the name of one. threads: CPU threads per operator, None for all cores.
     on_progress is told of the stage `check`, in which changed files are hashed. cache: keep prompt embeddings in the user's
-    cache folder, and use those that are there.
+    cache folder, and use those that are there. memory: bytes, or text such as "6GiB", that may be used at most; None for
+    what is free less a margin.
     Raises BundleError, UsageError, Cancelled.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads are not possible: choose 1 or more")
     started = time.perf_counter()
     bundle = open_bundle(demo_bundle_path() if path is None else path, on_progress=on_progress)
-    reel = Reel(bundle, get_engine(engine), EngineOptions(threads=threads), EmbeddingCache() if cache else None)
+    reel = Reel(bundle, get_engine(engine), EngineOptions(threads=threads), EmbeddingCache() if cache else None, memory)
     reel.add_time("open", started)
     return reel
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "bench": {"runtime", "engines", "demo"},
     "demo": {"runtime", "engines", "export"},
 }
-HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate"}
+HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
 TORCH_FREE = {
     "engines",
     "runtime",

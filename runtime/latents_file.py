@@ -1,0 +1,114 @@
+"""Sampled latents in a file, to be decoded later: a safetensors file that knows its bundle and settings.
+
+One tensor, `latents` float32 [1, C, F, H, W] in normalised units; in the metadata, as text, `edgereel` (the release),
+`bundle_digest`, `decoder` (a digest of the decoder's files: bundles that share them decode each other's latents) and
+`settings` (JSON, see Request).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .. import __version__
+from ..errors import UsageError, one_line
+from .bundle import Bundle
+from .clip import Video
+from .geometry import clip_size
+from .memory_sizes import DECODER_GRAPHS
+from .reel import Reel
+from .request import Request
+from .writing import check_file_target, output_errors, replace_file, temporary_beside
+
+SUFFIX = ".safetensors"
+
+
+def write_latents(path: Path, video: Video, bundle: Bundle, *, private: bool = False) -> Path:
+    """Write a clip's latents, complete or not at all; private leaves the prompts out. Raises OutputError."""
+    target = check_file_target(path)
+    settings = video.request.settings()
+    if private:
+        settings.update(prompt="", negative_prompt="")
+    metadata = {
+        "edgereel": __version__,
+        "bundle_digest": bundle.manifest.digest,
+        "decoder": decoder_digest(bundle),
+        "settings": json.dumps(settings, ensure_ascii=False),
+    }
+    temporary = temporary_beside(target)
+    try:
+        with output_errors(path):
+            try:
+                save_file({"latents": np.ascontiguousarray(video.latents)}, temporary, metadata)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+            replace_file(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def read_video(path: Path, reel: Reel) -> Video:
+    """Return the clip whose latents are in a file, for its bundle's decoder to decode.
+
+    Raises UsageError where the file is damaged, or of a bundle with another decoder.
+    """
+    metadata, latents = _read(path)
+    if metadata.get("decoder") != decoder_digest(reel.bundle):
+        made_by = one_line(metadata.get("bundle_digest", "not told"))[:64]
+        raise UsageError(
+            f"{path}: these latents were made by the bundle of digest {made_by}, whose decoder is another than that of "
+            f"{reel.bundle.manifest.name} ({reel.bundle.manifest.digest}): choose it with --bundle"
+        )
+    try:
+        request = TypeAdapter(Request).validate_json(metadata.get("settings", ""))
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: the settings in it cannot be read: it is damaged") from error
+    geometry = reel.bundle.manifest.latent
+    if latents.shape[1] != geometry.channels:
+        raise UsageError(f"{path}: latents of {latents.shape[1]} channels, the decoder takes {geometry.channels}")
+    if clip_size(geometry, latents.shape) != (request.width, request.height, request.frames):
+        raise UsageError(f"{path}: the latents are not of the size that the settings say: it is damaged")
+    if not 1 <= request.fps <= 240:
+        raise UsageError(f"{path}: {request.fps} frames per second are not possible: it is damaged")
+    return Video(reel, request, latents)
+
+
+def decoder_digest(bundle: Bundle) -> str:
+    """Return a digest of all that decides what latents decode to."""
+    manifest = bundle.manifest
+    graphs = [manifest.roles.graphs()[name] for name in DECODER_GRAPHS]
+    names = sorted({name for graph in graphs for name in (graph.file, graph.data)})
+    facts: list[Any] = [[manifest.files[name].sha256 for name in names], manifest.latent.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, str], NDArray[np.float32]]:
+    """Return a file's metadata and latents; safetensors checks every size against the file's before it allocates."""
+    try:
+        if not path.is_file():
+            raise UsageError(f"{path}: there is no such file of latents")
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if list(file.keys()) != ["latents"]:
+                raise UsageError(f"{path}: is not a file of latents: it holds no tensor of that name alone")
+            part = file.get_slice("latents")
+            if part.get_dtype() != "F32" or len(part.get_shape()) != 5 or 0 in part.get_shape():
+                raise UsageError(f"{path}: the latents must be float32 [1, C, F, H, W]")
+            latents: NDArray[np.float32] = file.get_tensor("latents")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise UsageError(f"{path}: is not a whole safetensors file: {one_line(error)}") from error
+    if latents.shape[0] != 1 or not np.isfinite(latents).all():
+        raise UsageError(f"{path}: the latents must be float32 [1, C, F, H, W], all of them finite numbers")
+    return metadata, latents

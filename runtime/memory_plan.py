@@ -1,0 +1,208 @@
+"""Which part of a bundle is held when, so that a run stays within a budget; decided before any work, from real sizes.
+
+Parts that all fit stay open (`resident`). Where they do not, each is opened when its turn comes and closed after
+(`swapped`). One that alone is too large has its weights fetched piece by piece at every run (`streamed`), or runs on the
+processor (`cpu`) beside a GPU. A decoder whose activations are too large decodes tile by tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
+from typing import Any, Literal
+
+from .memory_budget import UNKNOWN, Budget, format_bytes
+from .memory_sizes import DECODER, TEXT_ENCODER, ClipSizes, ComponentSizes
+from .tiling import Tile, tile_sizes
+
+Placement = Literal["resident", "swapped", "streamed", "cpu"]
+OVERHEAD = {"cpu": 170 * 2**20, "gpu": 600 * 2**20}
+"""What a process takes before it opens a graph: Python, the libraries and the video encoder, or a CUDA context."""
+
+_TITLES = {TEXT_ENCODER: "the text encoder", DECODER: "the decoder", "denoiser": "the denoiser"}
+
+
+@dataclass(frozen=True)
+class ComponentPlan:
+    """How one component is held. weight_budget: bytes of weights at once, where it is streamed."""
+
+    placement: Placement
+    weight_budget: int | None = None
+
+    def held(self, sizes: ComponentSizes) -> int:
+        """Return the bytes of weights on the device while it works."""
+        if self.placement == "cpu":
+            return 0
+        return sizes.weights if self.weight_budget is None else min(self.weight_budget, sizes.weights)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How every component is held for clips of one size. tile: how the decoder cuts pictures, None for not at all."""
+
+    sizes: ClipSizes = field(repr=False)
+    budget: Budget
+    device: Literal["cpu", "gpu"]
+    components: dict[str, ComponentPlan]
+    tile: Tile | None = None
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """The bytes needed while each component works: its own and the weights of those that stay open beside it."""
+        return {name: self._phase(name) for name in self.components}
+
+    @property
+    def peak(self) -> int:
+        """The most bytes needed at any time."""
+        return max(self.phases.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the plan stays within its budget."""
+        return self.peak <= self.budget.bytes
+
+    def sizes_of(self, name: str) -> ComponentSizes:
+        """Return a component's sizes under this plan: the decoder's are those of a tile."""
+        if name == DECODER and self.tile is not None:
+            return self.sizes.decoder_of(self.tile.height, self.tile.width)
+        return self.sizes.components[name]
+
+    def _phase(self, name: str) -> int:
+        sizes, own = self.sizes_of(name), self.components[name]
+        beside = sum(
+            self.sizes_of(other).weights
+            for other, plan in self.components.items()
+            if other != name and plan.placement == "resident"
+        )
+        activations = 0 if own.placement == "cpu" else sizes.activations
+        return OVERHEAD[self.device] + beside + own.held(sizes) + activations
+
+    def place(self, name: str, plan: ComponentPlan) -> MemoryPlan:
+        """Return this plan with a component held in another way."""
+        return replace(self, components={**self.components, name: plan})
+
+    def swap_all(self) -> MemoryPlan:
+        """Return this plan with nothing kept open that is not working."""
+        swapped = ComponentPlan("swapped")
+        return replace(
+            self,
+            components={
+                name: swapped if plan.placement == "resident" else plan for name, plan in self.components.items()
+            },
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain data, sizes in bytes."""
+        parts = {
+            name: {
+                "placement": plan.placement,
+                "weights": self.sizes.components[name].weights,
+                "held": plan.held(self.sizes_of(name)),
+                "activations": self.sizes_of(name).activations,
+                "needed": self._phase(name),
+            }
+            for name, plan in self.components.items()
+        }
+        tile = None if self.tile is None else [self.tile.height, self.tile.width, self.tile.overlap]
+        return {
+            "device": self.device,
+            "budget": self.budget.bytes,
+            "budget_is": self.budget.source,
+            "peak": self.peak,
+            "fits": self.fits,
+            "components": parts,
+            "tile": tile,
+            "unknown": self.sizes.unknown,
+        }
+
+
+def plan_memory(sizes: ClipSizes, budget: Budget, device: Literal["cpu", "gpu"] = "cpu") -> MemoryPlan:
+    """Return the plan that fits the budget and costs the least time; where none fits, the one that needs the least.
+
+    Components leave memory in the order in which keeping them open saves least: the text encoder works once a clip.
+    """
+    plan = MemoryPlan(sizes, budget, device, {name: ComponentPlan("resident") for name in sizes.components})
+    for name in (TEXT_ENCODER, DECODER, *(name for name in sizes.components if name not in (TEXT_ENCODER, DECODER))):
+        if plan.fits:
+            return plan
+        plan = plan.place(name, ComponentPlan("swapped"))
+    for name in sizes.components:
+        ways = [plan, *_streamed(plan, name, [_left(plan, name)]), *_smaller(plan, name)]
+        plan = next((way for way in ways if way.phases[name] <= budget.bytes), min(ways, key=lambda way: way.phases[name]))
+    return plan
+
+
+def step_down(plan: MemoryPlan, name: str) -> MemoryPlan | None:
+    """Return the next plan that needs less memory while a component works, None where there is none.
+
+    First nothing else is kept open, then the component itself takes less: half of its weights at a time, smaller tiles,
+    at last the processor.
+    """
+    swapped = plan.swap_all()
+    if swapped != plan:
+        return swapped
+    return next((way for way in _smaller(plan, name) if way.phases[name] < plan.phases[name]), None)
+
+
+def _smaller(plan: MemoryPlan, name: str) -> Iterator[MemoryPlan]:
+    """Yield plans under which a component takes less and less."""
+    if name == DECODER:
+        for tile in tile_sizes(*plan.sizes.latents[3:]):
+            yield replace(plan, tile=tile)
+    else:
+        sizes = plan.sizes_of(name)
+        halves = takewhile(lambda budget: budget > sizes.largest_weight, (sizes.weights >> n for n in count(1)))
+        yield from _streamed(plan, name, [*halves, sizes.largest_weight])
+    if plan.device == "gpu":
+        yield replace(plan.place(name, ComponentPlan("cpu")), tile=None if name == DECODER else plan.tile)
+
+
+def _streamed(plan: MemoryPlan, name: str, weight_budgets: list[int]) -> Iterator[MemoryPlan]:
+    """Yield plans under which a component's weights are fetched piece by piece; a decoder's are too few for that."""
+    sizes = plan.sizes_of(name)
+    for weight_budget in weight_budgets:
+        if name != DECODER and 0 < sizes.largest_weight <= weight_budget < sizes.weights:
+            yield plan.place(name, ComponentPlan("streamed", weight_budget))
+
+
+def _left(plan: MemoryPlan, name: str) -> int:
+    """Return what a component that works alone may hold of its weights."""
+    return plan.budget.bytes - OVERHEAD[plan.device] - plan.sizes_of(name).activations
+
+
+def describe_step(before: MemoryPlan, after: MemoryPlan, name: str) -> str:
+    """Return in words what changed when memory ran out while a component worked."""
+    title = _TITLES.get(name, name.replace("_", " "))
+    own = after.components[name]
+    if after.tile != before.tile and after.tile is not None:
+        what = f"pictures are decoded in tiles of {after.tile.height}x{after.tile.width} latents"
+    elif own.placement == "streamed" and own.weight_budget is not None:
+        what = f"{title} is streamed, {format_bytes(own.weight_budget)} of weights at a time"
+    elif own.placement == "cpu":
+        what = f"{title} runs on the processor"
+    else:
+        what = "nothing is kept open that is not working"
+    return f"out of memory in {title}: {what}"
+
+
+def describe_plan(plan: MemoryPlan) -> list[str]:
+    """Return a plan as lines of text, one for each component."""
+    needs = f"needs {format_bytes(plan.peak)}"
+    unlimited = plan.budget.bytes >= UNKNOWN
+    budget = "" if unlimited else f" of {format_bytes(plan.budget.bytes)} ({plan.budget.source})"
+    lines = [f"memory       {needs}{budget}{'' if plan.fits else ': does not fit'}"]
+    if plan.sizes.unknown:
+        lines.append(f"  counted    weights alone: {plan.sizes.unknown}")
+    for name, own in plan.components.items():
+        sizes = plan.sizes_of(name)
+        weights = format_bytes(sizes.weights)
+        if own.weight_budget is not None:
+            weights = f"{format_bytes(own.weight_budget)} of {weights}"
+        tiled = name == DECODER and plan.tile is not None
+        tile = f", in tiles of {plan.tile.height}x{plan.tile.width} latents" if tiled and plan.tile else ""
+        lines.append(
+            f"  {name:<12} {own.placement}: weights {weights}, activations {format_bytes(sizes.activations)}{tile}, "
+            f"{format_bytes(plan.phases[name])} in all"
+        )
+    return lines

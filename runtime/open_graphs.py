@@ -1,0 +1,123 @@
+"""The opened graphs of a bundle, held in memory as a plan says; where memory runs out all the same, the plan gives way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from ..engines import Engine, EngineOptions, EngineReport, Session, get_engine
+from ..errors import EngineError, OutOfMemory
+from .bundle import Bundle
+from .graph_shapes import input_shapes
+from .memory_plan import ComponentPlan, MemoryPlan, describe_step, step_down
+from .memory_sizes import DECODER, component_of
+
+Result = TypeVar("Result")
+
+
+class OpenGraphs:
+    """Opens each graph when it is first needed, closes what the plan does not keep open beside it.
+
+    plan: the one that is held to; None keeps everything open. plans: those for clips made so far, by the latents' shape, with
+    what memory running out has taught. steps_down: what had to be given up, in words, in order. on_step: told of each.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, options: EngineOptions, add_time: Callable[[str, float, str], None]
+    ) -> None:
+        """add_time: see Reel.add_time."""
+        self.engine = engine
+        self.plan: MemoryPlan | None = None
+        self.plans: dict[tuple[int, ...], MemoryPlan] = {}
+        self.steps_down: list[str] = []
+        self.on_step: Callable[[str], object] | None = None
+        self._bundle = bundle
+        self._options = options
+        self._add_time = add_time
+        self._sessions: dict[str, tuple[EngineOptions, Session]] = {}
+        self._reports: dict[str, EngineReport] = {}
+        self._closed = False
+
+    def reports(self) -> dict[str, EngineReport]:
+        """Return what really ran, for each graph opened so far, those closed since included."""
+        return dict(self._reports)
+
+    def options_of(self, name: str) -> EngineOptions:
+        """Return the options that a graph is opened with under the plan."""
+        graph = self._bundle.manifest.roles.graphs()[name]
+        options = replace(self._options, activations=graph.activations or "float")
+        if self.plan is None:
+            return options
+        if self.engine.fixed_shapes and not self.plan.sizes.unknown:
+            shapes = input_shapes(self._bundle.manifest, name, self._latents_of(name, self.plan))
+            options = replace(options, shapes=tuple(sorted(shapes.items())))
+        return replace(options, weight_budget=self._held_as(name).weight_budget)
+
+    def session(self, name: str) -> Session:
+        """Return the opened graph of that name (see Roles.graphs), opening it if need be.
+
+        Raises EngineError where all is closed or the engine cannot open the graph (OutOfMemory: see `run`).
+        """
+        if self._closed:
+            raise EngineError("this reel is closed: keep it open (inside the with block) while its videos are used")
+        self._close_others(component_of(name))
+        options = self.options_of(name)
+        if name in self._sessions and self._sessions[name][0] != options:
+            self._sessions.pop(name)[1].close()
+        if name not in self._sessions:
+            started = time.perf_counter()
+            path = self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
+            session = self._engine_of(name).open(path, options)
+            self._sessions[name] = (options, session)
+            self._reports[name] = session.report
+            self._add_time("open", started, name)
+        return self._sessions[name][1]
+
+    def run(self, component: str, work: Callable[[], Result]) -> Result:
+        """Return what `work` does with a component's sessions, stepping down for as long as memory runs out.
+
+        Raises OutOfMemory where there is no step left, and all that `work` raises.
+        """
+        while True:
+            try:
+                return work()
+            except OutOfMemory as error:
+                self.step_down(component, error)
+
+    def step_down(self, component: str, error: OutOfMemory) -> None:
+        """Change the plan to one that needs less while this component works. Raises OutOfMemory where there is none."""
+        lower = None if self.plan is None else step_down(self.plan, component)
+        if self.plan is None or lower is None:
+            raise OutOfMemory(f"{error}; no way is left that needs less: try a smaller size or fewer frames") from error
+        self.steps_down.append(describe_step(self.plan, lower, component))
+        self.plan = self.plans[lower.sizes.latents] = lower
+        for name in [name for name in self._sessions if component_of(name) == component]:
+            self._sessions.pop(name)[1].close()
+        self._close_others(component)
+        if self.on_step is not None:
+            self.on_step(self.steps_down[-1])
+
+    def close(self) -> None:
+        """Release every opened graph; nothing can be opened afterwards."""
+        while self._sessions:
+            self._sessions.popitem()[1][1].close()
+        self._closed = True
+
+    def _close_others(self, component: str) -> None:
+        """Close what is not to stay open beside a component."""
+        for name in list(self._sessions):
+            if component_of(name) != component and self._held_as(name).placement != "resident":
+                self._sessions.pop(name)[1].close()
+
+    def _held_as(self, name: str) -> ComponentPlan:
+        return ComponentPlan("resident") if self.plan is None else self.plan.components[component_of(name)]
+
+    def _engine_of(self, name: str) -> Engine:
+        return get_engine("cpu") if self._held_as(name).placement == "cpu" else self.engine
+
+    def _latents_of(self, name: str, plan: MemoryPlan) -> tuple[int, ...]:
+        if component_of(name) == DECODER and plan.tile is not None:
+            return (*plan.sizes.latents[:3], plan.tile.height, plan.tile.width)
+        return plan.sizes.latents
