@@ -1,22 +1,14 @@
-"""Lowered graphs on disk: `lowered/KEY` in the cache folder, one file each, complete or not there.
-
-A file is one line of JSON (`sha256` of what follows, `rewrites`) and the serialized model. Two processes may write the
-same entry: each writes a file of its own and renames it, and both hold the same.
-"""
+"""Lowered graphs on disk: `lowered/KEY` in the cache folder, the serialized model and how often each rewrite was applied."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from ... import paths
+from .. import store
 
 VERSION = 1
 """Part of every key: raise it whenever a rewrite gives another graph than before."""
+_FOLDER = "lowered"
 
 
 @dataclass(frozen=True)
@@ -29,35 +21,21 @@ class CacheEntry:
 
 def cache_key(graph_sha256: str, engine_version: str, activations: str) -> str:
     """Return the name under which a graph is kept, from everything that lowering it depends on."""
-    parts = json.dumps([graph_sha256, VERSION, engine_version, activations])
-    return hashlib.sha256(parts.encode()).hexdigest()
+    return store.key_of(graph_sha256, VERSION, engine_version, activations)
 
 
 def read_entry(key: str) -> CacheEntry | None:
     """Return an entry, None where there is none or it is damaged."""
+    found = store.read_entry(_FOLDER, key)
+    if found is None:
+        return None
+    facts, model = found
     try:
-        header, model = _path(key).read_bytes().split(b"\n", 1)
-        facts = json.loads(header)
-        if hashlib.sha256(model).hexdigest() != facts["sha256"]:
-            return None
         return CacheEntry(model, {str(name): int(count) for name, count in facts["rewrites"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
 def write_entry(key: str, entry: CacheEntry) -> None:
     """Keep an entry; a cache folder that cannot be written costs time at the next start, nothing else."""
-    target = _path(key)
-    temporary = target.with_name(f"{key}.{os.getpid()}.part")
-    header = json.dumps({"sha256": hashlib.sha256(entry.model).hexdigest(), "rewrites": entry.rewrites})
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(header.encode() + b"\n" + entry.model)
-        os.replace(temporary, target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _path(key: str) -> Path:
-    return paths.cache_folder() / "lowered" / key
+    store.write_entry(_FOLDER, key, {"rewrites": entry.rewrites}, entry.model)
