@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from .errors import one_line
 
 if TYPE_CHECKING:
     from .runtime.doctor import Report
+    from .runtime.memory_plan import MemoryPlan
 
 stderr = Console(stderr=True)
 
@@ -76,6 +77,33 @@ def stage_progress(quiet: bool = False) -> Iterator[StageProgress]:
 def print_json(data: dict[str, Any]) -> None:
     """Print an object on stdout, for programs to read."""
     print(json.dumps(data, indent=2))  # escaped, since not every terminal and pipe takes all of Unicode
+
+
+def print_video(result: dict[str, Any]) -> None:
+    """Print one line on a finished video: where it is, the seconds of each stage, the most memory that was taken."""
+    times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["seconds"].items())
+    peak = result["memory"]["peak_host_bytes"]
+    memory = "" if peak is None else f"; {peak / 2**20:.0f} MiB at most"
+    print(f"{one_line(result['output'])}  ({times}{memory})")
+
+
+def show_plan(quiet: bool, always: bool) -> Callable[[MemoryPlan], None]:
+    """Return what prints a memory plan on stderr: where it was asked for, or where not everything stays open."""
+
+    def show(plan: MemoryPlan) -> None:
+        from .runtime.memory_plan import describe_plan
+
+        usual = all(part.placement == "resident" for part in plan.components.values()) and plan.tile is None
+        if not quiet and (always or not usual):
+            for line in describe_plan(plan):
+                stderr.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
+
+    return show
+
+
+def show_note(text: str) -> None:
+    """Print one line on stderr that the user should know of."""
+    stderr.print(f"edgereel: {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_report(report: Report) -> None:

@@ -9,9 +9,17 @@ import typer
 
 from ..errors import one_line
 from ..interrupts import interrupts_wait
-from ..terminal import print_json, stage_progress
+from ..terminal import print_json, print_video, show_note, show_plan, stage_progress
 from .application import app
-from .options import BundleOption, EngineOption, JsonOption, ThreadsOption, parse_size
+from .options import (
+    BundleOption,
+    EngineOption,
+    JsonOption,
+    MemoryOption,
+    PrivateOption,
+    ThreadsOption,
+    parse_size,
+)
 
 
 @app.command()
@@ -47,17 +55,21 @@ def generate(
         Path | None, typer.Option(metavar="FILE.npy", help="Initial noise, float32 [1, C, F, H, W].")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="One prompt per line: a video of each.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Leave the prompts out of the file's metadata.")] = False,
+    private: PrivateOption = False,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither use nor keep embeddings of prompts in the cache folder.")
     ] = False,
+    keep_latents: Annotated[
+        bool, typer.Option("--keep-latents", help="Keep the sampled latents beside the output, for decode.")
+    ] = False,
+    memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a video of a prompt."""
     with interrupts_wait():
-        from ..runtime.batch import Job, read_latents, run_jobs
+        from ..runtime.batch import Device, Job, read_latents, run_jobs
 
     jobs = Job.plan(prompt, prompts, output, format)
     settings = {
@@ -77,10 +89,10 @@ def generate(
             jobs,
             settings,
             bundle=bundle,
-            engine=engine,
-            threads=threads,
+            device=Device(engine, threads, memory, show_plan(as_json, memory is not None), show_note),
             private=private,
             cache=not no_cache,
+            keep_latents=keep_latents,
             on_progress=progress,
         )
         done = []
@@ -88,10 +100,42 @@ def generate(
             done.append(result)
             progress.restart(len(done), len(jobs))
             if not as_json:
-                times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["seconds"].items())
-                print(f"{one_line(result['output'])}  ({times})")
+                print_video(result)
     if as_json:
         print_json(done[0] if prompts is None else {"videos": done})
+
+
+@app.command()
+def decode(
+    latents: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="What --keep-latents has kept.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="The .mp4, .gif or .webp to write; without a suffix, a folder of PNGs."),
+    ] = Path("out.mp4"),
+    bundle: BundleOption = None,
+    private: PrivateOption = False,
+    memory: MemoryOption = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the video of latents that were kept, without sampling again."""
+    with interrupts_wait():
+        from ..runtime.batch import Device, decode_file
+
+    with stage_progress() as progress:
+        result = decode_file(
+            latents,
+            output,
+            bundle=bundle,
+            device=Device(engine, threads, memory, show_plan(as_json, memory is not None), show_note),
+            private=private,
+            on_progress=progress,
+        )
+    if as_json:
+        print_json(result)
+    else:
+        print_video(result)
 
 
 @app.command()

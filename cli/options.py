@@ -12,6 +12,15 @@ from ..errors import UsageError
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or cpu.")]
 BundleOption = Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory to use at most, such as 6GiB: the GPU's, or the system's without one. Default "
+        "what is free, less a margin.",
+    ),
+]
+PrivateOption = Annotated[bool, typer.Option("--private", help="Leave the prompts out of what is written.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
 
 

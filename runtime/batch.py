@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutputError, PromptError, UsageError
+from ..errors import EngineError, OutputError, PromptError, UsageError, one_line
+from .clip import Video
+from .latents_file import SUFFIX, read_video, write_latents
+from .memory_budget import peak_host_memory
+from .memory_plan import MemoryPlan
 from .outputs import SUFFIXES, check_format, check_fps, check_output, format_of
 from .progress import Progress
-from .reel import describe_engine, load
+from .reel import Reel, describe_engine, load
 
 _LARGEST_PROMPT_FILE = 2**24
 _LARGEST_LATENTS = 2**33
@@ -105,45 +109,118 @@ def read_latents(path: Path) -> NDArray[np.float32]:
     return np.array(array)
 
 
+class Device(NamedTuple):
+    """What videos are made on. memory: see budget_of. on_plan, on_step_down: told of the memory plan and what changes it."""
+
+    engine: str = "auto"
+    threads: int | None = None
+    memory: str | None = None
+    on_plan: Callable[[MemoryPlan], object] | None = None
+    on_step_down: Callable[[str], object] | None = None
+
+    def load(self, bundle: Path | None, on_progress: Progress | None = None, cache: bool = True) -> Reel:
+        """Open a bundle for this device; see reel.load."""
+        reel = load(bundle, self.engine, self.threads, on_progress, cache, self.memory)
+        reel.on_plan, reel.graphs.on_step = self.on_plan, self.on_step_down
+        return reel
+
+
 def run_jobs(
     jobs: list[Job],
     settings: dict[str, Any],
     *,
     bundle: Path | None,
-    engine: str,
-    threads: int | None,
+    device: Device,
     private: bool = False,
     cache: bool = True,
+    keep_latents: bool = False,
     on_progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make each job's video with one opened reel; yield a record of each as it is finished.
 
-    The record holds the output path, the settings, the engines that ran, the seconds each stage took and how many of the
-    clip's prompts (the negative one counts) came out of the cache.
+    keep_latents: put each clip's latents beside its output. They are put there too where decoding fails.
     """
-    with load(bundle, engine=engine, threads=threads, on_progress=on_progress, cache=cache) as reel:
-        for number, job in enumerate(
-            jobs, start=1
-        ):  # a mistake in the last prompt should not come to light after hours
-            try:
-                reel.check_prompt(job.prompt)
-            except PromptError as error:
-                if len(jobs) == 1:
-                    raise
-                raise PromptError(f"prompt {number} of {len(jobs)}, {job.prompt[:_QUOTED]!r}: {error}") from error
-            check_fps(job.output, settings.get("fps") or reel.bundle.manifest.defaults.fps)
+    with device.load(bundle, on_progress, cache) as reel:
+        _check_all(jobs, settings, reel)
         _make_folder(jobs[0].output.parent)
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             cached_before = reel.embedder.cached
             video = reel.generate(job.prompt, **settings, on_progress=on_progress)
-            video.save(job.output, private=private, on_progress=on_progress)
-            seconds = {stage: round(total - before.get(stage, 0.0), 4) for stage, total in reel.timings.items()}
-            yield {
-                "output": str(job.output),
-                "settings": video.request.settings(),
-                "bundle_digest": reel.bundle.manifest.digest,
-                "engine": describe_engine(reel),
-                "seconds": seconds,
-                "cached_prompts": reel.embedder.cached - cached_before,
-            }
+            if keep_latents:
+                write_latents(latents_beside(job.output), video, reel.bundle, private=private)
+            _save(video, job.output, reel, private, on_progress)
+            record = _record(video, job.output, reel, before, reel.embedder.cached - cached_before)
+            yield {**record, **({"latents": str(latents_beside(job.output))} if keep_latents else {})}
+
+
+def decode_file(
+    latents: Path,
+    output: Path,
+    *,
+    bundle: Path | None,
+    device: Device,
+    private: bool = False,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make the video of latents that were kept, and return a record as run_jobs yields.
+
+    Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
+    """
+    output = check_output(output)
+    with device.load(bundle, on_progress) as reel:
+        video = read_video(latents, reel)
+        video.save(output, private=private, on_progress=on_progress)
+        return _record(video, output, reel, {}, 0)
+
+
+def latents_beside(output: Path) -> Path:
+    """Return where the latents of an output are kept."""
+    return output.with_suffix(SUFFIX)
+
+
+def _check_all(jobs: list[Job], settings: dict[str, Any], reel: Reel) -> None:
+    """Raise PromptError or UsageError for any job: a mistake in the last should not come to light after hours."""
+    for number, job in enumerate(jobs, start=1):
+        try:
+            reel.check_prompt(job.prompt)
+        except PromptError as error:
+            if len(jobs) == 1:
+                raise
+            raise PromptError(f"prompt {number} of {len(jobs)}, {job.prompt[:_QUOTED]!r}: {error}") from error
+        check_fps(job.output, settings.get("fps") or reel.bundle.manifest.defaults.fps)
+
+
+def _save(video: Video, output: Path, reel: Reel, private: bool, on_progress: Progress | None) -> None:
+    """Decode and write a clip; where that fails, what was sampled is not lost."""
+    try:
+        video.save(output, private=private, on_progress=on_progress)
+    except (EngineError, OutputError) as error:
+        path = latents_beside(output)
+        try:
+            write_latents(path, video, reel.bundle, private=private)
+        except OutputError:
+            raise error from None
+        raise type(error)(f"{error}. The latents are kept: edgereel decode {one_line(path)}") from error
+
+
+def _record(video: Video, output: Path, reel: Reel, before: dict[str, float], cached: int) -> dict[str, Any]:
+    """Return what a program wants to know of a finished video.
+
+    That is the output, the settings, the engines that ran, the seconds of each stage since `before`, how many of the clip's
+    prompts (the negative one counts) came out of the cache, and the memory planned and taken.
+    """
+    plan = reel.graphs.plan
+    return {
+        "output": str(output),
+        "settings": video.request.settings(),
+        "bundle_digest": reel.bundle.manifest.digest,
+        "engine": describe_engine(reel),
+        "seconds": {stage: round(total - before.get(stage, 0.0), 4) for stage, total in reel.timings.items()},
+        "cached_prompts": cached,
+        "memory": {
+            "plan": None if plan is None else plan.to_json(),
+            "peak_host_bytes": peak_host_memory(),
+            "steps_down": list(reel.graphs.steps_down),
+        },
+    }

@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from .memory_budget import UNKNOWN, Budget, format_bytes
 from .memory_sizes import DECODER, TEXT_ENCODER, ClipSizes, ComponentSizes
-from .tiling import Tile, tile_sizes
+from .tiling import Tile
 
 Placement = Literal["resident", "swapped", "streamed", "cpu"]
 OVERHEAD = {"cpu": 170 * 2**20, "gpu": 600 * 2**20}
 """What a process takes before it opens a graph: Python, the libraries and the video encoder, or a CUDA context."""
 
+LEAST_TILE, TILE_OVERLAP = 4, 4
 _TITLES = {TEXT_ENCODER: "the text encoder", DECODER: "the decoder", "denoiser": "the denoiser"}
 
 
@@ -129,7 +130,9 @@ def plan_memory(sizes: ClipSizes, budget: Budget, device: Literal["cpu", "gpu"] 
         plan = plan.place(name, ComponentPlan("swapped"))
     for name in sizes.components:
         ways = [plan, *_streamed(plan, name, [_left(plan, name)]), *_smaller(plan, name)]
-        plan = next((way for way in ways if way.phases[name] <= budget.bytes), min(ways, key=lambda way: way.phases[name]))
+        plan = next(
+            (way for way in ways if way.phases[name] <= budget.bytes), min(ways, key=lambda way: way.phases[name])
+        )
     return plan
 
 
@@ -156,6 +159,18 @@ def _smaller(plan: MemoryPlan, name: str) -> Iterator[MemoryPlan]:
         yield from _streamed(plan, name, [*halves, sizes.largest_weight])
     if plan.device == "gpu":
         yield replace(plan.place(name, ComponentPlan("cpu")), tile=None if name == DECODER else plan.tile)
+
+
+def tile_sizes(height: int, width: int) -> Iterator[Tile]:
+    """Yield ever smaller tiles of pictures of height x width latents, the longer side halved each time."""
+    while True:
+        if width >= height:
+            width = -(-width // 2)
+        else:
+            height = -(-height // 2)
+        if min(width, height) < LEAST_TILE:
+            return
+        yield Tile(height + TILE_OVERLAP, width + TILE_OVERLAP, TILE_OVERLAP)
 
 
 def _streamed(plan: MemoryPlan, name: str, weight_budgets: list[int]) -> Iterator[MemoryPlan]:

@@ -84,7 +84,7 @@ def _analysed(bundle: Bundle, latents: tuple[int, int, int, int, int], compute: 
 def _graph_sizes(bundle: Bundle, name: str, latents: tuple[int, ...], compute: Compute) -> ComponentSizes:
     graph = bundle.manifest.roles.graphs()[name]
     costs = graph_costs(bundle.path(graph.file), input_shapes(bundle.manifest, name, latents), compute)
-    return ComponentSizes(costs.weight_bytes, costs.largest_weight_bytes, costs.activation_bytes)
+    return ComponentSizes(costs.weight_bytes, max(costs.largest_weights, default=0), costs.activation_bytes)
 
 
 def _by_files(bundle: Bundle, latents: tuple[int, int, int, int, int], reason: str) -> ClipSizes:

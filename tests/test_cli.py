@@ -472,16 +472,20 @@ def test_ctrl_c_from_outside(tmp_path, guided_copy):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces of Linux")
-def test_a_full_disk(tmp_path):
+@pytest.mark.parametrize(("frames", "kept"), [("5", True), ("65", False)], ids=["room for latents", "none"])
+def test_a_full_disk(tmp_path, frames, kept):
+    """What was sampled is kept where there is room for that; a video that is cut off never is."""
     inside = small_disk(tmp_path, "4k")
     target = tmp_path / "clip.mp4"
-    command = [sys.executable, "-m", "edgereel", "generate", PROMPT, "-o", str(target), *QUICK, "--size", "64x64"]
+    more = ["--size", "64x64", "--frames", frames]
+    command = [sys.executable, "-m", "edgereel", "generate", PROMPT, "-o", str(target), *QUICK, *more]
     script = f'"$@"; echo "$?" $(ls -A "{tmp_path}" | wc -l)'
     ended = subprocess.run(
         [*inside, "sh", "-c", script, "-", *command], capture_output=True, text=True, timeout=120, cwd="/"
     )
-    assert ended.stderr == f"edgereel: cannot write {target}: No space left on device\n"
-    assert ended.stdout.split() == ["1", "0"]
+    latents = f". The latents are kept: edgereel decode {target.with_suffix('.safetensors')}" if kept else ""
+    assert ended.stderr == f"edgereel: cannot write {target}: No space left on device{latents}\n"
+    assert ended.stdout.split() == ["1", str(int(kept))]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")

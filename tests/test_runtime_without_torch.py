@@ -15,7 +15,7 @@ import av
 import pytest
 from conftest import DEMO_REEL
 
-EXPORT_ONLY = ["torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors", "accelerate"]
+EXPORT_ONLY = ["torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"]
 PROMPT = "a red ball bounces over the ocean"
 
 

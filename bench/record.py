@@ -1,0 +1,265 @@
+"""The record of a measurement: one JSON file with everything that a reader needs to believe it and to repeat it.
+
+What was not measured is null, never 0. Times are seconds, memory and traffic bytes, power watts, energy joules. The schema is
+published as docs/bench.schema.json; a record of a newer version is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import UsageError, one_line
+
+SCHEMA_VERSION = 1
+STAGES = ("start", "open", "build", "text", "denoise", "decode", "encode")
+"""What a clip's time is made of, in order: process start, opening the bundle and graphs, building engines (0 where the cache
+had them), embedding the prompt, all denoiser steps, decoding all frames, encoding and muxing. They add up to `total`."""
+DETAILS = ("denoise_step", "first_frame", "frame")
+"""Times within stages: one denoiser step, decoding up to the first frame, each frame after it."""
+LARGEST_RECORD = 2**28
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """Base of all parts of a record: strict types, unknown keys kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class GpuFacts(Part):
+    """An NVIDIA GPU as the driver tells of it."""
+
+    name: str
+    memory: Count | None
+    compute_capability: str
+    driver: str
+
+
+class MachineFacts(Part):
+    """The machine, well enough described to look for one like it."""
+
+    system: str
+    processor: str
+    cores: Count
+    instruction_sets: list[str] | None
+    memory: Count | None
+    model: str = ""
+    gpus: list[GpuFacts] = []
+
+
+class MachineLimits(Part):
+    """What the machine was found to do at most, measured on the spot with as many threads as the contenders had.
+
+    flops_per_second: of a large matrix product, by type (`float32`, `int8`, …). bytes_per_second: of a large copy, bytes read
+    and written both counted.
+    """
+
+    flops_per_second: dict[str, Number]
+    bytes_per_second: Number
+    threads: Count
+    method: str
+
+
+class Summary(Part):
+    """A distribution of times: see bench/statistics.py. p90 and p99 are null where there are too few runs to tell them."""
+
+    runs: Count
+    median: Seconds
+    median_low: Seconds
+    median_high: Seconds
+    p90: Seconds | None
+    p99: Seconds | None
+    mean: Seconds
+    standard_deviation: Seconds
+    minimum: Seconds
+    maximum: Seconds
+
+
+class Timing(Part):
+    """Times of many clips. stages: of STAGES and DETAILS and `total`, those that apply. samples: the times themselves, in order.
+
+    frames_per_second: frames of a clip by the median total; real_time_factor: the median total by the clip's length.
+    """
+
+    runs: Count
+    stages: dict[str, Summary]
+    samples: dict[str, list[Seconds]]
+    frames_per_second: Number
+    real_time_factor: Number
+
+
+class BundleFacts(Part):
+    """The bundle that ran. bytes: of all its files."""
+
+    name: str
+    digest: str
+    precision: str
+    bytes: Count
+
+
+class EngineFacts(Part):
+    """What really ran, as the opened sessions told it. build: `cache`, `built` or "" for engines that build nothing."""
+
+    engine: str
+    version: str
+    provider: list[str]
+    precision: list[str]
+    threads: Count
+    lowered: str = ""
+    build: str = ""
+    build_seconds: Seconds = 0.0
+
+
+class Settings(Part):
+    """What was made. prompts_sha256: of the prompts, one a line."""
+
+    width: Count
+    height: Count
+    frames: Count
+    fps: Count
+    steps: Count
+    recipe: str
+    sampler: str
+    guidance: list[Number]
+    prompts: Count
+    prompts_sha256: str
+    seeds: list[Count]
+
+
+class Quality(Part):
+    """How good the clips are, so that times are not compared without it.
+
+    source: `bundle` (figures that the bundle carries), `measured` (fresh ones), or `none`. figures: by name, as there.
+    psnr_to_first_db: of the clips to those of the report's first row at the same prompts and noise; null where not comparable.
+    """
+
+    source: Literal["bundle", "measured", "none"]
+    figures: dict[str, Any] = {}
+    psnr_to_first_db: Number | None = None
+
+
+class StageResources(Part):
+    """What a stage took. flops and bytes are counted from the graphs; the fractions are of the machine's limits.
+
+    bound: which limit it is nearer to.
+    """
+
+    peak_host_bytes: Count | None = None
+    peak_device_bytes: Count | None = None
+    flops: Count | None = None
+    bytes: Count | None = None
+    fraction_of_compute: Number | None = None
+    fraction_of_memory: Number | None = None
+    bound: Literal["compute", "memory"] | None = None
+
+
+class Power(Part):
+    """Electrical power while clips were made. source: `nvml`, `rapl`, `jetson`, or `not measured`."""
+
+    source: str = "not measured"
+    average_watts: Number | None = None
+    peak_watts: Number | None = None
+    joules_per_clip: Number | None = None
+
+
+class Conditions(Part):
+    """Clocks (MHz) and temperatures (degrees Celsius) seen, and whether the machine slowed itself down."""
+
+    clock_mhz: dict[str, list[Number]] = {}
+    temperature_celsius: dict[str, Number] = {}
+    throttled: bool | None = None
+    reasons: list[str] = []
+
+
+class Row(Part):
+    """One contender at one setting. name: unique in the record. contender: `edgereel`, or a peer such as `diffusers eager`.
+
+    cold: clips each made by a fresh process. warm: by one that stays. memory_timeline: (seconds since the first clip's start,
+    bytes of the process). installed_bytes: of the packages the contender needs. failures: what went wrong, in order.
+    """
+
+    name: str
+    contender: str
+    bundle: BundleFacts | None
+    engine: EngineFacts
+    settings: Settings
+    warm: Timing | None
+    cold: Timing | None
+    quality: Quality
+    stages: dict[str, StageResources] = {}
+    memory_timeline: list[tuple[Number, Count]] = []
+    bytes_read: Count | None = None
+    installed_bytes: Count | None = None
+    power: Power = Power()
+    conditions: Conditions = Conditions()
+    failures: list[str] = []
+
+
+class Comparison(Part):
+    """Two rows measured in turns: the median ratio of their times (second by first) with its 99% interval."""
+
+    first: str
+    second: str
+    stage: str
+    ratio: Number
+    low: Number
+    high: Number
+    rounds: Count
+    verdict: Literal["faster", "slower", "no difference found"]
+
+
+class Record(Part):
+    """The whole file. partial: it was interrupted, and holds what was measured until then."""
+
+    model_config = ConfigDict(strict=True, extra="allow", populate_by_name=True)
+
+    schema_version: int = Field(SCHEMA_VERSION, alias="schema")
+    kind: Literal["run", "soak", "mlperf"] = "run"
+    partial: bool = False
+    started: str
+    seconds: Seconds
+    command: list[str]
+    machine: MachineFacts
+    versions: dict[str, str]
+    limits: MachineLimits | None = None
+    rows: list[Row]
+    comparisons: list[Comparison] = []
+    notes: list[str] = []
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON data, keys as they stand in the file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def row(self, name: str) -> Row | None:
+        """Return the row of that name, None where there is none."""
+        return next((row for row in self.rows if row.name == name), None)
+
+
+def read_record(path: Path) -> Record:
+    """Return the record in a file. Raises UsageError, naming the file and what is wrong in it."""
+    try:
+        if path.stat().st_size > LARGEST_RECORD:
+            raise UsageError(f"{path}: is too large for a record of a measurement")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: is not JSON: {one_line(error)}") from error
+    version = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise UsageError(f"{path}: is not a record of edgereel bench: it has no schema version")
+    if version > SCHEMA_VERSION:
+        raise UsageError(f"{path}: was written by a newer edgereel (schema {version}): read it with that")
+    try:
+        return Record.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{path}: is damaged: {place}: {one_line(first['msg'])}") from error
