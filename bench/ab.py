@@ -20,7 +20,11 @@ from ..errors import Cancelled, UsageError
 from .statistics import Interval, block_medians
 from .timing import Clock, timed
 
-ROUNDS = 16
+ROUNDS = 28
+"""Enough to find a contender 5% slower nine times in ten, where times scatter by 3% and one in fifty is far too long.
+
+`tests/test_bench_ab.py` counts that. Times that scatter less, or a greater difference, need fewer; at least eight.
+"""
 CONFIDENCE = 0.99
 EXACT_ROUNDS = 100
 """Up to how many rounds the distribution of the signed-rank statistic is computed; beyond, it is as good as normal."""
@@ -122,8 +126,8 @@ def compare(turns: Turns, baseline: str, contender: str, confidence: float = CON
     assumes no shape of the noise, only that equals differ in either direction alike, which is so as they take turns: the
     chance of calling equals different is at most 1 - confidence. Where the rounds are too few for that confidence (99%:
     below eight), the interval is the range of the rounds' ratios with what confidence that has, and no difference is
-    found. More than 1000 rounds are first reduced by `block_medians`. Raises UsageError for times that are not above zero, names that did not take part, or a confidence outside 0
-    to 1.
+    found. More than 1000 rounds are first reduced by `block_medians`. Raises UsageError for times that are not above zero,
+    names that did not take part, or a confidence outside 0 to 1.
     """
     if missing := {baseline, contender} - turns.seconds.keys():
         raise UsageError(f"{sorted(missing)[0]!r} did not take part: there are {', '.join(turns.seconds)}")
