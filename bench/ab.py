@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import Cancelled, UsageError
-from .statistics import Interval, block_medians
+from .statistics import Interval, block_medians, check_confidence
 from .timing import Clock, timed
 
 ROUNDS = 28
@@ -127,12 +127,13 @@ def compare(turns: Turns, baseline: str, contender: str, confidence: float = CON
     chance of calling equals different is at most 1 - confidence. Where the rounds are too few for that confidence (99%:
     below eight), the interval is the range of the rounds' ratios with what confidence that has, and no difference is
     found. More than 1000 rounds are first reduced by `block_medians`. Raises UsageError for times that are not above zero,
-    names that did not take part, or a confidence outside 0 to 1.
+    or not equally many, names that did not take part, or a confidence not between 0 and 1.
     """
     if missing := {baseline, contender} - turns.seconds.keys():
         raise UsageError(f"{sorted(missing)[0]!r} did not take part: there are {', '.join(turns.seconds)}")
-    if not 0 < confidence < 1:
-        raise UsageError(f"a confidence is between 0 and 1, not {confidence:g}")
+    check_confidence(confidence)
+    if len(turns.seconds[baseline]) != len(turns.seconds[contender]):
+        raise UsageError(f"{baseline!r} and {contender!r} did not run equally often: there are no rounds to compare")
     times = np.array([turns.seconds[baseline], turns.seconds[contender]])
     if not np.isfinite(times).all() or times.size == 0 or times.min() <= 0:
         raise UsageError("measured times must be finite and above zero to be compared")

@@ -160,8 +160,9 @@ def runs_needed(percent: float, confidence: float = EARLY_STOPPING_CONFIDENCE) -
 
     Raises UsageError for a percentage not between 0 and 100, or a confidence not between 0 and 1.
     """
-    if not (0 < percent < 100 and 0 < confidence < 1):
-        raise UsageError(f"no estimate of the {percent:g}th percentile at confidence {confidence:g}: see 0-100 and 0-1")
+    check_confidence(confidence)
+    if not 0 < percent < 100:
+        raise UsageError(f"a percentile to be estimated is between 0 and 100, not {percent:g}")
     enough = 2
     while _unlikely_over(enough, percent, confidence) < 1:
         enough *= 2
@@ -192,22 +193,37 @@ def _unlikely_over(runs: int, percent: float, confidence: float) -> int:
 def median_interval(
     samples: Sequence[float], confidence: float = 0.95, seed: int = 0, resamples: int = 4000
 ) -> Interval:
-    """Return the percentile bootstrap interval of the median (Efron and Tibshirani, 1993, chapter 13).
+    """Return the expanded percentile bootstrap interval of the median.
 
-    The median of few samples has few values that a resample's can take, so that the interval falls short of what it
-    promises below about ten. No interval between samples can hold the median with a confidence above 1 - 2^(1 - n): where
-    that is less than was asked for (95%: below six samples), the samples' range comes back, with that lower confidence.
-    Raises UsageError as `summarize` does, and for a confidence not between 0 and 1.
+    Hesterberg, What teachers should know about the bootstrap, 2015. Few samples have few medians of resamples, so that up
+    to about twenty the interval is the safer side of what it promises: at 95% it holds 95 to 99 times in a hundred. No
+    interval between samples can hold the median with more confidence than 1 - 2^(1 - n): where that is less than was asked
+    for (95%: below six samples), the samples' range comes back, with that lower confidence. Raises UsageError as
+    `summarize` does, and for a confidence not between 0 and 1.
     """
     seconds = _checked(samples)
-    if not 0 < confidence < 1:
-        raise UsageError(f"a confidence is between 0 and 1, not {confidence:g}")
+    check_confidence(confidence)
     possible = 1 - 2.0 ** (1 - len(seconds))
     if possible < confidence:
         return Interval(float(seconds.min()), float(seconds.max()), possible)
     medians = _resampled_medians(seconds, resamples, np.random.default_rng(seed))
-    low, high = np.quantile(medians, [(1 - confidence) / 2, (1 + confidence) / 2])
+    tail = _expanded_tail(len(seconds), confidence)
+    low, high = np.quantile(medians, [tail, 1 - tail])
     return Interval(float(low), float(high), confidence)
+
+
+def _expanded_tail(runs: int, confidence: float) -> float:
+    """Return the share of resamples to leave out on either side.
+
+    Resamples scatter as if the variance were divided by n, not n - 1, and as a normal variable where Student's t belongs;
+    both are made up for. The quantile of t is the expansion 26.7.5 of Abramowitz and Stegun, 1964.
+    """
+    normal, freedom = NormalDist(), runs - 1
+    z = normal.inv_cdf((1 + confidence) / 2)
+    first = (z**3 + z) / (4 * freedom)
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    return normal.cdf(-math.sqrt(runs / freedom) * (z + first + second + third))
 
 
 def _resampled_medians(seconds: Seconds, resamples: int, generator: np.random.Generator) -> Seconds:
@@ -224,9 +240,10 @@ def slope(samples: Sequence[float], confidence: float = 0.99) -> Slope:
 
     The median of the slopes between all pairs (Theil 1950), with the interval of Sen (1968): single slow runs do not move
     it. More than 1000 runs are first reduced by `block_medians`. The interval takes runs to be independent of each other.
-    Raises UsageError as `summarize` does, and where there are fewer than eight samples.
+    Raises UsageError as `median_interval` does, and where there are fewer than eight samples.
     """
     seconds = _checked(samples)
+    check_confidence(confidence)
     if len(seconds) < 8:
         raise UsageError(f"a slope needs at least 8 runs, and there are {len(seconds)}")
     values, block = block_medians(seconds)
@@ -252,9 +269,10 @@ def block_medians(values: Seconds) -> tuple[Seconds, int]:
 def compare_halves(samples: Sequence[float], seed: int = 0, confidence: float = 0.99, resamples: int = 4000) -> Halves:
     """Return the ratio of the medians of the first and the second half, with its bootstrap interval: a warm-up check.
 
-    Raises UsageError as `summarize` does, where a sample is zero, and where there are fewer than 16 samples.
+    Raises UsageError as `median_interval` does, where a sample is zero, and where there are fewer than 16 samples.
     """
     seconds = _checked(samples)
+    check_confidence(confidence)
     if len(seconds) < 16 or not seconds.all():
         raise UsageError("comparing halves needs at least 16 runs, none of 0 seconds")
     first, second = seconds[: len(seconds) // 2], seconds[len(seconds) // 2 :]
@@ -274,6 +292,12 @@ def outliers(samples: Sequence[float], limit: float = 3.5) -> list[int]:
     distances = np.abs(seconds - np.median(seconds))
     # 0.6745 is the median distance of a normal distribution, in its standard deviations.
     return [int(place) for place in np.flatnonzero(0.6745 * distances > limit * np.median(distances))]
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise UsageError for a confidence that is not between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise UsageError(f"a confidence is between 0 and 1, not {confidence:g}")
 
 
 def _checked(samples: Sequence[float]) -> Seconds:

@@ -254,6 +254,8 @@ def test_what_cannot_be_compared_is_refused():
         compare(Turns({"a": [1.0], "b": [1.0]}, partial=False), "a", "b", 1.0)
     with pytest.raises(UsageError, match="above zero"):
         compare(Turns({"a": [], "b": []}, partial=True), "a", "b")
+    with pytest.raises(UsageError, match="equally often"):
+        compare(Turns({"a": [1.0], "b": [1.0, 1.0]}, partial=False), "a", "b")
     with pytest.raises(UsageError, match="two contenders"):
         interleave({"a": lambda: None})
     with pytest.raises(UsageError, match="at least 1 round"):

@@ -124,7 +124,7 @@ def test_many_runs_do_not_underflow():
 
 
 @pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize(("runs", "confidence"), [(15, 0.95), (40, 0.95), (40, 0.8)])
+@pytest.mark.parametrize(("runs", "confidence"), [(6, 0.95), (10, 0.95), (15, 0.95), (40, 0.95), (40, 0.8)])
 def test_the_interval_of_the_median_holds_it_as_often_as_it_says(name, runs, confidence):
     """Over 400 repetitions, within four standard errors of the binomial count."""
     draw, quantile, _ = KNOWN[name]
@@ -203,6 +203,15 @@ def test_percentiles_out_of_range_are_refused(percent):
     if not 0 <= percent <= 100:
         with pytest.raises(UsageError):
             percentile([1.0, 2.0], percent)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
+@pytest.mark.parametrize(
+    "function", [median_interval, slope, compare_halves, lambda s, confidence: runs_needed(90, confidence)]
+)
+def test_a_confidence_is_between_0_and_1(function, confidence):
+    with pytest.raises(UsageError, match="confidence"):
+        function([1.0] * 20, confidence=confidence)
 
 
 def noise(generator: np.random.Generator, size: int) -> np.ndarray:
