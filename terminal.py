@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,6 +18,8 @@ from rich.text import Text
 from .errors import one_line
 
 if TYPE_CHECKING:
+    from .engines.engine_cache import EntryInfo
+    from .engines.engine_cache_parts import CachePart
     from .runtime.doctor import Report
     from .runtime.memory_plan import MemoryPlan
 
@@ -34,6 +38,8 @@ _STAGES = {
     "embed": "embedding prompts",
     "denoise": "denoising",
     "decode": "decoding",
+    "build": "building engines",
+    "lower": "lowering graphs",
     "export": "exporting",
     "calibrate": "sampling clips",
     "plan": "choosing scales",
@@ -99,6 +105,23 @@ def show_plan(quiet: bool, always: bool) -> Callable[[MemoryPlan], None]:
                 stderr.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
     return show
+
+
+def print_cache(parts: Sequence[CachePart], engines: Sequence[EntryInfo], as_json: bool) -> None:
+    """Print the parts of the cache folder and the built engines."""
+    if as_json:
+        folders = [{"name": part.name, "path": str(part.path), "bytes": part.bytes, "files": part.files} for part in parts]
+        print_json({"parts": folders, "engines": [asdict(entry) for entry in engines]})
+        return
+    for part in parts:
+        ours = "" if part.ours else "  (not edgereel's)"
+        print(f"{one_line(part.name):<12} {part.bytes / 1e6:>9.1f} MB in {part.files} files  {one_line(part.path)}{ours}")
+    for entry in engines:
+        what = "" if entry.key is None else f"{entry.key.backend} {entry.key.backend_version}, {entry.key.card}"
+        used = "" if entry.last_used is None else time.strftime("%Y-%m-%d", time.localtime(entry.last_used))
+        print(f"  {entry.digest[:12]}  {entry.size / 1e6:>9.1f} MB  {entry.state:<11} {used}  {one_line(what)}")
+    if not parts:
+        print("the cache is empty")
 
 
 def show_note(text: str) -> None:

@@ -1,0 +1,125 @@
+"""Building a bundle's engines ahead of the first clip, and showing what would be built."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..engines import Compute
+from ..engines.lowering import describe_lowering, lower_for_target, parse_target
+from ..errors import EngineError, brief
+from .bundle import Bundle, open_bundle
+from .geometry import latent_shape
+from .graph_shapes import input_shapes
+from .memory_budget import format_bytes
+from .memory_plan import MemoryPlan
+from .planning import plan_bundle
+from .progress import Progress, report_progress
+from .reel import Reel, demo_bundle_path
+
+
+def build_engines(reel: Reel, size: tuple[int, int] | None, frames: int | None, on_progress: Progress | None) -> dict[str, Any]:
+    """Open every graph as for clips of this size and length, so that what can be kept for the next time is; return a record.
+
+    Raises GeometryError, PlanError, EngineError, Cancelled.
+    """
+    defaults = reel.bundle.manifest.defaults
+    width, height = size or (defaults.width, defaults.height)
+    plan = reel.plan(width, height, defaults.frames if frames is None else frames)
+    names = list(reel.bundle.manifest.roles.graphs())
+    report_progress(on_progress, "build", 0, len(names))
+    for done, name in enumerate(names, start=1):
+        reel.session(name)
+        report_progress(on_progress, "build", done, len(names))
+    graphs = {
+        name: {
+            "engine": report.engine,
+            "provider": report.provider,
+            "precision": report.precision,
+            "lowered": report.lowered,
+            "build": report.build,
+            "build_seconds": report.build_seconds,
+            "parts": report.streamed,
+        }
+        for name, report in reel.report().items()
+    }
+    return {"bundle_digest": reel.bundle.manifest.digest, "graphs": graphs, "plan": plan.to_json()}
+
+
+def show_build(
+    path: Path | None,
+    target: str,
+    *,
+    compute: Compute = "float16",
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    memory: str | None = None,
+    compute_capability: str | None = None,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return what would be built for a target, with no device there: each graph's rewrites, operators, types and shapes.
+
+    With `memory`, the memory plan for a card with that much. Raises UsageError for an unknown target, EngineError where it
+    cannot have an operator of a graph, BundleError, GeometryError, PlanError, MissingExtraError, Cancelled.
+    """
+    wanted = parse_target(target)
+    bundle = open_bundle(path or demo_bundle_path())
+    defaults = bundle.manifest.defaults
+    width, height = size or (defaults.width, defaults.height)
+    frames = defaults.frames if frames is None else frames
+    latents = latent_shape(bundle.manifest.latent, width, height, frames)
+    plan: MemoryPlan | None = None
+    if memory is not None:
+        capability = compute_capability or "8.9"
+        plan = plan_bundle(path, size=size, frames=frames, memory=memory, compute_capability=capability)
+    graphs = {}
+    names = list(bundle.manifest.roles.graphs())
+    report_progress(on_progress, "lower", 0, len(names))
+    for done, name in enumerate(names, start=1):
+        graphs[name] = _show_graph(bundle, name, target, compute, latents)
+        report_progress(on_progress, "lower", done, len(names))
+    return {
+        "bundle_digest": bundle.manifest.digest,
+        "target": wanted.name,
+        "opset": wanted.opset,
+        "compute": compute,
+        "graphs": graphs,
+        "plan": None if plan is None else plan.to_json(),
+    }
+
+
+def _show_graph(bundle: Bundle, name: str, target: str, compute: Compute, latents: tuple[int, ...]) -> dict[str, Any]:
+    graph = bundle.manifest.roles.graphs()[name]
+    path = bundle.path(graph.file)
+    try:
+        lowered = lower_for_target(path, parse_target(target), compute)
+        assert lowered.model is not None
+        summary = describe_lowering(path.read_bytes(), lowered.model, lowered.rewrites)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"cannot lower {graph.file}: {brief(error)}") from error
+    shapes = input_shapes(bundle.manifest, name, latents)
+    return {
+        **asdict(summary),
+        "shapes": {key: list(shape) for key, shape in shapes.items()},
+        "weights": bundle.manifest.files[graph.data].size,
+    }
+
+
+def describe_build(shown: dict[str, Any]) -> list[str]:
+    """Return what `show_build` found as lines of text."""
+    lines = [f"target       {shown['target']}: opset {shown['opset']}, {shown['compute']} with float32 where that is needed"]
+    for name, graph in shown["graphs"].items():
+        nodes = sum(graph["after"].values())
+        shapes = ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in graph["shapes"].items() if len(shape) > 1)
+        rewrites = ", ".join(f"{kind} {count}" for kind, count in graph["rewrites"].items()) or "none"
+        lines += [
+            f"graph        {name}: {sum(graph['before'].values())} nodes become {nodes}, {graph['half_nodes']} in "
+            f"{shown['compute']}, {graph['float32_nodes']} in float32; weights {format_bytes(graph['weights'])}",
+            f"  rewrites   {rewrites}",
+            f"  for        {shapes if len(shapes) < _LONG else shapes[:_LONG].rpartition(',')[0] + ', …'}",
+        ]
+    return lines
+
+
+_LONG = 160
