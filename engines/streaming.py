@@ -18,8 +18,8 @@ from .base import EngineReport, GraphSpecs, Session, Tensor
 if TYPE_CHECKING:
     from .lowering.segments import Segment, WeightSize
 
-_SEGMENTS_IN_BUDGET = 4
-"""Into how many segments a budget is divided: all but one of them hold weights that stay."""
+_SEGMENTS_IN_BUDGET = 8
+"""Into how many segments a budget is divided where the graph can be cut so small: all but one of them stay open."""
 
 
 def open_within(

@@ -138,9 +138,7 @@ class _Flow:
         self.steps: list[Any] = []
         for node in _nodes_read(graph):
             random = node.op_type.startswith("Random")
-            if not random and all(
-                name in self._initializers or name in self._constant_makers for name in _names_of(node)
-            ):
+            if not random and all(map(self._is_constant, _names_of(node))):
                 self._constant_makers.update(dict.fromkeys(node.output, node))
             else:
                 self.steps.append(node)
@@ -150,7 +148,10 @@ class _Flow:
             for name in _names_of(node):
                 if name in self._made and at not in self._readers[name]:
                     self._readers[name].append(at)
+        self._constant_outputs = [name for name in self._outputs if self._is_constant(name)]
         self.weights = [dict(self._held(_names_of(node))) for node in self.steps]
+        if self.steps:
+            self.weights[-1].update(self._held(self._constant_outputs))
 
     def weight(self, start: int, end: int) -> int:
         """Return the bytes of all weights that the steps from start to end read."""
@@ -186,7 +187,7 @@ class _Flow:
         inputs = [name for name in read if name in self._inputs or name in self._made]
         outputs = [name for name in made if name in self._outputs or any(at >= end for at in self._readers[name])]
         if end == len(self.steps):
-            outputs += [name for name in self._outputs if name in self._constant_makers or name in self._initializers]
+            outputs += self._constant_outputs
         nodes = [*self._constant_nodes([*read, *outputs]), *steps]
         names = {name for node in nodes for name in _names_of(node)} | set(outputs)
         model = onnx.ModelProto(
@@ -204,6 +205,9 @@ class _Flow:
         content = model.SerializeToString(deterministic=True)
         return Segment(content, tuple(inputs), tuple(outputs), self.weight(start, end))
 
+    def _is_constant(self, name: str) -> bool:
+        return name in self._initializers or name in self._constant_makers
+
     def _fuses(self, made: int, readers: Sequence[int], reader: int) -> bool:
         """Return whether ONNX Runtime may make one operator of a step and one that reads it."""
         first, second = self.steps[made].op_type, self.steps[reader].op_type
@@ -218,7 +222,7 @@ class _Flow:
         )
 
     def _by_constant(self, step: int) -> bool:
-        return any(name not in self._made and name not in self._inputs for name in self.steps[step].input)
+        return any(map(self._is_constant, self.steps[step].input))
 
     def _held(self, names: Iterable[str], cast_to: str = "") -> Iterator[tuple[tuple[str, str], int]]:
         """Yield ((initializer, element type it is held in), bytes) of all initializers behind some values.
