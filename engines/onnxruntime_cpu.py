@@ -6,7 +6,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, MissingExtraError, brief
 from ..interrupts import interrupts_wait
@@ -14,6 +14,10 @@ from ..machine import usable_cores
 from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
 from .byte_products import byte_products_are_exact
 from .lowering import LoweredGraph, lower_graph
+from .streaming import open_within
+
+if TYPE_CHECKING:
+    from .lowering.segments import Segment
 
 _LONGEST_QUOTE = 500
 _DTYPES = {
@@ -21,6 +25,8 @@ _DTYPES = {
     "tensor(float16)": "float16",
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
 # ONNX Runtime's CPU kernels have no half-precision matrix product: it converts around them and names the converters so.
@@ -79,20 +85,39 @@ class OnnxRuntimeCpu(Engine):
         if any(name.startswith("int8 linear") for name in lowered.rewrites):
             exact = byte_products_are_exact(onnxruntime, onnxruntime.SessionOptions())
             settings.add_session_config_entry("session.x64quantprecision", "0" if exact else "1")
-        model = str(graph_path) if lowered.model is None else lowered.model
-        try:
-            session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise EngineError(
-                f"cannot open {graph_path.name} with ONNX Runtime: {brief(error, _LONGEST_QUOTE)}"
-            ) from error
-        return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__, lowered)
+
+        def open_model(model: str | bytes) -> Session:
+            try:
+                session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+            except Exception as error:
+                raise EngineError(
+                    f"cannot open {graph_path.name} with ONNX Runtime: {brief(error, _LONGEST_QUOTE)}"
+                ) from error
+            return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__, lowered)
+
+        def open_segment(segment: Segment) -> Session:
+            settings.enable_cpu_mem_arena = False  # one for each open segment would keep the memory of its largest run
+            return open_model(segment.model)
+
+        if options.weight_budget is None:
+            return open_model(str(graph_path) if lowered.model is None else lowered.model)
+        model = graph_path.read_bytes() if lowered.model is None else lowered.model
+        return open_within(
+            options.weight_budget, graph_path.name, model, lambda: open_model(model), open_segment, _held_size
+        )
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Leave the number of threads out, which splits the work but not a sum; see Engine.numerics."""
         of_options = {"activations": options.activations, "lower": str(options.lower)}
         version = _import_onnxruntime().__version__
         return {"engine": self.name, "version": version, "machine": platform.machine(), **of_options}
+
+
+def _held_size(element_type: str, count: int) -> int:
+    """Return the bytes of a weight as the CPU provider holds it: half precision is widened as the graph is opened."""
+    from .lowering.segments import stored_size
+
+    return stored_size("float32" if element_type == "float16" else element_type, count)
 
 
 def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGraph:

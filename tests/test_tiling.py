@@ -1,0 +1,277 @@
+"""Clips decoded tile by tile: every pixel is there once, nothing is left behind, and pictures are near the untiled ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DEMO_REEL
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgereel.engines.base import EngineOptions
+from edgereel.engines.fake import FakeEngine
+from edgereel.errors import EngineError, OutputError, UsageError
+from edgereel.runtime import tiling
+from edgereel.runtime.decoding import decode_frames
+from edgereel.runtime.manifest import LatentGeometry
+from edgereel.runtime.reel import load
+from edgereel.runtime.tiling import Tile, decode_tiled, plan_tiles
+
+SCALE = 4
+GEOMETRY = LatentGeometry(channels=2, temporal_scale=2, spatial_scale=SCALE, patch=[1, 1, 1])
+
+
+@st.composite
+def pictures_and_tiles(draw):
+    height, width = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    tile = [draw(st.integers(1, 20)) for _ in range(2)]
+    return height, width, Tile(*tile, draw(st.integers(0, min(tile) - 1)))
+
+
+def along(tiles, axis):
+    """Return the distinct (start, length) of tiles along one axis."""
+    return sorted({(tile.top, tile.height) if axis == 0 else (tile.left, tile.width) for tile in tiles})
+
+
+@settings(deadline=None)
+@given(pictures_and_tiles())
+def test_tiles_cover_the_picture_and_overlap_as_asked(case):
+    height, width, tile = case
+    tiles = plan_tiles(height, width, tile)
+    assert [(part.top, part.left) for part in tiles] == sorted({(part.top, part.left) for part in tiles})
+    counts = np.zeros((height, width), int)
+    for part in tiles:
+        assert 0 <= part.top <= height - part.height
+        assert 0 <= part.left <= width - part.width
+        counts[part.top : part.top + part.height, part.left : part.left + part.width] += 1
+    assert counts.min() == 1
+    for axis, (length, size) in enumerate(((height, tile.height), (width, tile.width))):
+        spans = along(tiles, axis)
+        assert {extent for _, extent in spans} == {min(length, size)}
+        overlaps = [start + size - following for (start, _), (following, _) in pairwise(spans)]
+        assert all(overlap >= tile.overlap for overlap in overlaps)
+        # One tile fewer could not cover it.
+        assert len(spans) == 1 or (len(spans) - 1) * (size - tile.overlap) + tile.overlap < length
+    assert len(tiles) == len(along(tiles, 0)) * len(along(tiles, 1))
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (4, 3, 3), (4, 4, -1), (0, 4, 0)])
+def test_impossible_tiles_are_refused(size):
+    with pytest.raises(UsageError, match=f"tiles of {size[0]}x{size[1]} latents cannot overlap by {size[2]}"):
+        Tile(*size)
+
+
+class Decoder:
+    """Decodes each latent for itself: its pixels have its first channel's value, plus the frame's number as its state."""
+
+    def __init__(self):
+        self.shapes, self.fails = [], None
+
+    def first(self, inputs):
+        return self._answer(inputs, 1, 0, "")
+
+    def following(self, inputs):
+        return self._answer(inputs, 2, inputs["state_00"], "_next")
+
+    def _answer(self, inputs, count, number, ending):
+        latent = inputs["latent"]
+        self.shapes.append(latent.shape)
+        if self.fails is not None and len(self.shapes) == self.fails[0]:
+            raise self.fails[1]
+        values = latent[:, :1].repeat(SCALE, 3).repeat(SCALE, 4).repeat(3, 1).repeat(count, 2) + number
+        return {"frames": values.astype(np.float32) / 127.5 - 1, f"state_00{ending}": np.float32(number + 1)}
+
+    def sessions(self):
+        engine = FakeEngine({"decoder_first": self.first, "decoder_next": self.following})
+        return [engine.open(Path(f"{name}.onnx"), EngineOptions()) for name in ("decoder_first", "decoder_next")]
+
+
+def whole_latents(height, width, frames=3):
+    """Whole numbers, which the decoder above turns into exact brightness."""
+    return np.random.default_rng().integers(0, 250, (1, 2, frames, height, width)).astype(np.float32)
+
+
+@settings(deadline=None)
+@given(pictures_and_tiles())
+def test_a_decoder_without_context_gives_the_same_pictures(case):
+    """Weights sum to one everywhere: what all tiles agree on comes out as it is."""
+    height, width, tile = case
+    latents, sessions = whole_latents(height, width, 2), Decoder().sessions()
+    expected = np.stack(list(decode_frames(*sessions, latents, GEOMETRY)))
+    found = np.stack(list(decode_tiled(*sessions, latents, GEOMETRY, tile)))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("overlap", range(6))
+def test_weights_lead_from_tile_to_tile_and_leave_edges_out(overlap):
+    for length, tile in ((20, 8), (17, 6), (9, 8)):
+        spans = tiling._spans(length, tile, overlap)
+        weights = tiling._weights(spans, overlap, SCALE)
+        total = np.zeros(length * SCALE)
+        for (start, end), weight in zip(spans, weights, strict=True):
+            total[start * SCALE : end * SCALE] += weight
+            assert weight.min() >= 0
+            if overlap >= 3:
+                assert start == 0 or not weight[:SCALE].any()
+                assert end == length or not weight[-SCALE:].any()
+        np.testing.assert_allclose(total, 1, rtol=0, atol=1e-6)
+        alone = np.sum([np.pad(weight > 0, (start * SCALE, (length - end) * SCALE))
+                        for (start, end), weight in zip(spans, weights, strict=True)], axis=0) == 1  # fmt: skip
+        assert (total[alone] == 1).all()
+        ramps = (~alone).sum() / SCALE / (len(spans) - 1)
+        assert ramps <= 2
+
+
+def test_a_tile_goes_through_all_of_time_before_the_next():
+    decoder = Decoder()
+    pictures = decode_tiled(*decoder.sessions(), whole_latents(6, 5), GEOMETRY, Tile(4, 5, 2))
+    assert decoder.shapes == []
+    next(pictures)
+    assert decoder.shapes == 6 * [(1, 2, 1, 4, 5)]
+    assert len(list(pictures)) == 4
+    assert len(decoder.shapes) == 6
+
+
+def test_errors_are_those_of_decoding(tmp_path):
+    decoder = Decoder()
+    engine = FakeEngine({"f": decoder.first, "n": lambda inputs: {**decoder.following(inputs), "frames": np.zeros(3)}})
+    sessions = [engine.open(Path(name), EngineOptions()) for name in "fn"]
+    with pytest.raises(EngineError, match="decoding latent frame 2 gave frames of shape"):
+        list(decode_tiled(*sessions, whole_latents(6, 6), GEOMETRY, Tile(4, 4, 1), tmp_path))
+
+
+@pytest.mark.parametrize("ends", ["error", "interrupt", "closed", "whole"])
+def test_nothing_is_left_in_the_folder(tmp_path, ends):
+    folder, decoder = tmp_path / "scratch", Decoder()
+    kinds = {"error": EngineError("no"), "interrupt": KeyboardInterrupt()}
+    if ends in kinds:
+        decoder.fails = (5, kinds[ends])
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    pictures = decode_tiled(*decoder.sessions(), whole_latents(6, 6), GEOMETRY, Tile(4, 4, 1), folder)
+    if ends in kinds:
+        with pytest.raises(type(kinds[ends])):
+            next(pictures)
+    elif ends == "closed":
+        next(pictures)
+        pictures.close()
+    else:
+        assert len(list(pictures)) == 5
+    assert folder.is_dir()
+    assert list(folder.iterdir()) == []
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+KILLED = """
+import sys
+from itertools import pairwise
+from pathlib import Path
+import numpy as np
+from edgereel.engines.base import EngineOptions
+from edgereel.engines.fake import FakeEngine
+from edgereel.runtime.manifest import LatentGeometry
+from edgereel.runtime.reel import load
+from edgereel.runtime.tiling import Tile, decode_tiled
+
+def wait(inputs):
+    print("decoding", flush=True)
+    sys.stdin.read()
+
+session = FakeEngine({"f": wait}).open(Path("f"), EngineOptions())
+geometry = LatentGeometry(channels=2, temporal_scale=2, spatial_scale=4, patch=[1, 1, 1])
+next(decode_tiled(session, session, np.zeros((1, 2, 1, 6, 6), np.float32), geometry, Tile(4, 4, 1), Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that is killed leaves its files")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_when_the_process_is_stopped(tmp_path, number):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"decoding\n"
+        process.send_signal(number)
+        assert process.wait(30) != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    decoder, latents = Decoder(), whole_latents(100, 100, 6)
+    # 4 tiles of 60 x 60 latents of 4 x 4 pixels, 11 pictures of 3 bytes a pixel
+    message = rf"needs 8 MB in {tmp_path}, where 1 MB are free: make room or choose another folder"
+    with pytest.raises(OutputError, match=message):
+        next(decode_tiled(*decoder.sessions(), latents, GEOMETRY, Tile(60, 60, 4), tmp_path))
+    assert decoder.shapes == []
+
+
+def test_a_disk_that_fills_up_and_a_folder_that_is_none(tmp_path, monkeypatch):
+    decoder = Decoder()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"tiled decoding cannot use .*file"):
+        next(decode_tiled(*decoder.sessions(), whole_latents(6, 6), GEOMETRY, Tile(4, 4, 1), tmp_path / "file"))
+    decoder.fails = (1, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(OutputError, match=f"cannot use {tmp_path}: No space left on device"):
+        next(decode_tiled(*decoder.sessions(), whole_latents(6, 6), GEOMETRY, Tile(4, 4, 1), tmp_path))
+
+
+def psnr(found, expected):
+    return -10 * np.log10(np.square(found / 255.0 - expected / 255.0).mean())
+
+
+@pytest.mark.parametrize("size", [(128, 128), (192, 192), (256, 192)], ids=str)
+def test_the_demos_pictures_are_near_the_untiled_ones(size):
+    """Latents as sampled, tiles about half the size: at least 45 dB with the default overlap, and more than with none."""
+    with load(DEMO_REEL, threads=1) as reel:
+        latents = reel.generate("a green star rises in the snow", seed=1, size=size, frames=9).latents
+        sessions, geometry = (
+            [reel.session(f"decoder_{name}") for name in ("first", "next")],
+            reel.bundle.manifest.latent,
+        )
+        whole = np.stack(list(decode_frames(*sessions, latents, geometry)))
+        height, width = (extent // 2 for extent in latents.shape[3:])
+        by_overlap = {
+            overlap: psnr(np.stack(list(decode_tiled(*sessions, latents, geometry, tile))), whole)
+            for overlap, tile in {0: Tile(height, width, 0), 3: Tile(height + 2, width + 2)}.items()
+        }
+    assert by_overlap[3] > 45
+    assert by_overlap[0] < by_overlap[3] - 10
+
+
+PEAK = """
+import sys
+import numpy as np
+import edgereel
+from edgereel.runtime.decoding import decode_frames
+from edgereel.runtime.reel import load
+from edgereel.runtime.tiling import Tile, decode_tiled
+
+tiled, frames = sys.argv[1] == "tiled", int(sys.argv[2])
+with edgereel.load(sys.argv[3], threads=1) as reel:
+    sessions, geometry = [reel.session(f"decoder_{name}") for name in ("first", "next")], reel.bundle.manifest.latent
+    latents = np.random.default_rng(0).standard_normal((1, geometry.channels, frames, 16, 16)).astype(np.float32)
+    pictures = decode_tiled(*sessions, latents, geometry, Tile(6, 6, 1)) if tiled else decode_frames(*sessions, latents, geometry)
+    assert sum(1 for _ in pictures) == 1 + 4 * (frames - 1)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak.split()[1]) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_that_of_a_tile_and_does_not_grow_with_length():
+    def peak(*arguments):
+        command = [sys.executable, "-c", PEAK, *map(str, arguments), str(DEMO_REEL)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    whole, short, long = peak("whole", 2), peak("tiled", 2), peak("tiled", 12)
+    assert short < 0.8 * whole
+    assert long < 1.05 * short
