@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .. import store
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it whenever a rewrite gives another graph than before."""
 _FOLDER = "lowered"
 
@@ -19,9 +19,9 @@ class CacheEntry:
     rewrites: dict[str, int]
 
 
-def cache_key(graph_sha256: str, engine_version: str, activations: str) -> str:
-    """Return the name under which a graph is kept, from everything that lowering it depends on."""
-    return store.key_of(graph_sha256, VERSION, engine_version, activations)
+def cache_key(graph_sha256: str, *facts: str) -> str:
+    """Return the name under which a graph is kept; facts: everything else that lowering it depends on."""
+    return store.key_of(graph_sha256, VERSION, *facts)
 
 
 def read_entry(key: str) -> CacheEntry | None:
