@@ -151,7 +151,7 @@ class _Analysis:
         )
 
     def _workspace(self, node: Any) -> int:
-        """Return the bytes that ONNX Runtime's CPU kernels hold beside what a node reads and writes; half precision is not theirs."""
+        """Return the bytes that ONNX Runtime's CPU kernels hold beside what a node reads and writes."""
         if not self._float32:
             return 0
         if node.op_type == "MultiHeadAttention":
