@@ -110,12 +110,16 @@ def show_plan(quiet: bool, always: bool) -> Callable[[MemoryPlan], None]:
 def print_cache(parts: Sequence[CachePart], engines: Sequence[EntryInfo], as_json: bool) -> None:
     """Print the parts of the cache folder and the built engines."""
     if as_json:
-        folders = [{"name": part.name, "path": str(part.path), "bytes": part.bytes, "files": part.files} for part in parts]
+        folders = [
+            {"name": part.name, "path": str(part.path), "bytes": part.bytes, "files": part.files} for part in parts
+        ]
         print_json({"parts": folders, "engines": [asdict(entry) for entry in engines]})
         return
     for part in parts:
         ours = "" if part.ours else "  (not edgereel's)"
-        print(f"{one_line(part.name):<12} {part.bytes / 1e6:>9.1f} MB in {part.files} files  {one_line(part.path)}{ours}")
+        print(
+            f"{one_line(part.name):<12} {part.bytes / 1e6:>9.1f} MB in {part.files} files  {one_line(part.path)}{ours}"
+        )
     for entry in engines:
         what = "" if entry.key is None else f"{entry.key.backend} {entry.key.backend_version}, {entry.key.card}"
         used = "" if entry.last_used is None else time.strftime("%Y-%m-%d", time.localtime(entry.last_used))

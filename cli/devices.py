@@ -61,9 +61,7 @@ def build(
         str | None,
         typer.Option(help="With --dry-run: what to lower the graphs for, such as tensorrt-10.3, tensorrt-rtx or cuda."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be built; no device is needed.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be built; no device is needed.")] = False,
     compute: Annotated[str, typer.Option(help="With --dry-run: float16, bfloat16 or float32.")] = "float16",
     size: SizeOption = None,
     frames: FramesOption = None,
@@ -78,7 +76,9 @@ def build(
     pixels = None if size is None else parse_size(size)
     if not dry_run:
         if target is not None or compute_capability is not None:
-            raise UsageError("--target and --compute-capability are for --dry-run: what is built is for this device (--engine)")
+            raise UsageError(
+                "--target and --compute-capability are for --dry-run: what is built is for this device (--engine)"
+            )
         device = Device(engine, memory=memory, on_plan=show_plan(as_json, memory is not None), on_step_down=show_note)
         with stage_progress() as progress, device.load(bundle, progress) as reel:
             result = build_engines(reel, pixels, frames, progress)
@@ -119,7 +119,9 @@ def list_cache(as_json: JsonOption = False) -> None:
 @cache.command("rm")
 def remove_from_cache(
     engines: Annotated[list[str] | None, typer.Argument(help="Built engines, by the beginning of their names.")] = None,
-    part: Annotated[str | None, typer.Option(help="Everything of one kind: engines, lowered, embeddings or costs.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Everything of one kind: engines, lowered, embeddings or costs.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -19,7 +19,9 @@ from .progress import Progress, report_progress
 from .reel import Reel, demo_bundle_path
 
 
-def build_engines(reel: Reel, size: tuple[int, int] | None, frames: int | None, on_progress: Progress | None) -> dict[str, Any]:
+def build_engines(
+    reel: Reel, size: tuple[int, int] | None, frames: int | None, on_progress: Progress | None
+) -> dict[str, Any]:
     """Open every graph as for clips of this size and length, so that what can be kept for the next time is; return a record.
 
     Raises GeometryError, PlanError, EngineError, Cancelled.
@@ -108,10 +110,14 @@ def _show_graph(bundle: Bundle, name: str, target: str, compute: Compute, latent
 
 def describe_build(shown: dict[str, Any]) -> list[str]:
     """Return what `show_build` found as lines of text."""
-    lines = [f"target       {shown['target']}: opset {shown['opset']}, {shown['compute']} with float32 where that is needed"]
+    lines = [
+        f"target       {shown['target']}: opset {shown['opset']}, {shown['compute']} with float32 where that is needed"
+    ]
     for name, graph in shown["graphs"].items():
         nodes = sum(graph["after"].values())
-        shapes = ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in graph["shapes"].items() if len(shape) > 1)
+        shapes = ", ".join(
+            f"{key} {'x'.join(map(str, shape))}" for key, shape in graph["shapes"].items() if len(shape) > 1
+        )
         rewrites = ", ".join(f"{kind} {count}" for kind, count in graph["rewrites"].items()) or "none"
         lines += [
             f"graph        {name}: {sum(graph['before'].values())} nodes become {nodes}, {graph['half_nodes']} in "

@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from .memory_budget import UNKNOWN, Budget, format_bytes
 from .memory_sizes import DECODER, TEXT_ENCODER, ClipSizes, ComponentSizes
-from .tiling import Tile
+from .tiling import DEFAULT_OVERLAP, Tile
 
 Placement = Literal["resident", "swapped", "streamed", "cpu"]
 OVERHEAD = {"cpu": 170 * 2**20, "gpu": 600 * 2**20}
 """What a process takes before it opens a graph: Python, the libraries and the video encoder, or a CUDA context."""
 
-LEAST_TILE, TILE_OVERLAP = 4, 4
+LEAST_TILE = DEFAULT_OVERLAP + 2
+"""Side of the smallest tile in latents: below, almost everything is overlap."""
 _TITLES = {TEXT_ENCODER: "the text encoder", DECODER: "the decoder", "denoiser": "the denoiser"}
 
 
@@ -162,15 +163,24 @@ def _smaller(plan: MemoryPlan, name: str) -> Iterator[MemoryPlan]:
 
 
 def tile_sizes(height: int, width: int) -> Iterator[Tile]:
-    """Yield ever smaller tiles of pictures of height x width latents, the longer side halved each time."""
-    while True:
-        if width >= height:
-            width = -(-width // 2)
-        else:
-            height = -(-height // 2)
-        if min(width, height) < LEAST_TILE:
-            return
-        yield Tile(height + TILE_OVERLAP, width + TILE_OVERLAP, TILE_OVERLAP)
+    """Yield ever smaller tiles for pictures of height x width latents: one more along the longer side each time."""
+    rows, columns = 1, 1
+    last = (height, width)
+    while min(last) >= LEAST_TILE:
+        if last != (height, width):
+            yield Tile(*last)
+        tile = last
+        while tile == last:  # one tile more does not always make them smaller
+            if max(last) < LEAST_TILE + 1:
+                return
+            rows, columns = (rows, columns + 1) if last[1] >= last[0] else (rows + 1, columns)
+            tile = (_side(height, rows), _side(width, columns))
+        last = tile
+
+
+def _side(length: int, tiles: int) -> int:
+    """Return the least side of that many tiles that cover a length and overlap."""
+    return -(-(length + (tiles - 1) * DEFAULT_OVERLAP) // tiles)
 
 
 def _streamed(plan: MemoryPlan, name: str, weight_budgets: list[int]) -> Iterator[MemoryPlan]:

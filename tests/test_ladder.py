@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from conftest import DEMO_REEL
-from pictures import psnr
+from pictures import signal_to_noise as psnr
 
 import edgereel
-from edgereel.engines import Engine, EngineOptions, Session, Tensor
+from edgereel.engines import Engine, EngineOptions, Session
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.errors import OutOfMemory
 from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.reel import Reel
 
 PROMPT = "a red ball bounces over the ocean"
-SIZE = {"size": (128, 128), "frames": 17, "steps": 2}
+SIZE = {"size": (192, 192), "frames": 17, "steps": 2}
 
 
 class LimitedEngine(Engine):
@@ -61,30 +62,37 @@ class LimitedSession(Session):
         self.session.close()
 
 
+class Made(NamedTuple):
+    """A clip made under a rule. given_up: in words, see OpenGraphs.steps_down."""
+
+    frames: np.ndarray
+    latents: np.ndarray
+    engine: LimitedEngine
+    given_up: list[str]
+
+
 def make(rule):
-    """Return the frames and latents of a clip made under a rule, the engine, and what was given up."""
     engine = LimitedEngine(rule)
     with Reel(open_bundle(DEMO_REEL), engine, EngineOptions(threads=1)) as reel:
         video = reel.generate(PROMPT, **SIZE)
         frames = np.stack(list(video))
-        return frames, video.latents, engine, reel.graphs.steps_down
+        return Made(frames, video.latents, engine, reel.graphs.steps_down)
 
 
 @pytest.fixture(scope="module")
 def plain():
-    frames, latents, engine, steps_down = make(lambda *_: False)
-    assert (engine.refusals, steps_down) == (0, [])
-    assert engine.most_open == 4
-    return frames, latents
+    made = make(lambda *_: False)
+    assert (made.engine.refusals, made.given_up) == (0, [])
+    assert made.engine.most_open == 4
+    return made
 
 
 def test_swapped_in_turn(plain):
-    frames, latents, engine, steps_down = make(
-        lambda graph, options, inputs, others: len(others) > 1 and inputs is None
-    )
-    assert steps_down == ["out of memory in the denoiser: nothing is kept open that is not working"] or steps_down
-    assert np.array_equal(frames, plain[0])
-    assert np.array_equal(latents, plain[1])
+    made = make(lambda graph, options, inputs, others: len(others) > 1 and inputs is None)
+    assert made.given_up == ["out of memory in the decoder: nothing is kept open that is not working"]
+    assert made.engine.most_open == 2
+    assert np.array_equal(made.frames, plain.frames)
+    assert np.array_equal(made.latents, plain.latents)
 
 
 @pytest.mark.parametrize("graph", ["text_encoder", "denoiser"])
@@ -93,21 +101,21 @@ def test_streamed(plain, graph, when):
     def rule(name, options, inputs, others):
         return name == graph and options.weight_budget is None and (inputs is None) == (when == "opening")
 
-    frames, latents, engine, steps_down = make(rule)
-    assert engine.refusals == 2  # once with the others open, once alone
-    assert "of weights at a time" in steps_down[-1]
-    assert np.array_equal(latents, plain[1])
-    assert np.array_equal(frames, plain[0])
+    made = make(rule)
+    assert made.engine.refusals == 2  # once with the others open, once alone
+    assert "of weights at a time" in made.given_up[-1]
+    assert np.array_equal(made.latents, plain.latents)
+    assert np.array_equal(made.frames, plain.frames)
 
 
 def test_streamed_in_smaller_and_smaller_parts(plain):
     def rule(name, options, inputs, others):
         return name == "denoiser" and (options.weight_budget is None or options.weight_budget > 2_500_000)
 
-    frames, latents, engine, steps_down = make(rule)
-    assert len(steps_down) > 3
-    assert np.array_equal(latents, plain[1])
-    assert np.array_equal(frames, plain[0])
+    made = make(rule)
+    assert len(made.given_up) > 3
+    assert np.array_equal(made.latents, plain.latents)
+    assert np.array_equal(made.frames, plain.frames)
 
 
 def too_large(area):
@@ -121,11 +129,11 @@ def too_large(area):
 
 
 def test_decoded_in_tiles(plain):
-    frames, latents, engine, steps_down = make(too_large(63))
-    assert "tiles of" in steps_down[-1]
-    assert frames.shape == plain[0].shape
-    assert np.array_equal(latents, plain[1])
-    assert psnr(frames, plain[0]) >= 40
+    made = make(too_large(143))
+    assert "tiles of" in made.given_up[-1]
+    assert made.frames.shape == plain.frames.shape
+    assert np.array_equal(made.latents, plain.latents)
+    assert psnr(made.frames, plain.frames) >= 40
 
 
 def test_decoding_fails_in_the_middle_of_the_clip(plain):
@@ -133,16 +141,16 @@ def test_decoding_fails_in_the_middle_of_the_clip(plain):
     runs = []
 
     def rule(name, options, inputs, others):
-        if inputs is None or name != "decoder_next" or inputs["latent"].shape[3:] != (8, 8):
+        if inputs is None or name != "decoder_next" or inputs["latent"].shape[3:] != (12, 12):
             return False
         runs.append(name)
         return len(runs) % 3 == 0
 
-    frames, latents, engine, steps_down = make(rule)
-    assert frames.shape == plain[0].shape
-    assert np.array_equal(frames[:9], plain[0][:9])
-    assert psnr(frames, plain[0]) >= 40
-    assert engine.refusals == 2
+    made = make(rule)
+    assert made.frames.shape == plain.frames.shape
+    assert np.array_equal(made.frames[:9], plain.frames[:9])
+    assert psnr(made.frames, plain.frames) >= 40
+    assert made.engine.refusals == 2
 
 
 def test_a_denoiser_that_fails_at_its_second_step(plain):
@@ -154,13 +162,13 @@ def test_a_denoiser_that_fails_at_its_second_step(plain):
         runs.append(name)
         return len(runs) == 2
 
-    frames, latents, engine, steps_down = make(rule)
-    assert len(steps_down) == 1
-    assert np.array_equal(frames, plain[0])
+    made = make(rule)
+    assert len(made.given_up) == 1
+    assert np.array_equal(made.frames, plain.frames)
 
 
 def test_what_was_learned_holds_for_the_next_clip_of_that_size(plain):
-    engine = LimitedEngine(too_large(63))
+    engine = LimitedEngine(too_large(143))
     with Reel(open_bundle(DEMO_REEL), engine, EngineOptions(threads=1)) as reel:
         list(reel.generate(PROMPT, **SIZE))
         refusals = engine.refusals
@@ -177,10 +185,12 @@ def test_no_way_left(graph):
 
 
 def test_a_small_budget_is_kept_to_from_the_start(plain):
-    """The same by plan, with no failure: all three ways at once."""
+    """The same by plan, with no failure."""
     with edgereel.load(DEMO_REEL, "cpu", threads=1) as reel:
-        whole = reel.plan(128, 128, 17)
-    tight = whole.phases["decoder"] - whole.sizes_of("decoder").activations // 3
+        whole = reel.plan(192, 192, 17)
+    alone = whole.swap_all()
+    tight = alone.phases["decoder"] - alone.sizes_of("decoder").activations // 3
+    assert alone.phases["denoiser"] < tight
     with edgereel.load(DEMO_REEL, "cpu", threads=1, memory=tight) as reel:
         video = reel.generate(PROMPT, **SIZE)
         frames = np.stack(list(video))
@@ -188,9 +198,5 @@ def test_a_small_budget_is_kept_to_from_the_start(plain):
         assert plan.fits
         assert plan.tile is not None
         assert reel.graphs.steps_down == []
-    assert np.array_equal(video.latents, plain[1])
-    assert psnr(frames, plain[0]) >= 40
-
-
-def test_tensors_are_what_engines_take():
-    assert Tensor.from_numpy(np.zeros(1)).shape == (1,)
+    assert np.array_equal(video.latents, plain.latents)
+    assert psnr(frames, plain.frames) >= 40

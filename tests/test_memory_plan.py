@@ -25,6 +25,7 @@ from edgereel.runtime.memory_plan import (
 )
 from edgereel.runtime.memory_sizes import ClipSizes, ComponentSizes, clip_sizes
 from edgereel.runtime.planning import plan_bundle
+from edgereel.runtime.tiling import plan_tiles
 
 GIB = 2**30
 NAMES = ("text_encoder", "denoiser", "decoder")
@@ -137,8 +138,11 @@ def test_the_ladder_of_each_component():
 def test_tiles_become_smaller(height, width):
     tiles = list(tile_sizes(height, width))
     areas = [tile.height * tile.width for tile in tiles]
-    assert areas == sorted(areas, reverse=True)
-    assert all(tile.overlap < min(tile.height, tile.width) for tile in tiles)
+    assert areas == sorted(set(areas), reverse=True)
+    for tile in tiles:
+        assert tile.height * tile.width < height * width
+        parts = plan_tiles(height, width, tile)
+        assert {(part.height, part.width) for part in parts} == {(tile.height, tile.width)}
 
 
 def test_the_demo_is_planned_from_its_graphs():

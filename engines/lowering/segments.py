@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from ...errors import EngineError
 from ..base import GraphSpecs, TensorInfo
-from .graph import MICROSOFT, _names_read, attributes
+from .graph import MICROSOFT, attributes, names_read
 
 WeightSize = Callable[[str, int], int]
 """(element type, as `float32`, `bfloat16` or `int4`; number of elements) to the bytes that a device holds them in."""
@@ -295,13 +295,13 @@ def _nodes_read(graph: Any) -> list[Any]:
     for node in reversed(graph.node):
         if read.intersection(node.output):
             nodes.append(node)
-            read.update(_names_read(node))
+            read.update(names_read(node))
     return nodes[::-1]
 
 
 def _names_of(node: Any) -> list[str]:
     """Return what a node reads, each name once."""
-    return list(dict.fromkeys(name for name in _names_read(node) if name))
+    return list(dict.fromkeys(name for name in names_read(node) if name))
 
 
 def _value_types(model: Any) -> dict[str, Any]:
