@@ -1,0 +1,567 @@
+"""ONNX Runtime's engines for devices, as far as a machine without a GPU can tell.
+
+The path that tensors take is tested for real on ONNX Runtime's device `cpu`. Nothing here has run on a GPU.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DEMO_REEL
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from edgereel.engines import ENGINES, EngineOptions, EngineReport, Tensor, cuda_libraries, get_engine, nvidia  # noqa: E402
+from edgereel.engines import onnxruntime_cuda as cuda  # noqa: E402
+from edgereel.engines import onnxruntime_rtx as rtx  # noqa: E402
+from edgereel.engines.device_tensor import Device, DeviceTensor  # noqa: E402
+from edgereel.engines.engine_cache import EngineCache, EngineKey  # noqa: E402
+from edgereel.engines.onnxruntime_bound import BoundSession, FixedShapeSession  # noqa: E402
+from edgereel.engines.onnxruntime_common import AssignedNode, assigned_nodes, failure, session_settings  # noqa: E402
+from edgereel.engines.onnxruntime_placement import check_placement, misplaced  # noqa: E402
+from edgereel.engines.rtx_kernel_cache import KernelCache  # noqa: E402
+from edgereel.errors import EngineError, OutOfMemory  # noqa: E402
+from edgereel.machine import Gpu  # noqa: E402
+
+FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+CPU = Device("cpu")
+REPORT = EngineReport("test", "CPUExecutionProvider", "float32", "0", 1)
+
+
+def write_graph(path: Path, nodes, inputs, outputs):
+    """Write a graph; inputs, outputs: {name: (type, shape)}."""
+    values = [
+        [onnx.helper.make_tensor_value_info(name, *info) for name, info in group.items()] for group in (inputs, outputs)
+    ]
+    graph = onnx.helper.make_graph(nodes, "main", *values)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def open_plain(path, arena=True):
+    settings = session_settings(onnxruntime, path, 1, {})
+    settings.enable_cpu_mem_arena = arena
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
+def open_bound(path, arena=True):
+    return BoundSession(onnxruntime, open_plain(path, arena), path.name, CPU, REPORT)
+
+
+def open_fixed(path, shapes, **entries):
+    return FixedShapeSession(
+        onnxruntime, open_plain(path), path.name, CPU, REPORT, tuple(sorted(shapes.items())), **entries
+    )
+
+
+def tensors(arrays):
+    return {name: Tensor.from_numpy(array) for name, array in arrays.items()}
+
+
+def plain_run(path, arrays):
+    session = open_plain(path)
+    names = [item.name for item in session.get_outputs()]
+    return dict(zip(names, session.run(names, arrays), strict=True))
+
+
+def normal(random, *shape):
+    return random.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """A graph with a state: y = x + state, state_next = state + 1."""
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["one"], value_float=1.0),
+        onnx.helper.make_node("Add", ["x", "state"], ["y"]),
+        onnx.helper.make_node("Add", ["state", "one"], ["state_next"]),
+    ]
+    vector = (FLOAT, ["n"])
+    return write_graph(tmp_path / "c.onnx", nodes, {"x": vector, "state": vector}, {"y": vector, "state_next": vector})
+
+
+# --- tensors that stay where they are
+
+
+def test_the_demos_decoder_with_its_state_on_the_device(monkeypatch):
+    """Bit for bit what the plain session gives, and only the frames are ever copied to the host."""
+    random = np.random.default_rng()
+    latents = normal(random, 3, 1, 16, 1, 8, 6)
+    first, later = DEMO_REEL / "decoder_first.onnx", DEMO_REEL / "decoder_next.onnx"
+    channels = open_plain(first).get_inputs()[0].shape[1]
+    latents = normal(random, 3, 1, channels, 1, 8, 6)
+    wanted, state = [], {}
+    for index, latent in enumerate(latents):
+        outputs = plain_run(first if index == 0 else later, {"latent": latent, **state})
+        wanted.append(outputs["frames"])
+        state = {name.removesuffix("_next"): value for name, value in outputs.items() if name.startswith("state_")}
+
+    copied = []
+    numpy = DeviceTensor.numpy
+    monkeypatch.setattr(DeviceTensor, "numpy", lambda self: copied.append(self.shape) or numpy(self))
+    state = {}
+    with open_bound(first) as opening, open_bound(later) as following:
+        for index, latent in enumerate(latents):
+            session = opening if index == 0 else following
+            outputs = session.run({**tensors({"latent": latent}), **state})
+            assert all(isinstance(tensor, DeviceTensor) for tensor in outputs.values())
+            state = {name.removesuffix("_next"): value for name, value in outputs.items() if name.startswith("state_")}
+            assert outputs["frames"].shape == wanted[index].shape
+            assert copied == []
+            np.testing.assert_array_equal(outputs["frames"].numpy(), wanted[index])
+            copied.clear()
+
+
+def test_a_state_is_taken_as_it_is(counter, monkeypatch):
+    """The same memory goes in again that came out."""
+    bound = []
+    with open_bound(counter) as session:
+        outputs = session.run(tensors({"x": np.zeros(5, np.float32), "state": np.zeros(5, np.float32)}))
+        binding_type = type(session._session.io_binding())
+        bind = binding_type.bind_ortvalue_input
+        monkeypatch.setattr(
+            binding_type,
+            "bind_ortvalue_input",
+            lambda self, name, value: bound.append((name, value.data_ptr())) or bind(self, name, value),
+        )
+        state = outputs["state_next"]
+        session.run({**tensors({"x": np.ones(5, np.float32)}), "state": state})
+    assert ("state", state.value.data_ptr()) in bound
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_the_state_of_before_is_freed(counter):
+    """Ten calls with a state of 64 MiB hold two of them at the most at any time, and none at the end."""
+    count = 2**24
+
+    def resident():
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    with open_bound(counter, arena=False) as session:
+        zeros = np.zeros(count, np.float32)
+        state = session.run(tensors({"x": zeros, "state": zeros}))["state_next"]
+        after_one = resident()
+        for _ in range(10):
+            state = session.run({**tensors({"x": zeros}), "state": state})["state_next"]
+            assert resident() < after_one + 32
+        assert state.numpy()[-1] == 11
+    del state
+    assert resident() < after_one - 64
+
+
+def test_tensors_of_another_device_travel_through_the_host(counter):
+    with open_bound(counter) as session:
+        zeros = np.zeros(3, np.float32)
+        state = session.run(tensors({"x": zeros, "state": zeros}))["state_next"]
+        elsewhere = DeviceTensor(state.value, Device("cuda", 1))
+        outputs = session.run({**tensors({"x": zeros}), "state": elsewhere})
+        np.testing.assert_array_equal(outputs["state_next"].numpy(), np.full(3, 2, np.float32))
+
+
+def test_wrong_inputs_are_refused_without_a_copy(counter, monkeypatch):
+    ids = np.zeros(3, np.int64)
+    zeros = np.zeros(3, np.float32)
+    with open_bound(counter) as session:
+        with pytest.raises(EngineError, match=r"missing inputs \['state'\], unknown inputs \['stat'\]"):
+            session.run(tensors({"x": zeros, "stat": zeros}))
+        with pytest.raises(EngineError, match="input x is int64, the graph takes float32"):
+            session.run(tensors({"x": ids, "state": zeros}))
+        with pytest.raises(EngineError, match=r"running c.onnx failed"):
+            session.run(tensors({"x": np.zeros(2, np.float32), "state": zeros}))
+        outputs = session.run(tensors({"x": zeros, "state": zeros}))
+        assert outputs["y"].dtype == "float32"
+    with pytest.raises(EngineError, match="closed"):
+        session.run(tensors({"x": zeros, "state": zeros}))
+
+
+# --- fixed shapes
+
+
+def test_fixed_buffers_compute_the_same(counter):
+    """Outputs of earlier runs stay as they were, and host and device tensors may be mixed."""
+    random = np.random.default_rng()
+    entries = {"first_entries": {"gpu_graph_id": "-1"}, "run_entries": {"gpu_graph_id": "1"}}
+    with open_fixed(counter, {"x": (4,), "state": (4,)}, **entries) as session:
+        state = normal(random, 4)
+        trials = [normal(random, 4) for _ in range(5)]
+        held, wanted, given = [], [], Tensor.from_numpy(state)
+        for x in trials:
+            outputs = session.run({**tensors({"x": x}), "state": given})
+            given = outputs["state_next"]
+            held.append(outputs["y"])
+            wanted.append(x + state)
+            state = state + np.float32(1)
+        assert session._binding is not None
+        for found, expected in zip(held, wanted, strict=True):
+            np.testing.assert_array_equal(found.numpy(), expected)
+        np.testing.assert_array_equal(given.numpy(), state)
+
+
+def test_fixed_buffers_keep_their_addresses(counter):
+    zeros = np.zeros(4, np.float32)
+    with open_fixed(counter, {"x": (4,), "state": (4,)}) as session:
+        session.run(tensors({"x": zeros, "state": zeros}))
+        before = {name: value.data_ptr() for name, value in session._buffers.items()}
+        returned = session.run(tensors({"x": zeros, "state": zeros}))
+        assert {name: value.data_ptr() for name, value in session._buffers.items()} == before
+        assert not {tensor.value.data_ptr() for tensor in returned.values()} & set(before.values())
+
+
+def test_other_shapes_than_the_fixed_ones_are_refused(counter):
+    with open_fixed(counter, {"x": (4,), "state": (4,)}) as session:
+        for length in (4, 4, 5, 4):
+            given = tensors({"x": np.zeros(length, np.float32), "state": np.zeros(4, np.float32)})
+            if length == 4:
+                session.run(given)
+                continue
+            with pytest.raises(EngineError, match=r"c.onnx was opened for x \[4\], given is \[5\]"):
+                session.run(given)
+    with pytest.raises(EngineError, match=r"shapes are given for \['x'\], its inputs are \['state', 'x'\]"):
+        open_fixed(counter, {"x": (4,)})
+
+
+def test_large_tensors_get_no_second_buffers(counter, monkeypatch):
+    monkeypatch.setattr("edgereel.engines.onnxruntime_bound.LARGEST_FIXED", 4 * 4 * 4 - 1)
+    zeros = np.zeros(4, np.float32)
+    with open_fixed(counter, {"x": (4,), "state": (4,)}) as session:
+        for _ in range(3):
+            session.run(tensors({"x": zeros, "state": zeros}))
+        assert session._buffers == {}
+
+
+def test_the_demos_denoiser_with_fixed_shapes():
+    path = DEMO_REEL / "denoiser.onnx"
+    random = np.random.default_rng()
+    specs = {item.name: item.shape for item in open_plain(path).get_inputs()}
+    shapes = {
+        "latents": (1, specs["latents"][1], 3, 8, 8),
+        "timestep": (1,),
+        "prompt_embeds": (1, 7, specs["prompt_embeds"][2]),
+    }
+    with open_fixed(path, shapes) as session:
+        for _ in range(3):
+            arrays = {name: normal(random, *shape) for name, shape in shapes.items()}
+            found = session.run(tensors(arrays))["prediction"].numpy()
+            np.testing.assert_array_equal(found, plain_run(path, arrays)["prediction"])
+
+
+# --- want of memory
+
+
+@pytest.fixture
+def huge(tmp_path):
+    """A graph that makes a tensor of the shape it is given and returns its sum."""
+    nodes = [
+        onnx.helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        onnx.helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+    ]
+    return write_graph(tmp_path / "huge.onnx", nodes, {"size": (INT64, [2])}, {"sum": (FLOAT, [])})
+
+
+@pytest.mark.parametrize("arena", [True, False])
+def test_a_tensor_that_no_machine_can_hold(huge, arena):
+    """2^60 bytes: ONNX Runtime says one thing with its arena and another without."""
+    size = {"size": np.array([2**29, 2**29])}
+    with open_bound(huge, arena) as session:
+        with pytest.raises(
+            OutOfMemory, match=r"running huge.onnx failed, there is not enough memory \(a smaller size.*ConstantOfShape"
+        ):
+            session.run(tensors(size))
+        assert session.run(tensors({"size": np.array([2, 3])}))["sum"].numpy() == 0
+
+
+def test_the_cpu_engine_runs_out_of_memory_and_goes_on(huge):
+    with get_engine("cpu").open(huge, EngineOptions(threads=1)) as session:
+        with pytest.raises(OutOfMemory, match=r"running huge.onnx failed"):
+            session.run(tensors({"size": np.array([2**29, 2**29])}))
+        assert session.run(tensors({"size": np.array([2, 3])}))["sum"].numpy() == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("bad allocation"),
+        RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; hostname=x"),
+        RuntimeError("CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("Available memory of 100 is smaller than requested bytes of 200"),
+        RuntimeError("Failed to allocate memory for requested buffer of size 8"),
+    ],
+)
+def test_what_counts_as_want_of_memory(error):
+    assert type(failure("opening x", error)) is OutOfMemory
+    assert str(failure("opening x", error)).startswith("opening x, there is not enough memory")
+
+
+@pytest.mark.parametrize(
+    "text", ["INVALID_GRAPH", "CUDA failure 700: an illegal memory access", "no such node: memory"]
+)
+def test_what_does_not(text):
+    error = failure("opening x", RuntimeError(text))
+    assert type(error) is EngineError
+    assert str(error) == f"opening x: {text}"
+
+
+# --- where nodes run
+
+
+def nodes_of(*triples):
+    return [AssignedNode(*triple) for triple in triples]
+
+
+def test_compute_on_another_provider_is_refused():
+    nodes = nodes_of(
+        ("CUDAExecutionProvider", "MatMul", "blocks.0.q"),
+        ("CPUExecutionProvider", "Shape", "s"),
+        ("CPUExecutionProvider", "Gather", "g"),
+        ("CPUExecutionProvider", "Conv", "decoder.conv_in"),
+        ("CPUExecutionProvider", "MatMulNBits", "blocks.0.ffn"),
+        ("CPUExecutionProvider", "Softmax", ""),
+        ("CPUExecutionProvider", "LayerNormalization", "norm"),
+    )
+    assert [node.op_type for node in misplaced(nodes, "CUDAExecutionProvider")] == [
+        "Conv",
+        "MatMulNBits",
+        "Softmax",
+        "LayerNormalization",
+    ]
+    with pytest.raises(EngineError) as refused:
+        check_placement("decoder_next.onnx", nodes, "CUDAExecutionProvider")
+    assert str(refused.value) == (
+        "decoder_next.onnx cannot run on CUDAExecutionProvider: it leaves Conv decoder.conv_in, MatMulNBits blocks.0.ffn, "
+        "Softmax (no name) and 1 more to CPUExecutionProvider; choose another engine or precision"
+    )
+
+
+def test_shape_arithmetic_on_the_cpu_is_fine():
+    nodes = nodes_of(
+        ("CUDAExecutionProvider", "Attention", "a"),
+        *(("CPUExecutionProvider", kind, kind) for kind in ("Shape", "Gather", "Concat", "Mul", "Range", "Cast")),
+    )
+    check_placement("denoiser.onnx", nodes, "CUDAExecutionProvider")
+    check_placement("denoiser.onnx", [], "CUDAExecutionProvider")
+
+
+def test_a_real_session_is_judged():
+    nodes = assigned_nodes(open_plain(DEMO_REEL / "denoiser.onnx"))
+    assert {node.provider for node in nodes} == {"CPUExecutionProvider"}
+    check_placement("denoiser.onnx", nodes, "CPUExecutionProvider")
+    with pytest.raises(EngineError, match=r"cannot run on CUDAExecutionProvider: it leaves .* to CPUExecutionProvider"):
+        check_placement("denoiser.onnx", nodes, "CUDAExecutionProvider")
+
+
+# --- why an engine cannot run
+
+
+def fake_onnxruntime(folder, cuda_version, providers, version="1.31.1"):
+    package = folder / "onnxruntime"
+    package.mkdir(exist_ok=True)
+    module = types.ModuleType("onnxruntime")
+    module.__file__ = str(package / "__init__.py")
+    module.__version__ = version
+    module.InferenceSession = object
+    module.cuda_version = cuda_version
+    module.get_available_providers = lambda: providers
+    return module
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Plant a GPU and an onnxruntime; return the folder that packages are in."""
+
+    def plant(capability, cuda_version="13.0", providers=(cuda.PROVIDER, "CPUExecutionProvider"), version="1.31.1"):
+        found = (Gpu("NVIDIA Test", 2**33, capability, "580"),)
+        monkeypatch.setattr(nvidia, "nvidia_gpus", lambda: (found, ""))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setitem(
+            sys.modules, "onnxruntime", fake_onnxruntime(tmp_path, cuda_version, list(providers), version)
+        )
+        return tmp_path
+
+    return plant
+
+
+def test_an_onnxruntime_without_cuda(machine):
+    machine("8.9", "", ("CPUExecutionProvider",))
+    assert cuda.OnnxRuntimeCuda().unavailable() == (
+        'onnxruntime 1.31.1 is the one without CUDA: pip uninstall -y onnxruntime && pip install "edgereel[gpu]"'
+    )
+
+
+def test_no_onnxruntime_at_all(machine, monkeypatch):
+    machine("8.9")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert 'pip install "edgereel[gpu]"' in cuda.OnnxRuntimeCuda().unavailable()
+    assert 'pip install "edgereel[rtx]"' in rtx.OnnxRuntimeRtx().unavailable()
+
+
+@pytest.mark.parametrize(
+    ("capability", "cuda_version", "old"), [("7.0", "13.0", True), ("7.0", "12.8", False), ("5.2", "12.8", True)]
+)
+def test_cards_that_are_too_old(machine, capability, cuda_version, old):
+    machine(capability, cuda_version)
+    assert ("compute capability" in (cuda.OnnxRuntimeCuda().unavailable() or "")) == old
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of Linux")
+def test_missing_cuda_libraries(machine, monkeypatch):
+    folder = machine("8.9")
+    monkeypatch.setattr(cuda_libraries, "_ldconfig", lambda: "")
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    engine = cuda.OnnxRuntimeCuda()
+    assert "libcuda.so.1 is not found (install NVIDIA's driver): nvidia-smi" in engine.unavailable()
+    monkeypatch.setattr(
+        cuda_libraries, "_ldconfig", lambda: "\tlibcuda.so.1 (libc6,x86-64) => /usr/lib/libcuda.so.1\n1 libs found\n"
+    )
+    assert engine.unavailable() == (
+        "libcudart.so.13, libcublas.so.13, libcublasLt.so.13, libcurand.so.10, libcudnn.so.9 of CUDA 13 and cuDNN 9 not "
+        'found: pip install "onnxruntime-gpu[cuda,cudnn]"'
+    )
+    packages = {"cu13": ("cudart.so.13", "cublas.so.13", "cublasLt.so.13", "curand.so.10"), "cudnn": ("cudnn.so.9",)}
+    for package, names in packages.items():
+        (folder / "nvidia" / package / "lib").mkdir(parents=True)
+        for name in names:
+            (folder / "nvidia" / package / "lib" / f"lib{name}").touch()
+    assert engine.unavailable() is None
+    (folder / "nvidia" / "cudnn" / "lib" / "libcudnn.so.9").unlink()
+    assert engine.unavailable().startswith("libcudnn.so.9 of CUDA 13")
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "libcudnn.so.9").touch()
+    found = cuda_libraries.missing_libraries(
+        ["libcudnn.so.9"], folder, environment={"LD_LIBRARY_PATH": f":{folder / 'elsewhere'}"}, known_to_loader=""
+    )
+    assert found == []
+
+
+def test_the_loaders_list_is_read_for_real():
+    """libc is known to every loader; a library that nobody has is not."""
+    if not cuda_libraries._ldconfig():
+        pytest.skip("this system has no ldconfig")
+    names = ["libc.so.6", "libnobody.so.9"]
+    assert cuda_libraries.missing_libraries(names, Path("/none"), environment={}) == ["libnobody.so.9"]
+
+
+def test_the_cuda_engine_refuses_what_it_cannot_do(machine):
+    engine = cuda.OnnxRuntimeCuda()
+    with pytest.raises(EngineError, match="holds all weights on the GPU"):
+        engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions(weight_budget=1))
+    machine("8.9", "", ("CPUExecutionProvider",))
+    with pytest.raises(
+        EngineError, match=r"the cuda engine cannot run here: onnxruntime 1.31.1 is the one without CUDA"
+    ):
+        engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions())
+
+
+@pytest.mark.parametrize(
+    ("capability", "fits"),
+    [
+        *((capability, False) for capability in ("7.5", "8.0", "8.7", "9.0", "10.0", "10.3", "11.0")),
+        *((capability, True) for capability in ("8.6", "8.9", "12.0", "12.1", "13.0")),
+    ],
+)
+def test_cards_of_tensorrt_rtx(machine, monkeypatch, capability, fits):
+    machine(capability)
+    monkeypatch.setattr(rtx, "find_spec", lambda name: object())
+    reason = rtx.OnnxRuntimeRtx().unavailable()
+    expected = (
+        f"it runs on GPUs of compute capability 8.6, 8.9, 12.0 and newer, and there is NVIDIA Test ({capability})"
+    )
+    assert reason == (None if fits else expected)
+
+
+def test_the_plugin_is_missing_or_onnxruntime_too_old(machine, monkeypatch):
+    machine("8.9")
+    monkeypatch.setattr(rtx, "find_spec", lambda name: None)
+    monkeypatch.setattr(rtx, "_installed_onnxruntime", lambda: "onnxruntime")
+    assert rtx.OnnxRuntimeRtx().unavailable().endswith('is not installed: pip install "edgereel[rtx]"')
+    monkeypatch.setattr(rtx, "_installed_onnxruntime", lambda: "onnxruntime-gpu")
+    assert rtx.OnnxRuntimeRtx().unavailable().endswith(f'pip install "{rtx.DISTRIBUTION}"')
+    machine("8.9", version="1.23.2")
+    assert rtx.OnnxRuntimeRtx().unavailable().endswith('pip install --upgrade "onnxruntime-gpu>=1.24"')
+
+
+def test_the_plugins_options():
+    shapes = (("latents", (1, 16, 3, 8, 8)), ("timestep", (1,)))
+    chosen = rtx.provider_options(EngineOptions(shapes=shapes, weight_budget=0), Path("/kernels"))
+    assert chosen == {
+        "enable_cuda_graph": "1",
+        **{f"nv_profile_{end}_shapes": "latents:1x16x3x8x8,timestep:1" for end in ("min", "opt", "max")},
+        "nv_weight_streaming_budget": "1",
+        "nv_runtime_cache_path": "/kernels",
+    }
+    assert rtx.provider_options(EngineOptions(), None) == {"enable_cuda_graph": "0"}
+    assert rtx.provider_options(EngineOptions(weight_budget=2**30), None)["nv_weight_streaming_budget"] == str(2**30)
+
+
+def test_numerics_tell_what_decides_the_numbers(machine):
+    machine("8.9")
+    half, full = EngineOptions(), EngineOptions(compute="float32")
+    engine = cuda.OnnxRuntimeCuda()
+    assert engine.numerics(half) != engine.numerics(full)
+    assert engine.numerics(half) == engine.numerics(EngineOptions(compute="float16", threads=3))
+    assert len({str(sorted(ENGINES[name]().numerics(half).items())) for name in ("cuda", "rtx")}) == 2
+
+
+# --- kernels that TensorRT-RTX compiled
+
+
+def key_of(graph):
+    return EngineKey(graph * 64, "", "rtx kernels", "1", "580", "card", "8.9", "float16")
+
+
+def test_kernels_are_kept_for_the_same_graph_only(tmp_path):
+    cache = EngineCache(tmp_path / "engines")
+    content = np.random.default_rng().bytes(5000)
+    first = KernelCache(key_of("a"), cache)
+    assert (first.source, list(first.folder.iterdir())) == ("built", [])
+    (first.folder / "node_0").write_bytes(content)
+    (first.folder / "node_1").write_bytes(b"x")
+    first.keep()
+    assert not first.folder.exists()
+    second = KernelCache(key_of("a"), cache)
+    assert second.source == "cache"
+    assert {path.name: path.read_bytes() for path in second.folder.iterdir()} == {"node_0": content, "node_1": b"x"}
+    assert second.folder != first.folder
+    second.keep()
+    assert KernelCache(key_of("b"), cache).source == "built"
+    (entry,) = (tmp_path / "engines").glob("*.engine")
+    entry.write_bytes(entry.read_bytes()[:-1])
+    assert KernelCache(key_of("a"), cache).source == "built"
+
+
+def test_a_session_that_compiled_nothing_keeps_nothing(tmp_path):
+    cache = EngineCache(tmp_path / "engines")
+    KernelCache(key_of("a"), cache).keep()
+    assert cache.list_entries() == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    kernels = KernelCache(key_of("a"), EngineCache(tmp_path / "file" / "engines"))
+    (kernels.folder / "node").write_bytes(b"x")
+    kernels.keep()
+    assert not kernels.folder.exists()
+
+
+def test_closing_keeps_the_kernels(counter, tmp_path):
+    """The plugin writes when its session goes, which is when nothing holds on to it any more."""
+    cache = EngineCache(tmp_path / "engines")
+    kernels = KernelCache(key_of("a"), cache)
+    session = rtx.RtxSession(open_bound(counter), kernels)
+    zeros = np.zeros(2, np.float32)
+    assert session.run(tensors({"x": zeros, "state": zeros}))["y"].shape == (2,)
+    (kernels.folder / "node").write_bytes(b"kernels")
+    session.close()
+    assert KernelCache(key_of("a"), cache).source == "cache"
+    with pytest.raises(EngineError, match="closed"):
+        session.run(tensors({"x": zeros, "state": zeros}))
