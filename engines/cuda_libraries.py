@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 """The driver's own library, which no Python package brings."""
+NO_DRIVER = f"the driver's library {DRIVER} is not found (install NVIDIA's driver): nvidia-smi"
 
 
 def needed_libraries(cuda_major: int, *, windows: bool = os.name == "nt") -> tuple[str, ...]:
@@ -38,11 +40,13 @@ def missing_libraries(
     """Return those of the libraries that are in none of the places where they are looked for.
 
     Those places are the nvidia-* packages in site_packages, which ONNX Runtime loads from by itself, the folders in the
-    environment's library path, and what the system's loader knows (`ldconfig -p` prints it, known_to_loader).
+    environment's library path, those of a conda environment, and what the system's loader knows (`ldconfig -p` prints it,
+    known_to_loader).
     """
     bundled = {path.name for pattern in _PACKAGED for path in (site_packages / "nvidia").glob(pattern)}
     variable = "PATH" if os.name == "nt" else "LD_LIBRARY_PATH"
-    folders = [Path(folder) for folder in environment.get(variable, "").split(os.pathsep) if folder]
+    # A conda environment's own libraries are found because its Python was linked to look there.
+    folders = [Path(sys.prefix) / "lib", *map(Path, filter(None, environment.get(variable, "").split(os.pathsep)))]
     missing = [
         name for name in names if name not in bundled and not any((folder / name).is_file() for folder in folders)
     ]
@@ -56,6 +60,7 @@ def missing_libraries(
 _PACKAGED = ("*/bin/*.dll", "*/bin/*/*.dll") if os.name == "nt" else ("*/lib/*.so*",)
 
 
+@lru_cache(maxsize=1)
 def _ldconfig() -> str:
     """Return what the loader knows; where it does not tell, nothing but what lies in the places that it always looks in."""
     for program in ("ldconfig", "/sbin/ldconfig", "/usr/sbin/ldconfig"):

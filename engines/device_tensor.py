@@ -60,6 +60,9 @@ def on_device(onnxruntime: Any, tensor: Tensor, device: Device) -> Any:
 def overwrite(value: Any, tensor: Tensor, device: Device) -> None:
     """Copy a tensor into an onnxruntime.OrtValue of the same shape and type, whose address stays as it is."""
     if isinstance(tensor, DeviceTensor) and tensor.device == device:
-        value.update_inplace(tensor.value)
-    else:
-        value.update_inplace(np.ascontiguousarray(tensor.numpy()))
+        try:
+            value.update_inplace(tensor.value)
+            return
+        except TypeError:  # ONNX Runtime 1.24 and older take host arrays only
+            pass
+    value.update_inplace(np.ascontiguousarray(tensor.numpy()))

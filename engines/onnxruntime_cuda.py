@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import EngineError, MissingExtraError, brief
 from ..machine import usable_cores
 from .base import Engine, EngineOptions, Session
-from .cuda_libraries import DRIVER, missing_libraries, needed_libraries
+from .cuda_libraries import DRIVER, NO_DRIVER, missing_libraries, needed_libraries
 from .device_tensor import Device
 from .lowering import LoweredGraph
 from .nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
@@ -115,7 +115,7 @@ def _lacking(onnxruntime: Any) -> str | None:
         return reason
     missing = missing_libraries((*needed_libraries(major), DRIVER), Path(onnxruntime.__file__).parents[1])
     if DRIVER in missing:
-        return f"the driver's library {DRIVER} is not found (install NVIDIA's driver): nvidia-smi"
+        return NO_DRIVER
     if missing:
         return f'{", ".join(missing)} of CUDA {major} and cuDNN 9 not found: pip install "onnxruntime-gpu[cuda,cudnn]"'
     return None
@@ -144,7 +144,7 @@ def _open_session(
         session = onnxruntime.InferenceSession(
             model,
             session_settings(onnxruntime, graph_path, threads, {}),
-            providers=[(PROVIDER, provider_options(recorded=recorded)), "CPUExecutionProvider"],
+            providers=[(PROVIDER, provider_options(recorded=recorded))],
             enable_fallback=0,
         )
     except Exception as error:

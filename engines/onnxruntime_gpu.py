@@ -21,7 +21,7 @@ def lower_for(target: str, graph_path: Path, options: EngineOptions, compute: Co
     """Return a graph lowered for a target; see engines.lowering. Raises EngineError where the graph cannot be read."""
     if not options.lower:
         return LoweredGraph(None, "off")
-    from .lowering import lower_for_target, parse_target  # type: ignore[attr-defined]
+    from .lowering import lower_for_target, parse_target
 
     try:
         lowered: LoweredGraph = lower_for_target(graph_path, parse_target(target), compute, keep=options.keep)

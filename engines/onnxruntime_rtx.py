@@ -23,6 +23,7 @@ from ..errors import EngineError, MissingExtraError, brief
 from ..interrupts import interrupts_wait
 from ..machine import usable_cores
 from .base import Compute, Engine, EngineOptions, Session, Tensor
+from .cuda_libraries import DRIVER, NO_DRIVER, missing_libraries
 from .device_tensor import Device
 from .engine_cache_entry import EngineKey
 from .nvidia import Capability, no_fitting_gpu, nvidia_gpus
@@ -34,7 +35,8 @@ from .rtx_kernel_cache import KernelCache
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 DISTRIBUTION = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 PROVIDER = "NvTensorRTRTXExecutionProvider"
-_OLDEST_ONNXRUNTIME = (1, 24)
+# The plugin itself takes 1.24; from 1.26 on ONNX Runtime's Python finds the memory of a plugin's GPU under the name `cuda`.
+_OLDEST_ONNXRUNTIME = (1, 26)
 
 
 class OnnxRuntimeRtx(Engine):
@@ -56,10 +58,12 @@ class OnnxRuntimeRtx(Engine):
                 f"onnxruntime {onnxruntime.__version__} is too old for the TensorRT-RTX plugin: "
                 f'pip install --upgrade "{_installed_onnxruntime()}>={oldest}"'
             )
-        if find_spec(PLUGIN) is None:
+        if not _plugin_installed():
             # The extra brings the plain onnxruntime, which would overwrite files of another one that is there.
             wanted = "edgereel[rtx]" if _installed_onnxruntime() == "onnxruntime" else DISTRIBUTION
             return f'the TensorRT-RTX plugin is not installed: pip install "{wanted}"'
+        if missing_libraries((DRIVER,), Path(onnxruntime.__file__).parents[1]):
+            return NO_DRIVER
         return None
 
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
@@ -73,9 +77,9 @@ class OnnxRuntimeRtx(Engine):
         content = graph_path.read_bytes() if lowered.model is None else lowered.model
         kernels = _kernels(content, onnxruntime, compute, options) if options.keep else None
         settings = session_settings(onnxruntime, graph_path, options.threads or usable_cores(), {})
-        settings.add_provider_for_devices(
-            list(_devices()[:1]), provider_options(options, kernels.folder if kernels else None)
-        )
+        _register()
+        chosen = provider_options(options, kernels.folder if kernels else None)
+        settings.add_provider_for_devices([_first_device(onnxruntime)], chosen)
         started = time.perf_counter()
         try:
             session = onnxruntime.InferenceSession(model, sess_options=settings, enable_fallback=0)
@@ -160,23 +164,33 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
+def _plugin_installed() -> bool:
+    try:
+        return find_spec(PLUGIN) is not None
+    except ValueError:  # blocked by sys.modules[PLUGIN] = None
+        return False
+
+
 @lru_cache(maxsize=1)
-def _devices() -> tuple[Any, ...]:
-    """Return the GPUs that the plugin can run on, after registering it: once for each process, as ONNX Runtime wants it."""
-    onnxruntime = _onnxruntime()
+def _register() -> None:
+    """Make the plugin known to ONNX Runtime, once for each process. Raises EngineError where it cannot be loaded."""
     try:
         with interrupts_wait():
             plugin = import_module(PLUGIN)
-        onnxruntime.register_execution_provider_library(PROVIDER, plugin.get_library_path())
+        _onnxruntime().register_execution_provider_library(PROVIDER, plugin.get_library_path())
     except Exception as error:
         reason = brief(error, LONGEST_QUOTE)
         raise EngineError(
             f"the TensorRT-RTX plugin cannot be loaded ({reason}): install NVIDIA's driver for CUDA 13, then try nvidia-smi"
         ) from error
-    devices = tuple(device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER)
+
+
+def _first_device(onnxruntime: Any) -> Any:
+    """Return the onnxruntime.OrtEpDevice to run on: the first GPU that the plugin finds to be one it runs on."""
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
     if not devices:
         raise EngineError("the TensorRT-RTX plugin finds no GPU that it runs on: nvidia-smi lists those there are")
-    return devices
+    return devices[0]
 
 
 def _kernels(content: bytes, onnxruntime: Any, compute: Compute, options: EngineOptions) -> KernelCache:
@@ -190,7 +204,7 @@ def _kernels(content: bytes, onnxruntime: Any, compute: Compute, options: Engine
         driver=", ".join(gpu.driver for gpu in gpus),
         card=", ".join(gpu.name for gpu in gpus),
         compute_capability=", ".join(gpu.compute_capability for gpu in gpus),
-        precision=compute,
+        precision=compute if options.lower else "float32",
         shapes=options.shapes or (),
         options=provider_options(options, None),
     )

@@ -462,6 +462,108 @@ def test_the_cuda_engine_refuses_what_it_cannot_do(machine):
         engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions())
 
 
+@pytest.fixture
+def cuda_on_the_cpu(monkeypatch):
+    """The cuda engine with ONNX Runtime's CPU provider and device in the place of CUDA's: all but the kernels is its own."""
+    monkeypatch.setattr(cuda, "PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(cuda, "provider_options", lambda recorded: {})
+    monkeypatch.setattr(cuda, "Device", lambda kind: CPU)
+    engine = cuda.OnnxRuntimeCuda()
+    monkeypatch.setattr(engine, "unavailable", lambda: None)
+    return engine
+
+
+def demo_denoiser_inputs(random):
+    specs = {item.name: item.shape for item in open_plain(DEMO_REEL / "denoiser.onnx").get_inputs()}
+    return {
+        "latents": normal(random, 1, specs["latents"][1], 3, 8, 8),
+        "timestep": random.uniform(0, 1000, 1).astype(np.float32),
+        "prompt_embeds": normal(random, 1, 7, specs["prompt_embeds"][2]),
+    }
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize(("compute", "tolerance"), [("float32", 1e-5), (None, 5e-3)])
+def test_the_cuda_engine_opens_and_runs_what_was_lowered_for_it(cuda_on_the_cpu, compute, tolerance, fixed):
+    path = DEMO_REEL / "denoiser.onnx"
+    random = np.random.default_rng()
+    trials = [demo_denoiser_inputs(random) for _ in range(3)]
+    shapes = tuple(sorted((name, array.shape) for name, array in trials[0].items())) if fixed else None
+    with cuda_on_the_cpu.open(path, EngineOptions(threads=1, compute=compute, shapes=shapes)) as session:
+        assert isinstance(session, FixedShapeSession) == fixed
+        assert session.report.precision == (compute or "float16")
+        assert session.report.lowered == "built"
+        assert session.report.rewrites["attention"] == 12
+        for arrays in trials:
+            found = session.run(tensors(arrays))["prediction"]
+            assert isinstance(found, DeviceTensor)
+            wanted = plain_run(path, arrays)["prediction"]
+            assert np.linalg.norm(found.numpy() - wanted) < tolerance * np.linalg.norm(wanted)
+
+
+def test_the_cuda_engine_refuses_what_would_run_elsewhere(cuda_on_the_cpu, monkeypatch):
+    """ONNX Runtime drops a provider that it cannot make and goes on with the CPU."""
+    monkeypatch.setattr(cuda, "PROVIDER", "AzureExecutionProvider")
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no provider that runs nothing")
+    with pytest.raises(EngineError, match=r"denoiser.onnx cannot run on AzureExecutionProvider: it leaves "):
+        cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1))
+
+
+def test_canonical_graphs_run_as_they_are(cuda_on_the_cpu):
+    with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, lower=False)) as session:
+        assert (session.report.lowered, session.report.precision) == ("off", "float32")
+        arrays = demo_denoiser_inputs(np.random.default_rng())
+        wanted = plain_run(DEMO_REEL / "denoiser.onnx", arrays)["prediction"]
+        np.testing.assert_array_equal(session.run(tensors(arrays))["prediction"].numpy(), wanted)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_rtx_engine_opens_and_runs_what_was_lowered_for_it(monkeypatch, fixed):
+    """With ONNX Runtime's CPU provider, which is an OrtEpDevice like the plugin's, in the place of the plugin."""
+    monkeypatch.setattr(rtx, "PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(rtx, "_register", lambda: None)
+    monkeypatch.setattr(rtx, "Device", lambda kind: CPU)
+    folders = []
+    monkeypatch.setattr(rtx, "provider_options", lambda options, folder: folders.append(folder) or {})
+    engine = rtx.OnnxRuntimeRtx()
+    monkeypatch.setattr(engine, "unavailable", lambda: None)
+    arrays = demo_denoiser_inputs(np.random.default_rng())
+    shapes = tuple(sorted((name, array.shape) for name, array in arrays.items())) if fixed else None
+    wanted = plain_run(DEMO_REEL / "denoiser.onnx", arrays)["prediction"]
+    for source in ("built", "cache"):
+        folders.clear()
+        with engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
+            assert (session.report.lowered, session.report.build) == (source, source)
+            assert (session.report.precision, session.report.provider) == ("float16", "CPUExecutionProvider")
+            assert (session.report.build_seconds > 0) == (source == "built")
+            for _ in range(3):
+                found = session.run(tensors(arrays))["prediction"].numpy()
+                assert np.linalg.norm(found - wanted) < 5e-3 * np.linalg.norm(wanted)
+            (folder,) = [folder for folder in folders if folder is not None]
+            (folder / "kernels").write_bytes(b"as the plugin would")
+        assert not folder.exists()
+
+
+def test_without_a_cuda_graph_where_it_cannot_be_recorded(cuda_on_the_cpu, monkeypatch):
+    """ONNX Runtime refuses to open a graph for recording of which parts stay on the CPU; then it runs unrecorded."""
+    shapes = tuple(sorted((name, a.shape) for name, a in demo_denoiser_inputs(np.random.default_rng()).items()))
+    asked = []
+    make = onnxruntime.InferenceSession
+
+    def refusing(model, settings, providers, **more):
+        asked.append(providers[0][1]["recorded"])
+        if asked[-1]:
+            raise RuntimeError("This session cannot use the graph capture feature as requested by the user as all ...")
+        return make(model, settings, providers=[providers[0][0]], **more)
+
+    monkeypatch.setattr(cuda, "provider_options", lambda recorded: {"recorded": recorded})
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refusing)
+    with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
+        assert type(session) is BoundSession
+    assert asked == [True, False]
+
+
 @pytest.mark.parametrize(
     ("capability", "fits"),
     [
@@ -472,6 +574,7 @@ def test_the_cuda_engine_refuses_what_it_cannot_do(machine):
 def test_cards_of_tensorrt_rtx(machine, monkeypatch, capability, fits):
     machine(capability)
     monkeypatch.setattr(rtx, "find_spec", lambda name: object())
+    monkeypatch.setattr(rtx, "missing_libraries", lambda names, folder: [])
     reason = rtx.OnnxRuntimeRtx().unavailable()
     expected = (
         f"it runs on GPUs of compute capability 8.6, 8.9, 12.0 and newer, and there is NVIDIA Test ({capability})"
@@ -486,8 +589,17 @@ def test_the_plugin_is_missing_or_onnxruntime_too_old(machine, monkeypatch):
     assert rtx.OnnxRuntimeRtx().unavailable().endswith('is not installed: pip install "edgereel[rtx]"')
     monkeypatch.setattr(rtx, "_installed_onnxruntime", lambda: "onnxruntime-gpu")
     assert rtx.OnnxRuntimeRtx().unavailable().endswith(f'pip install "{rtx.DISTRIBUTION}"')
-    machine("8.9", version="1.23.2")
-    assert rtx.OnnxRuntimeRtx().unavailable().endswith('pip install --upgrade "onnxruntime-gpu>=1.24"')
+    machine("8.9", version="1.25.1")
+    assert rtx.OnnxRuntimeRtx().unavailable().endswith('pip install --upgrade "onnxruntime-gpu>=1.26"')
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of Linux")
+def test_the_plugin_without_a_driver(machine, monkeypatch):
+    machine("8.9")
+    monkeypatch.setattr(rtx, "find_spec", lambda name: object())
+    monkeypatch.setattr(cuda_libraries, "_ldconfig", lambda: "")
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    assert "libcuda.so.1 is not found (install NVIDIA's driver): nvidia-smi" in rtx.OnnxRuntimeRtx().unavailable()
 
 
 def test_the_plugins_options():
