@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Tensor
-from .onnxruntime_common import dtype_of
+from .onnxruntime_common import dtype_of, failure
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,11 @@ class DeviceTensor(Tensor):
         self.device = device
 
     def numpy(self) -> NDArray[Any]:
-        """Copy the values to the host."""
-        return np.asarray(self.value.numpy())
+        """Copy the values to the host. Raises EngineError where that fails: what went wrong before may show here only."""
+        try:
+            return np.asarray(self.value.numpy())
+        except Exception as error:
+            raise failure(f"copying values from {self.device.kind} failed", error) from error
 
     @property
     def shape(self) -> tuple[int, ...]:

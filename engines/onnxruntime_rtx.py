@@ -193,8 +193,8 @@ def _first_device(onnxruntime: Any) -> Any:
     return devices[0]
 
 
-def _kernels(content: bytes, onnxruntime: Any, compute: Compute, options: EngineOptions) -> KernelCache:
-    """Return the kernels compiled for this graph, card and driver before; they hold no weights."""
+def _kernels(content: bytes, onnxruntime: Any, compute: Compute, options: EngineOptions) -> KernelCache | None:
+    """Return the kernels compiled for this graph, card and driver before, which hold no weights; None without a place for them."""
     gpus, _ = nvidia_gpus()
     key = EngineKey(
         graph_sha256=hashlib.sha256(content).hexdigest(),
@@ -208,4 +208,7 @@ def _kernels(content: bytes, onnxruntime: Any, compute: Compute, options: Engine
         shapes=options.shapes or (),
         options=provider_options(options, None),
     )
-    return KernelCache(key)
+    try:
+        return KernelCache(key)
+    except OSError:
+        return None
