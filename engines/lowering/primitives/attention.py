@@ -61,7 +61,7 @@ def _of_heads(builder: Builder, name: str, heads: int) -> str:
 
 
 def _scaled(builder: Builder, query: str, heads: int, scale: float | None, element_type: int) -> str:
-    width = builder.widths.get(query)
+    width = builder.shapes.get(query, (None,))[-1]
     by_heads = _of_heads(builder, query, heads) if heads else query
     if scale is None and width is not None:
         scale = 1 / math.sqrt(width // (heads or 1))
