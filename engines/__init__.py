@@ -54,7 +54,7 @@ def _cuda() -> Engine:
     return OnnxRuntimeCuda()
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"rtx": _rtx, "cuda": _cuda, "cpu": OnnxRuntimeCpu}
+ENGINES: dict[str, Callable[[], Engine]] = {"cpu": OnnxRuntimeCpu, "cuda": _cuda, "rtx": _rtx}
 """Each engine by name. Those that not every machine can run are imported when they are asked for."""
 
 

@@ -95,7 +95,7 @@ def test_without_a_gpu(gpus):
 
 
 def test_an_unknown_engine():
-    with pytest.raises(UsageError, match=r"choose from auto, rtx, .*cuda, cpu"):
+    with pytest.raises(UsageError, match=r"choose from auto, cpu, cuda, .*rtx"):
         get_engine("quantum")
 
 

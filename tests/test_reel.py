@@ -314,7 +314,7 @@ def test_settings_say_what_ran(opened):
 
 def test_loading(tmp_path):
     reel = write_small_bundle(tmp_path / "small.reel")
-    with pytest.raises(UsageError, match=r"unknown engine 'quantum': choose from auto, .*cpu"):
+    with pytest.raises(UsageError, match="unknown engine 'quantum': choose from auto, cpu"):
         edgereel.load(reel, engine="quantum")
     for threads in (0, -2):
         with pytest.raises(UsageError, match=f"{threads} threads are not possible"):
