@@ -6,7 +6,9 @@ outputs = session.run({"latents": Tensor.from_numpy(array), ...})
 
 from __future__ import annotations
 
-from ..errors import UsageError
+from collections.abc import Callable
+
+from ..errors import EngineError, UsageError
 from .base import (
     Activations,
     Compute,
@@ -19,11 +21,13 @@ from .base import (
     Tensor,
     TensorInfo,
 )
+from .choosing import Choice, choose_engine
 from .onnxruntime_cpu import OnnxRuntimeCpu
 
 __all__ = [
     "ENGINES",
     "Activations",
+    "Choice",
     "Compute",
     "Engine",
     "EngineOptions",
@@ -33,19 +37,44 @@ __all__ = [
     "Shapes",
     "Tensor",
     "TensorInfo",
+    "choose",
     "get_engine",
 ]
 
-ENGINES: dict[str, type[Engine]] = {"cpu": OnnxRuntimeCpu}
+
+def _rtx() -> Engine:
+    from .onnxruntime_rtx import OnnxRuntimeRtx
+
+    return OnnxRuntimeRtx()
+
+
+def _cuda() -> Engine:
+    from .onnxruntime_cuda import OnnxRuntimeCuda
+
+    return OnnxRuntimeCuda()
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"cpu": OnnxRuntimeCpu, "cuda": _cuda, "rtx": _rtx}
+"""Each engine by name. Those that not every machine can run are imported when they are asked for."""
 
 
 def get_engine(name: str = "auto") -> Engine:
-    """Return the engine of that name; `auto` picks the best that this version has for the machine.
+    """Return the engine of that name; `auto` picks the best that can run on this machine, see engines.choosing.
 
-    Raises UsageError for an unknown name.
+    Raises UsageError for an unknown name, EngineError with the reason where an engine for a GPU is asked for by name and
+    cannot run here: another is never taken in its place. The cpu engine says so when it opens a graph.
     """
     if name == "auto":
-        return OnnxRuntimeCpu()
+        return ENGINES[choose().name]()
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}: choose from {', '.join(['auto', *ENGINES])}")
-    return ENGINES[name]()
+    engine = ENGINES[name]()
+    reason = None if name == "cpu" else engine.unavailable()
+    if reason is not None:
+        raise EngineError(f"the {name} engine cannot run here: {reason}")
+    return engine
+
+
+def choose() -> Choice:
+    """Return what `auto` picks on this machine, and why."""
+    return choose_engine({name: make() for name, make in ENGINES.items()})

@@ -158,6 +158,13 @@ class Engine(ABC):
         where the engine is not installed.
         """
 
+    def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
+        """Return the graph that `open` would run, as a file or serialized, so that what it costs can be counted.
+
+        Needs no device. Raises EngineError where it cannot be made, MissingExtraError where what makes it is not installed.
+        """
+        return graph_path
+
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Return all that decides, beside a graph and its inputs, what numbers come out of it, as known before `open`.
 

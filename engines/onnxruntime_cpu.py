@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, MissingExtraError, brief
-from ..interrupts import interrupts_wait
 from ..machine import usable_cores
-from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor, TensorInfo
+from .base import Engine, EngineOptions, EngineReport, Session, Tensor
 from .byte_products import byte_products_are_exact
 from .lowering import LoweredGraph, lower_graph
+from .onnxruntime_common import (
+    LONGEST_QUOTE,
+    AssignedNode,
+    assigned_nodes,
+    check_inputs,
+    count_by_provider,
+    failure,
+    graph_specs,
+    import_onnxruntime,
+    session_settings,
+)
 from .streaming import open_within
 
 if TYPE_CHECKING:
     from .lowering.segments import Segment
 
-_LONGEST_QUOTE = 500
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
 # ONNX Runtime's CPU kernels have no half-precision matrix product: it converts around them and names the converters so.
 _HALF_CONVERTER = "InsertedPrecisionFreeCast_"
 _WEIGHTS = ("int8", "uint8", "int4", "uint4")
@@ -40,22 +39,6 @@ _LINEAR_PRECISIONS = {
 }
 
 
-def _import_onnxruntime() -> Any:
-    try:
-        with interrupts_wait():
-            import onnxruntime
-    except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
-            raise EngineError(f"onnxruntime is installed but lacks a module it needs: {error}") from error
-        raise MissingExtraError("onnxruntime", "cpu", "the cpu engine") from error
-    except ImportError as error:
-        raise EngineError(f"onnxruntime is installed but cannot be loaded: {brief(error, _LONGEST_QUOTE)}") from error
-    if not hasattr(onnxruntime, "InferenceSession"):
-        # What is left of the folder where one of two onnxruntimes was uninstalled still imports, as an empty package.
-        raise EngineError("onnxruntime is installed but most of it is missing: edgereel doctor says how to repair it")
-    return onnxruntime
-
-
 class OnnxRuntimeCpu(Engine):
     """Opens graphs with ONNX Runtime's CPU provider."""
 
@@ -64,7 +47,7 @@ class OnnxRuntimeCpu(Engine):
     def unavailable(self) -> str | None:
         """See Engine.unavailable: onnxruntime is all that is needed."""
         try:
-            _import_onnxruntime()
+            _onnxruntime()
         except (EngineError, MissingExtraError) as error:
             return str(error)
         return None
@@ -73,26 +56,21 @@ class OnnxRuntimeCpu(Engine):
         """Open a graph; see Engine.open."""
         if options.compute not in (None, "float32"):
             raise EngineError(f"the cpu engine calculates in float32, not in {options.compute}")
-        onnxruntime = _import_onnxruntime()
+        onnxruntime = _onnxruntime()
         lowered = _lower(graph_path, options, onnxruntime.__version__)
         threads = options.threads or usable_cores()
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        for entry, value in _session_entries(graph_path, options, threads).items():
-            settings.add_session_config_entry(entry, value)
+        # ONNX Runtime fuses weights-only linears by itself, and quantizes activations (4) unless told to keep float32 (1).
+        entries = {"session.qdq_matmulnbits_accuracy_level": "4" if options.activations == "dynamic" else "1"}
         if any(name.startswith("int8 linear") for name in lowered.rewrites):
             exact = byte_products_are_exact(onnxruntime, onnxruntime.SessionOptions())
-            settings.add_session_config_entry("session.x64quantprecision", "0" if exact else "1")
+            entries["session.x64quantprecision"] = "0" if exact else "1"
+        settings = session_settings(onnxruntime, graph_path, threads, entries)
 
         def open_model(model: str | bytes) -> Session:
             try:
                 session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
             except Exception as error:
-                raise EngineError(
-                    f"cannot open {graph_path.name} with ONNX Runtime: {brief(error, _LONGEST_QUOTE)}"
-                ) from error
+                raise failure(f"cannot open {graph_path.name} with ONNX Runtime", error) from error
             return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__, lowered)
 
         def open_segment(segment: Segment) -> Session:
@@ -106,10 +84,15 @@ class OnnxRuntimeCpu(Engine):
             options.weight_budget, graph_path.name, model, lambda: open_model(model), open_segment, _held_size
         )
 
+    def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
+        """Return the lowered graph; see Engine.graph_to_run."""
+        lowered = _lower(graph_path, options, _onnxruntime().__version__)
+        return graph_path if lowered.model is None else lowered.model
+
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Leave the number of threads out, which splits the work but not a sum; see Engine.numerics."""
         of_options = {"activations": options.activations, "lower": str(options.lower)}
-        version = _import_onnxruntime().__version__
+        version = _onnxruntime().__version__
         return {"engine": self.name, "version": version, "machine": platform.machine(), **of_options}
 
 
@@ -120,26 +103,17 @@ def _held_size(element_type: str, count: int) -> int:
     return stored_size("float32" if element_type == "float16" else element_type, count)
 
 
+def _onnxruntime() -> Any:
+    return import_onnxruntime("onnxruntime", "cpu", "cpu")
+
+
 def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGraph:
     if not options.lower:
         return LoweredGraph(None, "off")
     try:
         return lower_graph(graph_path, options.activations, version, keep=options.keep)
     except (OSError, ValueError) as error:
-        raise EngineError(f"cannot open {graph_path.name}: {brief(error, _LONGEST_QUOTE)}") from error
-
-
-def _session_entries(graph_path: Path, options: EngineOptions, threads: int) -> dict[str, str]:
-    return {
-        "session.record_ep_graph_assignment_info": "1",
-        "session.intra_op.allow_spinning": "0" if threads == 1 else "1",
-        # Idle workers that spin between calls take cores away from the video encoder and everyone else.
-        "session.force_spinning_stop": "1",
-        # A lowered graph is opened from memory; its weights are where the canonical one has them.
-        "session.model_external_initializers_file_folder_path": str(graph_path.resolve().parent),
-        # ONNX Runtime fuses weights-only linears by itself, and quantizes activations (4) unless told to keep float32 (1).
-        "session.qdq_matmulnbits_accuracy_level": "4" if options.activations == "dynamic" else "1",
-    }
+        raise EngineError(f"cannot open {graph_path.name}: {brief(error, LONGEST_QUOTE)}") from error
 
 
 class OnnxRuntimeCpuSession(Session):
@@ -148,18 +122,15 @@ class OnnxRuntimeCpuSession(Session):
     def __init__(self, session: Any, graph_name: str, threads: int, version: str, lowered: LoweredGraph) -> None:
         self._session: Any | None = session
         self._graph_name = graph_name
-        self.specs = GraphSpecs(
-            inputs={item.name: _tensor_info(item) for item in session.get_inputs()},
-            outputs={item.name: _tensor_info(item) for item in session.get_outputs()},
-        )
-        nodes, precision = _what_runs(session, lowered.rewrites)
+        self.specs = graph_specs(session)
+        assigned = assigned_nodes(session)
         self.report = EngineReport(
             "cpu",
             session.get_providers()[0],
-            precision,
+            "unknown" if assigned is None else _precision(assigned, lowered.rewrites),
             f"onnxruntime {version}",
             threads,
-            nodes,
+            count_by_provider(assigned or []),
             lowered.source,
             lowered.rewrites,
         )
@@ -168,19 +139,12 @@ class OnnxRuntimeCpuSession(Session):
         """Run the graph; see Session.run."""
         if self._session is None:
             raise EngineError(f"{self._graph_name} is closed and cannot run")
-        if set(inputs) != set(self.specs.inputs):
-            missing = sorted(set(self.specs.inputs) - set(inputs))
-            unknown = sorted(set(inputs) - set(self.specs.inputs))
-            raise EngineError(f"{self._graph_name}: missing inputs {missing}, unknown inputs {unknown}")
         feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
-        for name, array in feeds.items():
-            expected = self.specs.inputs[name].dtype
-            if str(array.dtype) != expected:
-                raise EngineError(f"{self._graph_name}: input {name} is {array.dtype}, the graph takes {expected}")
+        check_inputs(self._graph_name, self.specs, {name: str(array.dtype) for name, array in feeds.items()})
         try:
             values = self._session.run(list(self.specs.outputs), feeds)
         except Exception as error:
-            raise EngineError(f"running {self._graph_name} failed: {brief(error, _LONGEST_QUOTE)}") from error
+            raise failure(f"running {self._graph_name} failed", error) from error
         return {name: Tensor(value) for name, value in zip(self.specs.outputs, values, strict=True)}
 
     def close(self) -> None:
@@ -188,27 +152,12 @@ class OnnxRuntimeCpuSession(Session):
         self._session = None
 
 
-def _tensor_info(item: Any) -> TensorInfo:
-    return TensorInfo(_DTYPES.get(item.type, item.type), tuple(item.shape))
-
-
-def _what_runs(session: Any, rewrites: dict[str, int]) -> tuple[dict[str, int], str]:
-    """Return the number of nodes by provider and the type matrix products calculate in, as the session assigned them."""
-    try:
-        assigned = session.get_provider_graph_assignment_info()
-    except (AttributeError, RuntimeError):  # older ONNX Runtime cannot tell
-        return {}, "unknown"
-    counts: Counter[str] = Counter()
-    operators: set[str] = set()
-    half = False
-    for part in assigned:
-        nodes = part.get_nodes()
-        counts[part.ep_name] += len(nodes)
-        operators.update(node.op_type for node in nodes)
-        half = half or any(node.name.startswith(_HALF_CONVERTER) for node in nodes)
-    if "MatMulIntegerToFloat" in operators or "DequantizeLinear" in operators:
-        return dict(counts), _quantized_precision(rewrites)
-    return dict(counts), "float32 (from float16 weights)" if half else "float32"
+def _precision(nodes: list[AssignedNode], rewrites: dict[str, int]) -> str:
+    """Return the type that matrix products calculate in, as the session assigned them."""
+    if any(node.op_type in ("MatMulIntegerToFloat", "DequantizeLinear") for node in nodes):
+        return _quantized_precision(rewrites)
+    half = any(node.name.startswith(_HALF_CONVERTER) for node in nodes)
+    return "float32 (from float16 weights)" if half else "float32"
 
 
 def _quantized_precision(rewrites: dict[str, int]) -> str:

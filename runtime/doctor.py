@@ -36,7 +36,7 @@ INFORMATION = "information"
 
 # Which onnxruntime to bring is a choice of its own, and bringing the second breaks the first; `dev` is for working on
 # edgereel itself.
-_NOT_OPTIONAL_PARTS = ("cpu", "gpu", "dev")
+_NOT_OPTIONAL_PARTS = ("cpu", "gpu", "rtx", "dev")
 # reel.py knows it too, but cannot be imported where numpy is missing.
 _DEMO = Path(__file__).resolve().parent.parent / "demo" / "demo.reel"
 _INSTALL_AV = "pip install --force-reinstall --only-binary av av"
@@ -96,6 +96,7 @@ def examine() -> Report:
             *check_packages(requirements, installed, probed),
             *check_onnxruntime(installed, probed, bool(gpus)),
             *check_engines(probed),
+            *check_choice(probed),
             *check_extras(requirements, installed),
             *check_cache(paths.cache_folder()),
             *check_bundle(_DEMO),
@@ -211,16 +212,26 @@ def check_onnxruntime(installed: Mapping[str, str], probed: Probe, has_gpu: bool
 
 
 def check_engines(probed: Probe) -> list[Finding]:
-    """Return findings on the engines of ours. One that runs is enough."""
+    """Return findings on the engines of ours. One that runs is enough; the cpu engine is the one that every machine can have."""
     if not any(reason is None for reason in probed.engines.values()) and probed.problem:
         return [Finding("engines", "engines", MISSING, f"cannot be tried: {probed.problem}")]
     enough = any(reason is None for reason in probed.engines.values())
+    needed = () if enough else ("cpu",) if "cpu" in probed.engines else tuple(probed.engines)
     return [
         Finding("engines", name, OK, "runs", {"unavailable": None})
         if reason is None
-        else Finding("engines", name, OPTIONAL if enough else MISSING, one_line(reason), {"unavailable": reason})
+        else Finding(
+            "engines", name, MISSING if name in needed else OPTIONAL, one_line(reason), {"unavailable": reason}
+        )
         for name, reason in probed.engines.items()
     ] or [Finding("engines", "engines", MISSING, "none")]
+
+
+def check_choice(probed: Probe) -> list[Finding]:
+    """Return which engine is taken where none is asked for, and why not a faster one."""
+    if probed.engines.get(probed.choice, "") is not None:
+        return []
+    return [Finding("engines", "auto", INFORMATION, one_line(probed.why), {"engine": probed.choice})]
 
 
 def check_extras(requirements: list[Requirement] | None, installed: Mapping[str, str]) -> list[Finding]:

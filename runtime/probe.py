@@ -24,12 +24,15 @@ class Probe:
     """What could be loaded. engines: why each engine of ours cannot run, None where it can.
 
     loaded: what each package tells of itself (`libx264`: whether PyAV has it; `providers`: ONNX Runtime's).
-    failed: the reason for each package that cannot be loaded. problem: why there is no answer on the engines.
+    failed: the reason for each package that cannot be loaded. choice, why: the engine that `auto` takes, and one sentence
+    that says why. problem: why there is no answer on the engines.
     """
 
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     engines: dict[str, str | None] = field(default_factory=dict)
+    choice: str = ""
+    why: str = ""
     problem: str = ""
 
 
@@ -75,6 +78,8 @@ def read_probe(output: str, end: str) -> Probe:
             found.failed[name] = event["reason"]
         elif kind == "engine":
             found.engines[name] = event["reason"]
+        elif kind == "choice":
+            found.choice, found.why = name, event["why"]
     if trying in PACKAGES:
         found.failed[trying] = f"loading it {end}"
         found.problem = f"loading {trying} {end}"
@@ -92,10 +97,15 @@ def main() -> None:
         except Exception as error:
             _say("failed", name, reason=one_line(brief(error)) or type(error).__name__)
     from ..engines import ENGINES
+    from ..engines.choosing import choose
 
+    reasons = {}
     for name, engine in ENGINES.items():
         _say("try", name)
-        _say("engine", name, reason=engine().unavailable())
+        reasons[name] = engine().unavailable()
+        _say("engine", name, reason=reasons[name])
+    choice = choose(reasons)
+    _say("choice", choice.name, why=choice.why)
 
 
 def _facts(name: str, module: Any) -> dict[str, Any]:

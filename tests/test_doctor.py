@@ -111,6 +111,27 @@ def test_engines():
     assert finding.status == MISSING
 
 
+def test_engines_for_gpus_are_optional_even_where_nothing_runs():
+    reasons = {"rtx": "no GPU", "cuda": "no GPU", "cpu": "needs onnxruntime"}
+    findings = doctor.check_engines(Probe(engines=reasons))
+    assert [(finding.name, finding.status) for finding in findings] == [
+        ("rtx", OPTIONAL),
+        ("cuda", OPTIONAL),
+        ("cpu", MISSING),
+    ]
+    findings = doctor.check_engines(Probe(engines={"rtx": "no GPU", "cuda": None, "cpu": "broken"}))
+    assert [finding.status for finding in findings] == [OPTIONAL, OK, OPTIONAL]
+
+
+def test_what_auto_takes():
+    probed = Probe(engines={"cuda": "no GPU", "cpu": None}, choice="cpu", why="cpu, since cuda cannot run: no GPU")
+    (finding,) = doctor.check_choice(probed)
+    assert (finding.name, finding.status, finding.facts) == ("auto", "information", {"engine": "cpu"})
+    assert finding.detail == "cpu, since cuda cannot run: no GPU"
+    assert doctor.check_choice(Probe(engines={"cpu": "broken"}, choice="cpu", why="none can run")) == []
+    assert doctor.check_choice(Probe(problem="hangs")) == []
+
+
 def test_the_onnxruntime_engine_says_why_it_cannot_run(monkeypatch):
     assert OnnxRuntimeCpu().unavailable() is None
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -6,9 +6,10 @@ import os
 
 import pytest
 
+from edgereel.engines import ENGINES
 from edgereel.runtime import doctor, probe
 from edgereel.runtime.doctor import MISSING
-from edgereel.runtime.probe import Probe, read_probe
+from edgereel.runtime.probe import read_probe
 
 
 def test_a_crash_says_what_it_was():
@@ -54,12 +55,17 @@ def test_a_broken_onnxruntime_does_not_break_the_probe(shadow, text, reason):
     assert "\n" not in found.failed["onnxruntime"]
     assert set(found.loaded) == {"numpy", "tokenizers", "av"}
     assert found.engines.get("cpu") or found.problem
-    (finding,) = doctor.check_engines(found)
-    assert finding.status == MISSING
+    statuses = {finding.name: finding.status for finding in doctor.check_engines(found)}
+    assert statuses.get("cpu", statuses.get("engines")) == MISSING
+    assert doctor.check_choice(found) == []
 
 
 def test_what_works_here():
     found = probe.probe()
-    assert found == Probe(loaded=found.loaded, engines={"cpu": None})
+    assert (found.failed, found.problem) == ({}, "")
+    assert set(found.engines) == set(ENGINES)
+    assert found.engines["cpu"] is None
+    assert found.engines[found.choice] is None
+    assert found.why.startswith(found.choice)
     assert found.loaded["av"] == {"libx264": True}
     assert "CPUExecutionProvider" in found.loaded["onnxruntime"]["providers"]

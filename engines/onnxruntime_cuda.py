@@ -1,0 +1,168 @@
+"""ONNX Runtime on an NVIDIA GPU, with its CUDA provider.
+
+Written from ONNX Runtime's documentation and the provider's own list of options. What needs no GPU is tested on the CPU: how
+tensors stay on a device, who judges where nodes run, why a machine cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineError, MissingExtraError, brief
+from ..machine import usable_cores
+from .base import Engine, EngineOptions, Session
+from .cuda_libraries import DRIVER, NO_DRIVER, missing_libraries, needed_libraries
+from .device_tensor import Device
+from .lowering import LoweredGraph
+from .nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
+from .onnxruntime_bound import LARGEST_FIXED, BoundSession, FixedShapeSession
+from .onnxruntime_common import failure, import_onnxruntime, session_settings
+from .onnxruntime_gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
+
+PROVIDER = "CUDAExecutionProvider"
+# The oldest cards that the compilers of CUDA 12 and 13 still make code for, as far as ONNX Runtime's packages use them.
+_OLDEST: Mapping[int, Capability] = {12: (6, 0), 13: (7, 5)}
+# `gpu_graph_id` of a run: -1 for one that is neither recorded nor replayed; 0 is ONNX Runtime's own.
+_NOT_RECORDED = {"gpu_graph_id": "-1"}
+_RECORDED = {"gpu_graph_id": "1"}
+_NO_GRAPH = "graph capture feature"
+"""In what ONNX Runtime says where a CUDA graph cannot be recorded of a model: parts of it stay on the CPU."""
+
+
+class OnnxRuntimeCuda(Engine):
+    """Opens graphs with ONNX Runtime's CUDA provider, in float16 with float32 where the graph needs it."""
+
+    name = "cuda"
+
+    def unavailable(self) -> str | None:
+        """See Engine.unavailable: a GPU, its driver, onnxruntime-gpu and the CUDA libraries that it loads."""
+        if reason := no_fitting_gpu(lambda capability: capability >= min(_OLDEST.values()), "6.0 and newer"):
+            return reason
+        try:
+            onnxruntime = _onnxruntime()
+        except (EngineError, MissingExtraError) as error:
+            return str(error)
+        return _lacking(onnxruntime)
+
+    def open(self, graph_path: Path, options: EngineOptions) -> Session:
+        """Open a graph; see Engine.open. Raises EngineError where nodes that calculate would run on the CPU."""
+        if options.weight_budget is not None:
+            raise EngineError(
+                "the cuda engine holds all weights on the GPU: the rtx and cpu engines can hold a part of them"
+            )
+        if reason := self.unavailable():
+            raise EngineError(f"the cuda engine cannot run here: {reason}")
+        onnxruntime = _onnxruntime()
+        compute = options.compute or DEFAULT_COMPUTE
+        lowered = lower_for(self.name, graph_path, options, compute)
+        _load_libraries(onnxruntime)
+        recorded = options.shapes is not None and _small(options)
+        session, recorded = _open_session(onnxruntime, graph_path, options, lowered, recorded)
+        report = gpu_report(self.name, PROVIDER, onnxruntime, session, graph_path.name, lowered, compute)
+        name, device = graph_path.name, Device("cuda")
+        if options.shapes is None or not recorded:
+            return BoundSession(onnxruntime, session, name, device, report)
+        return FixedShapeSession(onnxruntime, session, name, device, report, options.shapes, _NOT_RECORDED, _RECORDED)
+
+    def numerics(self, options: EngineOptions) -> dict[str, str]:
+        """Name the kind of GPU and the type that is calculated in; see Engine.numerics."""
+        return gpu_numerics(self.name, _onnxruntime().__version__, options)
+
+
+def provider_options(*, recorded: bool) -> dict[str, str]:
+    """Return the CUDA provider's options. recorded: whether runs are recorded as CUDA graphs."""
+    return {
+        "device_id": "0",
+        # The default doubles the arena each time: with weights of gigabytes half of the GPU's memory would lie idle.
+        "arena_extend_strategy": "kSameAsRequested",
+        # The default tries all of cuDNN's kernels for each new shape, which takes minutes for a decoder.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # What is to be float32 has all of its bits: no products of TensorFloat-32, which keep ten of them.
+        "use_tf32": "0",
+        "enable_cuda_graph": "1" if recorded else "0",
+    }
+
+
+def cuda_major(onnxruntime: Any) -> int | None:
+    """Return the major version of CUDA that onnxruntime was built with, None where it does not say."""
+    major = str(getattr(onnxruntime, "cuda_version", None) or "").partition(".")[0]
+    return int(major) if major.isdecimal() else None
+
+
+def _onnxruntime() -> Any:
+    return import_onnxruntime("onnxruntime-gpu", "gpu", "cuda")
+
+
+def _lacking(onnxruntime: Any) -> str | None:
+    """Return what the installed onnxruntime lacks to run on the GPU."""
+    if PROVIDER not in onnxruntime.get_available_providers():
+        return (
+            f"onnxruntime {onnxruntime.__version__} is the one without CUDA: "
+            'pip uninstall -y onnxruntime && pip install "edgereel[gpu]"'
+        )
+    major = cuda_major(onnxruntime)
+    if major is None:
+        return None
+    oldest = _OLDEST.get(major, _OLDEST[13])
+    if reason := no_fitting_gpu(lambda capability: capability >= oldest, f"{oldest[0]}.{oldest[1]} and newer"):
+        return reason
+    missing = missing_libraries((*needed_libraries(major), DRIVER), Path(onnxruntime.__file__).parents[1])
+    if DRIVER in missing:
+        return NO_DRIVER
+    if missing:
+        return f'{", ".join(missing)} of CUDA {major} and cuDNN 9 not found: pip install "onnxruntime-gpu[cuda,cudnn]"'
+    return None
+
+
+def _load_libraries(onnxruntime: Any) -> None:
+    """Load the CUDA libraries of the nvidia-* packages, where the system's loader does not look."""
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+            preload()
+
+
+def _small(options: EngineOptions) -> bool:
+    """Return whether inputs are small enough to be copied into fixed buffers; no type of theirs has more than 8 bytes."""
+    return sum(8 * math.prod(shape) for _, shape in options.shapes or ()) <= LARGEST_FIXED
+
+
+def _open_session(
+    onnxruntime: Any, graph_path: Path, options: EngineOptions, lowered: LoweredGraph, recorded: bool
+) -> tuple[Any, bool]:
+    """Return an onnxruntime.InferenceSession on the GPU, and whether its runs may be recorded as a CUDA graph."""
+    threads = options.threads or usable_cores()
+    model = str(graph_path) if lowered.model is None else lowered.model
+    try:
+        session = onnxruntime.InferenceSession(
+            model,
+            session_settings(onnxruntime, graph_path, threads, {}),
+            providers=[(PROVIDER, provider_options(recorded=recorded))],
+            enable_fallback=0,
+        )
+    except Exception as error:
+        if recorded and _NO_GRAPH in str(error):
+            return _open_session(onnxruntime, graph_path, options, lowered, False)
+        raise failure(f"cannot open {graph_path.name} with ONNX Runtime on the GPU", error) from error
+    if session.get_providers()[0] != PROVIDER:
+        # ONNX Runtime goes on with the CPU where the provider cannot be made, and says why on stderr only.
+        raise EngineError(f"the cuda engine cannot run here: {_why_not_loaded(onnxruntime)}")
+    return session, recorded
+
+
+def _why_not_loaded(onnxruntime: Any) -> str:
+    """Return why the provider's library cannot be loaded, as the system's loader says it."""
+    name = "onnxruntime_providers_cuda.dll" if os.name == "nt" else "libonnxruntime_providers_cuda.so"
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / name))
+    except OSError as error:
+        return f'{brief(error)}: pip install "onnxruntime-gpu[cuda,cudnn]"'
+    cards = ", ".join(f"{gpu.name} {capability_of(gpu) or ''}".strip() for gpu in nvidia_gpus()[0])
+    return f"ONNX Runtime cannot use the GPU ({cards}), its message on stderr says why: nvidia-smi"
