@@ -1,6 +1,7 @@
-"""From a bundle's canonical graph to one that ONNX Runtime's CPU provider runs fast.
+"""From a bundle's canonical graph to one that a device runs, and runs fast.
 
-lowered = lower_graph(path, "dynamic", onnxruntime.__version__)
+lowered = lower_graph(path, "dynamic", onnxruntime.__version__)                   # ONNX Runtime on CPU cores
+lowered = lower_for_target(path, parse_target("tensorrt-10.3"), "float16")        # TensorRT, ONNX Runtime on CUDA
 lowered.model, lowered.rewrites, lowered.source
 
 The lowered graph names the same weights at the same places of the same data file as the canonical one, so that nothing
@@ -10,15 +11,18 @@ large is written and a cached graph depends on the graph file alone. `onnx` is i
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ...errors import MissingExtraError
 from ...interrupts import interrupts_wait
-from ..base import Activations
+from ..base import Activations, Compute
 from .cache import CacheEntry, cache_key, read_entry, write_entry
+from .targets import Target, parse_target
 
-__all__ = ["LoweredGraph", "Source", "lower_graph"]
+__all__ = ["LoweredGraph", "Source", "Target", "lower_for_target", "lower_graph", "parse_target"]
 
 Source = Literal["cache", "built", "off", "onnx is not installed"]
 
@@ -40,19 +44,56 @@ def lower_graph(graph_path: Path, activations: Activations, engine_version: str,
 
     keep: put it there where it is not. Raises OSError where the graph cannot be read, ValueError where it is not an ONNX model.
     """
-    content = graph_path.read_bytes()
-    key = cache_key(hashlib.sha256(content).hexdigest(), engine_version, activations)
-    entry = read_entry(key)
-    if entry is not None:
-        return LoweredGraph(entry.model, "cache", entry.rewrites)
+
+    def rewrite_for_cpu(content: bytes) -> tuple[bytes, dict[str, int]]:
+        from .rewriting import rewrite
+
+        return rewrite(content, activations)
+
     try:
-        with interrupts_wait():
-            from .rewriting import rewrite
+        return _lowered(graph_path, (engine_version, activations), rewrite_for_cpu, keep)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
         return LoweredGraph(None, "onnx is not installed")
-    model, rewrites = rewrite(content, activations)
+
+
+def lower_for_target(graph_path: Path, target: Target, compute: Compute, *, keep: bool = True) -> LoweredGraph:
+    """Return a graph lowered for a target, from the cache where it is there; its model is never None.
+
+    compute: what matrix products, convolutions and attention calculate in; norms, softmax and the timestep's embedding
+    calculate in float32 in any case. Inputs and outputs keep their names and types. keep: put the graph into the cache
+    where it is not there.
+
+    Raises EngineError where the target cannot have an operator or type of the graph, naming it, or cannot calculate in
+    `compute`; OSError where the graph cannot be read, ValueError where it is not an ONNX model, MissingExtraError where
+    onnx is not installed.
+    """
+
+    def rewrite_for_that(content: bytes) -> tuple[bytes, dict[str, int]]:
+        from .target_rewriting import rewrite_for_target
+
+        return rewrite_for_target(content, target, compute, graph_path.name)
+
+    try:
+        return _lowered(graph_path, (repr(target), compute), rewrite_for_that, keep)
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise MissingExtraError("onnx", "gpu", f"lowering graphs for {target.name}") from error
+
+
+def _lowered(
+    graph_path: Path, facts: tuple[str, ...], rewrite: Callable[[bytes], tuple[bytes, dict[str, int]]], keep: bool
+) -> LoweredGraph:
+    content = graph_path.read_bytes()
+    key = cache_key(hashlib.sha256(content).hexdigest(), *facts)
+    entry = read_entry(key)
+    if entry is not None:
+        return LoweredGraph(entry.model, "cache", entry.rewrites)
+    with interrupts_wait():
+        import onnx  # noqa: F401  # what an interrupted import leaves behind cannot be imported again
+    model, rewrites = rewrite(content)
     if keep:
         write_entry(key, CacheEntry(model, rewrites))
     return LoweredGraph(model, "built", rewrites)

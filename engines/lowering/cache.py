@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ... import paths
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it whenever a rewrite gives another graph than before."""
 
 
@@ -27,9 +27,9 @@ class CacheEntry:
     rewrites: dict[str, int]
 
 
-def cache_key(graph_sha256: str, engine_version: str, activations: str) -> str:
-    """Return the name under which a graph is kept, from everything that lowering it depends on."""
-    parts = json.dumps([graph_sha256, VERSION, engine_version, activations])
+def cache_key(graph_sha256: str, *facts: str) -> str:
+    """Return the name under which a graph is kept; facts: everything else that lowering it depends on."""
+    parts = json.dumps([graph_sha256, VERSION, *facts])
     return hashlib.sha256(parts.encode()).hexdigest()
 
 

@@ -42,6 +42,10 @@ class Graph:
         """Put nodes in the place of the one at a position; together they must make the same values."""
         self._replacements[position] = list(nodes)
 
+    def add_initializer(self, tensor: Any) -> None:
+        """Add a constant that is a TensorProto."""
+        self._model.graph.initializer.append(tensor)
+
     def new_name(self, stem: str) -> str:
         """Return a value name that is not in use yet."""
         name, count = stem, 1
@@ -75,12 +79,13 @@ class Graph:
         for node in reversed(nodes):
             if read.intersection(node.output):
                 kept.append(node)
-                read.update(_names_read(node))
+                read.update(names_read(node))
         tensors = [tensor for tensor in self._model.graph.initializer if tensor.name in read]
         del self._model.graph.node[:], self._model.graph.initializer[:]
         self._model.graph.node.extend(reversed(kept))
         self._model.graph.initializer.extend(tensors)
-        if all(opset.domain != MICROSOFT for opset in self._model.opset_import):
+        used = any(node.domain == MICROSOFT for node in kept)
+        if used and all(opset.domain != MICROSOFT for opset in self._model.opset_import):
             self._model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
 
 
@@ -89,11 +94,11 @@ def attributes(node: Any) -> dict[str, Any]:
     return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
 
 
-def _names_read(node: Any) -> Iterator[str]:
+def names_read(node: Any) -> Iterator[str]:
     """Yield what a node reads, the graphs inside it included."""
     yield from node.input
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):
             yield from (value.name for value in inner.output)
             for nested in inner.node:
-                yield from _names_read(nested)
+                yield from names_read(nested)

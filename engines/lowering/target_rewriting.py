@@ -1,0 +1,166 @@
+"""All rewrites of one graph for a target, in order. It imports `onnx` as it loads: import it last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from ...errors import EngineError, one_line
+from ..base import Compute
+from .attention import lower_attention
+from .fused import SIMPLIFIED_NORM, fuse_rms_norm, fuse_rotary
+from .graph import Graph, attributes
+from .half import lower_precision
+from .older_opset import lower_opset
+from .primitives.attention import expand_attention
+from .primitives.building import Builder, CannotExpand
+from .primitives.gelu import expand_gelu
+from .primitives.norm import expand_rms_norm
+from .primitives.rotary import expand_rotary
+from .targets import Target
+from .value_types import value_types
+
+_EXPANSIONS: dict[str, Callable[[Any, Builder], None]] = {
+    "Attention": expand_attention,
+    "RotaryEmbedding": expand_rotary,
+    "RMSNormalization": expand_rms_norm,
+    "Gelu": expand_gelu,
+}
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
+_TYPES = onnx.TensorProto
+_NARROW = {
+    *(_TYPES.INT4, _TYPES.UINT4),
+    *(_TYPES.FLOAT8E4M3FN, _TYPES.FLOAT8E4M3FNUZ, _TYPES.FLOAT8E5M2, _TYPES.FLOAT8E5M2FNUZ),
+}
+
+
+def rewrite_for_target(content: bytes, target: Target, compute: Compute, name: str) -> tuple[bytes, dict[str, int]]:
+    """Return a serialized model lowered for a target and the number of rewrites by name.
+
+    The data of external tensors is neither read nor moved. name: the graph's, for messages.
+
+    Raises ValueError where the content is not an ONNX model, EngineError where the target cannot have a part of it.
+    """
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise ValueError(f"not an ONNX model: {error}") from error
+    opset = _opset(model, target, compute)
+    _check_constants(model, target, compute, name)
+    counts = Counter(lower_precision(model, target, opset, compute))
+    Graph(model).finish()
+    counts.update(_expand(model, target, name))
+    counts.update(_to_opset(model, opset, target, name))
+    return model.SerializeToString(deterministic=True), {name: count for name, count in counts.items() if count}
+
+
+def _opset(model: Any, target: Target, compute: Compute) -> int:
+    """Return the opset that a graph will be in: more for quantized linears where these need more."""
+    quantized = any(node.op_type in _QUANTIZED for node in model.graph.node)
+    narrow = any(tensor.data_type in _NARROW for tensor in model.graph.initializer)
+    if target.quantized_opset is not None and (narrow or (quantized and compute != "float32")):
+        return max(target.opset, target.quantized_opset)
+    return target.opset
+
+
+def _check_constants(model: Any, target: Target, compute: Compute, name: str) -> None:
+    if target.bfloat16:
+        return
+    if compute == "bfloat16":
+        raise EngineError(f"{target.name} does not calculate in bfloat16: ask for float16 or float32")
+    for tensor in model.graph.initializer:
+        if tensor.data_type == _TYPES.BFLOAT16:
+            raise EngineError(
+                f"{one_line(name)}: {target.name} reads no bfloat16, which {one_line(tensor.name)} is stored in: "
+                "export a checkpoint whose weights are float32 or float16, or use TensorRT 10"
+            )
+
+
+def _expand(model: Any, target: Target, name: str) -> dict[str, int]:
+    """Put fused kernels and expansions in the place of what the target does not read."""
+    graph = Graph(model)
+    counts: Counter[str] = Counter()
+    if target.fused:
+        counts["attention"] = lower_attention(graph)
+    types, widths = value_types(model), _widths(model)
+    for position, node in graph.find(*_EXPANSIONS, *_QUANTIZED):
+        builder = Builder(graph, node, types, widths)
+        kind = _rewrite_one(graph, node, builder, target, name)
+        if kind:
+            graph.replace(position, builder.nodes)
+            counts[kind] += 1
+    graph.finish()
+    return counts
+
+
+def _rewrite_one(graph: Graph, node: Any, builder: Builder, target: Target, name: str) -> str:
+    """Add what takes a node's place and return the rewrite's name, "" where the node stays."""
+    if node.op_type in _QUANTIZED:
+        if not target.quantized:
+            raise _refused(node, target, name, "it reads no quantized graphs")
+        return ""
+    if node.op_type in target.kept and not _beyond_kept(node):
+        return ""
+    try:
+        if target.fused and node.op_type == "RotaryEmbedding":
+            fuse_rotary(graph, node, builder)
+            return "rotary embedding"
+        if target.fused and node.op_type == "RMSNormalization":
+            fuse_rms_norm(node, builder)
+            return "RMS norm"
+        _EXPANSIONS[node.op_type](node, builder)
+    except CannotExpand as reason:
+        raise _refused(node, target, name, str(reason)) from None
+    return f"{node.op_type} expanded"
+
+
+def _beyond_kept(node: Any) -> bool:
+    """Return whether an Attention has what TensorRT's, of queries, keys, values and a mask, has not."""
+    if node.op_type != "Attention":
+        return False
+    return any(node.input[4:]) or any(node.output[1:]) or bool(attributes(node).get("softcap", 0.0))
+
+
+def _to_opset(model: Any, opset: int, target: Target, name: str) -> dict[str, int]:
+    graph = Graph(model)
+    types = value_types(model)
+    count = 0
+    for position, node in enumerate(graph.nodes):
+        if node.op_type == SIMPLIFIED_NORM:
+            continue
+        if node.domain not in ("", "ai.onnx"):
+            if not target.fused:
+                raise _refused(node, target, name, f"it is of the domain {one_line(node.domain)}")
+            continue
+        try:
+            lowered = lower_opset(node, graph, opset, types)
+        except CannotExpand as reason:
+            raise _refused(node, target, name, str(reason)) from None
+        if lowered is not node:
+            graph.replace(position, [lowered])
+            count += 1
+    graph.finish()
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = min(entry.version, opset)
+    return {f"to opset {opset}": count}
+
+
+def _refused(node: Any, target: Target, name: str, reason: str) -> EngineError:
+    label = one_line(node.name or node.output[0])
+    return EngineError(f"{one_line(name)}: {target.name} cannot have {one_line(node.op_type)} ({label}): {reason}")
+
+
+def _widths(model: Any) -> dict[str, int]:
+    """Return the extent of the last axis of every value where it is fixed."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    found = {}
+    for value in (*inferred.value_info, *inferred.input):
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions and dimensions[-1].dim_value > 0:
+            found[value.name] = int(dimensions[-1].dim_value)
+    return found

@@ -1,0 +1,85 @@
+"""What a graph is lowered for: a runtime of a certain version, and what its parser or its kernels can do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from ...errors import UsageError, one_line
+
+KNOWN_TARGETS = (
+    "tensorrt-8.6",
+    "tensorrt-10.0 and later (JetPack 6 has tensorrt-10.3)",
+    "tensorrt-11.0 and later",
+    "tensorrt-rtx",
+    "cuda",
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime that graphs are lowered for.
+
+    opset: version of the standard operators that its graphs are written in. kept: operators above primitives that it
+    reads; all others are expanded. fused: kernels of ONNX Runtime's own domain take the place of attention, rotary
+    embedding and RMS norm. quantized: it reads QuantizeLinear and DequantizeLinear of int8. quantized_opset: the opset of
+    graphs that hold these with scales in half precision, or with float8 or int4 weights; None where it reads none of them.
+    bfloat16: it reads values of that type. float32_in_bfloat16: operators that it has no bfloat16 kernel for.
+    strongly_typed: types in the graph decide what is calculated in; otherwise the builder may choose others.
+    """
+
+    name: str
+    opset: int
+    kept: tuple[str, ...]
+    fused: bool = False
+    quantized: bool = True
+    quantized_opset: int | None = 21
+    bfloat16: bool = True
+    float32_in_bfloat16: tuple[str, ...] = ()
+    strongly_typed: bool = True
+
+
+# Primitives of opset 17 are read by every parser here. LayerNormalization is one of them since TensorRT 8.6.
+_PRIMITIVES = Target("", 17, ("LayerNormalization",))
+_TENSORRT_8 = replace(_PRIMITIVES, quantized_opset=None, bfloat16=False, strongly_typed=False)
+# The canonical graphs' own opset, which is below the highest that these parsers read (11.0: 25).
+_TENSORRT_10_14 = Target("", 23, ("Attention", "Gelu", "LayerNormalization"), quantized_opset=23)
+_TENSORRT_10_15 = replace(_TENSORRT_10_14, kept=(*_TENSORRT_10_14.kept, "RotaryEmbedding", "RMSNormalization"))
+# ONNX Runtime's CUDA provider has had kernels of its own domain for longer than those of opset 23.
+_CUDA = Target(
+    "cuda",
+    23,
+    ("Gelu", "LayerNormalization"),
+    fused=True,
+    quantized_opset=23,
+    float32_in_bfloat16=("Conv", "Gelu", "Resize"),
+)
+
+
+def parse_target(text: str) -> Target:
+    """Return the target of a name such as `tensorrt-10.3`, `tensorrt-rtx`, `tensorrt-rtx-1.7` or `cuda`.
+
+    Raises UsageError, naming those there are, where there is no such target or its version is not known.
+    """
+    name = text.strip().lower()
+    if name == "cuda":
+        return _CUDA
+    if re.fullmatch(r"tensorrt-rtx(-1(\.\d+)*)?", name):
+        # Which operators its parser reads is not documented by release: it gets primitives only.
+        return replace(_PRIMITIVES, name=name)
+    version = re.fullmatch(r"tensorrt-(\d{1,3})\.(\d{1,3})(\.\d+)*", name)
+    known = version and _tensorrt(int(version[1]), int(version[2]))
+    if not version or known is None:
+        raise UsageError(f"unknown target {one_line(text)}: there are {', '.join(KNOWN_TARGETS)}")
+    return replace(known, name=f"tensorrt-{int(version[1])}.{int(version[2])}")
+
+
+def _tensorrt(major: int, minor: int) -> Target | None:
+    """Return what a version of TensorRT reads, None where that is not known."""
+    if (major, minor) == (8, 6):
+        return _TENSORRT_8
+    if major == 10 and minor < 14:
+        return _PRIMITIVES
+    if major == 10 and minor == 14:
+        return _TENSORRT_10_14
+    return _TENSORRT_10_15 if major in (10, 11) else None
