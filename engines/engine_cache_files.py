@@ -1,0 +1,78 @@
+"""Files of the cache: brought to the disk, deleted and counted without following links."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_CHUNK: Final = 2**22
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Return the sha256, in hexadecimal, of what is left to be read of a file."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and bring it to the disk. Raises OSError."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Bring what was written of a file to the disk. Raises OSError."""
+    with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows syncs no file that was opened for reading
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renames in a folder to the disk, in the order they were made, where the system can."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):  # some file systems cannot; what power loss leaves is verified when it is read
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder that may be missing; a link goes, not what it leads to. Raises OSError."""
+    try:
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        pass
+
+
+def count(path: Path) -> tuple[int, int]:
+    """Return the bytes and the number of a file, or of all files below a folder, links not followed; 0, 0 for nothing."""
+    try:
+        information = path.lstat()
+        if not stat.S_ISDIR(information.st_mode):
+            return information.st_size, 1
+        found = [count(Path(entry.path)) for entry in os.scandir(path)]
+    except OSError:
+        return 0, 0
+    return sum(size for size, _ in found), sum(files for _, files in found)
+
+
+def touch(path: Path) -> None:
+    """Note now as the time that a file was modified. Raises OSError."""
+    # Given in full: the time that the system itself notes moves in steps of milliseconds, too coarse to order entries by.
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
