@@ -7,6 +7,7 @@ CUDA's return values become errors of ours here and nowhere else. The calls were
 from __future__ import annotations
 
 import contextlib
+import heapq
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
@@ -155,7 +156,8 @@ class BufferPool:
     def take(self, size: int) -> int:
         """Return the address of `size` bytes. Raises OutOfMemory, after everything idle was given back in vain."""
         if self._idle[size]:
-            return self._idle[size].pop()
+            # Always the lowest: buffers that come back in another order are handed out in the same one.
+            return heapq.heappop(self._idle[size])
         try:
             return self.device.allocate(size)
         except OutOfMemory:
@@ -165,7 +167,7 @@ class BufferPool:
 
     def give(self, size: int, address: int) -> None:
         """Take back what was taken. Nothing is raised: this runs when a tensor is dropped."""
-        self._idle[size].append(address)
+        heapq.heappush(self._idle[size], address)
 
     def trim(self) -> int:
         """Free what no tensor holds; return how many bytes that were. Nothing is raised."""

@@ -134,9 +134,7 @@ class TensorRt(Engine):
                 f"TensorRT {installed.version} cannot leave weights in host memory, 10.1 and newer can: "
                 "run without a budget for weights"
             )
-        return BuildSettings(
-            compute, options.shapes, self._ranges, options.weight_budget is not None, self._workspace
-        )
+        return BuildSettings(compute, options.shapes, self._ranges, options.weight_budget is not None, self._workspace)
 
     def _device_pool(self) -> BufferPool:
         if self._pool is None:

@@ -14,7 +14,7 @@ from ..base import EngineReport, GraphSpecs, Session, Tensor, TensorInfo
 from .building import explain
 from .device_memory import BufferPool, DeviceBuffer
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "FLOAT": np.dtype(np.float32),
     "HALF": np.dtype(np.float16),
     "INT32": np.dtype(np.int32),
@@ -87,7 +87,9 @@ class TensorRtSession(Session):
             placed = [self._place(port, inputs[port.name]) for port in self._inputs]
             self._set_shapes({port.name: buffer.shape for port, buffer in zip(self._inputs, placed, strict=True)})
             results = {port.name: self._output(port) for port in self._outputs}
-            self._execute({port.name: buffer.address for port, buffer in zip(self._inputs, placed, strict=True)}, results)
+            self._execute(
+                {port.name: buffer.address for port, buffer in zip(self._inputs, placed, strict=True)}, results
+            )
         finally:
             # Host arrays may change and dropped buffers be used again once we return.
             self._device.synchronize()
@@ -122,6 +124,7 @@ class TensorRtSession(Session):
             array = array.astype(port.dtype)
         buffer = self._staged.get(port.name)
         if buffer is None or buffer.shape != array.shape:
+            buffer = None  # the old one goes before the new one is asked for
             self._staged.pop(port.name, None)
             buffer = self._staged[port.name] = DeviceBuffer(self._pool, array.shape, port.dtype)
         self._device.upload(buffer.address, np.ascontiguousarray(array))
