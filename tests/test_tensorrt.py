@@ -148,7 +148,9 @@ def test_version_8_builds_what_holds_no_bfloat16(monkeypatch: pytest.MonkeyPatch
     with TensorRt(ROWS).open(path, EngineOptions(compute="float16")) as session:
         assert session.report.precision == "float16"
     assert {"FP16", "OBEY_PRECISION_CONSTRAINTS"} <= trt.configs[-1]._flags
-    constrained = {layer.type.name: layer.precision for layer in trt.networks[-1]._layers if layer.precision is not None}
+    constrained = {
+        layer.type.name: layer.precision for layer in trt.networks[-1]._layers if layer.precision is not None
+    }
     assert constrained == {"MATRIX_MULTIPLY": trt.DataType.HALF}
 
 
@@ -244,7 +246,7 @@ def test_parser_errors_name_the_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for version, told in (("10.3", "MatMul linear: no importer for MatMul"), ("8.6", "node 0: no importer for MatMul")):
         trt = install_fakes(monkeypatch, version)
         trt.unsupported = {"MatMul"}
-        with pytest.raises(EngineError, match=f"TensorRT cannot read linear.onnx: {told}"):
+        with pytest.raises(EngineError, match=rf"TensorRT cannot read linear\.onnx: {told}"):
             TensorRt(ROWS).open(path, FLOAT32)
 
 
@@ -263,7 +265,7 @@ def test_what_tensorrt_says_is_in_the_error(trt: FakeTensorRT, tmp_path: Path) -
     trt.context_error = ""
     with TensorRt(ROWS).open(path, FLOAT32) as session:
         trt.execute_error = "illegal memory access"
-        with pytest.raises(EngineError, match="running linear.onnx failed: illegal memory access"):
+        with pytest.raises(EngineError, match=r"running linear\.onnx failed: illegal memory access"):
             session.run(tensors(arrays))
         trt.execute_error = ""
         assert session.run(tensors(arrays))["y"].shape == (3, 4)
@@ -445,9 +447,7 @@ def test_the_decoder_alternates_between_two_graphs(trt: FakeTensorRT) -> None:
                 for latent in latents:
                     outputs = session.run({"latent": Tensor.from_numpy(latent), **current})
                     results[session] = outputs["frames"].numpy()
-                    current = {
-                        name.removesuffix("_next"): value for name, value in outputs.items() if name != "frames"
-                    }
+                    current = {name.removesuffix("_next"): value for name, value in outputs.items() if name != "frames"}
                     del outputs
             np.testing.assert_array_equal(results[fixed], results[varying])
             assert trt.cudart.names().count("cudaStreamBeginCapture") == 2
