@@ -21,7 +21,7 @@ _REDUCTIONS = (
     "ReduceSumSquare",
 )
 _AXES_BECAME_AN_INPUT = 18
-_NEW_VALUES = {
+_NEW_VALUES: dict[tuple[str, str], tuple[int, set[bytes]]] = {
     ("Pad", "mode"): (19, {b"wrap"}),
     ("Resize", "coordinate_transformation_mode"): (19, {b"half_pixel_symmetric"}),
     ("ScatterElements", "reduction"): (18, {b"max", b"min"}),
@@ -77,7 +77,6 @@ def _with_axes_as_attribute(node: Any, graph: Graph, opset: int) -> Any:
 
 def _without_new_attributes(node: Any, schema: Any, opset: int) -> Any:
     """Return a node without the attributes that its older version lacks, where they say what that version does."""
-    since, values = 0, set()
     newest = onnx.defs.get_schema(node.op_type, domain="")
     kept = []
     for item in node.attribute:
