@@ -1,7 +1,7 @@
 """The cache of built engines: what takes minutes to build on the device is kept, complete or not there.
 
-An engine is native code. It is built here, never taken from a bundle, and only a folder that nobody else can write into is
-trusted. The folder is `engines/` in the user's cache folder; DIGEST is the sha256 of an `EngineKey`:
+An engine is native code. It is built here, never taken from a bundle, and a folder that belongs to another user or that
+all users may write into is not trusted. The folder is `engines/` in the user's cache folder; DIGEST is an `EngineKey`'s:
 
     DIGEST.engine   the engine's bytes
     DIGEST.json     its description: the key, the sha256 and size of those bytes, how it was made, a checksum of itself;
@@ -22,6 +22,7 @@ import errno
 import os
 import re
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -52,7 +53,7 @@ Build = Callable[[Path], None]
 State = Literal["complete", "in use", "being built", "damaged", "left over"]
 
 _FILE_NAME: Final = re.compile(r"([0-9a-f]{64})\.(?:engine|json|lock|part)")
-_LIMIT_FORM: Final = re.compile(r"(\d{1,15})\s*(?:([KMGT])iB)?")
+_LIMIT_FORM: Final = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])iB)?")
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -258,6 +259,8 @@ class EngineCache:
                 if is_locked(places.lock) or not os.path.lexists(places.description):
                     continue
                 problem = str(damage)
+            except OSError as error:
+                problem = f"it cannot be read: {brief(error)}"
             verified.append((entry, problem))
         return verified
 
@@ -348,7 +351,7 @@ def _build_elsewhere(build: Build) -> CachedEngine:
 
 def _distrusted(folder: Path) -> str | None:
     """Return why nothing that lies in this folder may be run, None where it may. Raises OSError where there is none."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         return None
     information = folder.stat()
     if information.st_uid not in (os.geteuid(), 0):
@@ -372,12 +375,9 @@ def _settle(path: Path) -> tuple[int, str]:
 
 def _no_room(error: BaseException | None) -> OSError | None:
     """Return the OSError of a full disk that an error is or came from."""
-    seen = 0
-    while error is not None and seen < 20:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            return error
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return None
+    while error is not None and not (isinstance(error, OSError) and error.errno in _NO_ROOM):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _remove_leftovers(places: Places) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import mmap
@@ -21,6 +22,7 @@ FORMAT: Final = 1
 """Part of every key: raise it whenever entries are laid out another way."""
 
 _DESCRIPTION_LIMIT: Final = 2**20
+_WANTS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _KEY_LIMIT: Final = _DESCRIPTION_LIMIT // 4  # indented, a key takes more room in a description than by itself
 
 
@@ -167,19 +169,22 @@ class CachedEngine:
 
 
 def read_description(places: Places) -> Description | None:
-    """Return the description of an entry, None where there is no entry. Raises DamagedEntryError."""
+    """Return the description of an entry, None where there is no entry.
+
+    Raises DamagedEntryError, and OSError where the process has no memory or no files left to read it with.
+    """
     try:
         with open_shared(places.description) as file:
             content = file.read(_DESCRIPTION_LIMIT + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DamagedEntryError(f"its description cannot be read: {error.strerror or error}") from error
+        raise _blamed(error) from error
     return Description.from_bytes(content)
 
 
 def read_engine(places: Places) -> CachedEngine | None:
-    """Return a verified engine, None where there is no entry. Raises DamagedEntryError.
+    """Return a verified engine, None where there is no entry. Raises as `read_description`.
 
     Its size is compared before a byte is read, and all of its bytes are hashed before any is used.
     """
@@ -198,8 +203,17 @@ def read_engine(places: Places) -> CachedEngine | None:
             return CachedEngine(places.engine, file, "cache", 0.0)
     except FileNotFoundError as error:
         raise DamagedEntryError("its file is missing") from error
-    except (OSError, ValueError) as error:  # ValueError: cut off while it was being mapped
-        raise DamagedEntryError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise _blamed(error) from error
+    except ValueError as error:  # cut off while it was being mapped
+        raise DamagedEntryError(f"it cannot be read: {error}") from error
+
+
+def _blamed(error: OSError) -> Exception:
+    """Return what to raise where an entry cannot be read: a want of the process is no damage that makes the entry go."""
+    if error.errno in _WANTS:
+        return error
+    return DamagedEntryError(f"it cannot be read: {error.strerror or error}")
 
 
 def _canonical(data: Any) -> bytes:

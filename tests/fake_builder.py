@@ -1,10 +1,10 @@
 """A program that asks the cache for an engine, building random bytes, and can be stopped at any stage of it.
 
-    fake_builder.py FOLDER NAME [--kill STAGE | --sleep STAGE] [--limit BYTES] [--size BYTES] [--hold]
+    fake_builder.py FOLDER NAME [--kill STAGE | --stop STAGE] [--limit BYTES] [--size BYTES] [--hold]
 
 NAME tells keys apart. STAGE is one that `EngineCache(on_stage=...)` names, or `half`: when half of the file is written.
---kill ends the program there as a power cut would; --sleep waits there for whoever kills it. --hold keeps the engine open
-until a line comes in. It prints a line for each thing that happens: `stage NAME`, `wait`, `explain TEXT`, and in the end
+--kill ends the program there as kill -9 does; --stop waits there for a line to come in. --hold keeps the engine open until
+a line comes in. It prints a line for each thing that happens: `stage NAME`, `wait`, `explain TEXT`, and in the end
 `built` or `cache`, whether the engine is kept, and the sha256 of its bytes.
 """
 
@@ -15,7 +15,6 @@ import hashlib
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 from edgereel.engines.engine_cache import EngineCache, EngineKey
@@ -47,18 +46,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("--kill", choices=STAGES)
-    parser.add_argument("--sleep", choices=STAGES)
+    parser.add_argument("--stop", choices=STAGES)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--size", type=int, default=100_000)
     parser.add_argument("--hold", action="store_true")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background is born deaf to it
 
     def reach(stage: str) -> None:
         say("stage", stage)
         if stage == arguments.kill:
             os.kill(os.getpid(), signal.SIGKILL)
-        if stage == arguments.sleep:
-            time.sleep(600)
+        if stage == arguments.stop:
+            sys.stdin.readline()
 
     def build(path: Path) -> None:
         content = os.urandom(arguments.size)
