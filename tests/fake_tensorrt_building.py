@@ -88,6 +88,20 @@ class ILayer(Fake):
         self._output_type = dtype
 
 
+class IAttention(Fake):
+    decomposable: bool = False
+
+
+class IAttentionInputLayer(Fake):
+    """What an ILayer is made by setting its class; it shares the layer's attributes."""
+
+    type: Any = None
+
+    @property
+    def attention(self) -> IAttention:
+        return self.__dict__.setdefault("_attention", self.trt.IAttention())
+
+
 class INetworkDefinition(Fake):
     def __init__(self, flags: int) -> None:
         self._flags = flags
@@ -255,10 +269,16 @@ class Builder(Fake):
         if "WEIGHT_STREAMING" in config._flags and not strong:
             self._logger.log(trt.severity("ERROR"), "weight streaming needs a strongly typed network")
             return None
+        fused = [
+            getattr(layer, "_attention", None) for layer in network._layers if layer.type.name == "ATTENTION_INPUT"
+        ]
+        if any(attention is None or not attention.decomposable for attention in fused):
+            self._logger.log(trt.severity("ERROR"), "Attention operation was not supported by a dedicated kernel")
+            return None
         if config._timings is not None:
             config._timings._data = f"{trt.__version__} measured {len(trt.networks)}".encode()
         layers = [
-            (layer.name, layer.type.name, "FLOAT" if trt.builds_float32 else layer.get_input(0).dtype.name)
+            (layer.__dict__["name"], layer.type.name, "FLOAT" if trt.builds_float32 else layer._source.dtype.name)
             for layer in network._layers
         ]
         plan = {

@@ -1,7 +1,8 @@
 """From a lowered graph to a TensorRT engine: parse, choose profiles and flags, build, and look at what was built.
 
-Written from NVIDIA's documentation and checked name by name against its Python bindings of 8.6, 10.3, 10.15 and 11.0. It
-has not run on hardware.
+Written from NVIDIA's documentation and checked name by name against its Python bindings of 8.6, 10.3, 10.15 and 11.0. The
+parser and builder of TensorRT-RTX 1.7, which has the API of 11 and builds without a GPU, take the demo's graphs this way
+(tests/test_tensorrt_rtx_builder.py); TensorRT's own has not run, since it needs a GPU to begin.
 """
 
 from __future__ import annotations
@@ -76,6 +77,15 @@ def build_engine(
     Raises EngineError where the parser or the builder refuses the graph, or the engine does not calculate in what was
     asked for, OutOfMemory for want of memory.
     """
+    plan, measured, wanted = make_plan(trt, log, features, model, graph_path, settings, timings)
+    check_precision(read_product_types(trt, open_engine(trt, log, plan, graph_path.name)), wanted, settings.compute)
+    return plan, measured
+
+
+def make_plan(
+    trt: Any, log: Any, features: Features, model: bytes, graph_path: Path, settings: BuildSettings, timings: bytes
+) -> tuple[Any, bytes, Counter[str]]:
+    """Do all of `build_engine` but opening the engine; return also the types of the graph's products."""
     try:
         builder = trt.Builder(log)
     except TypeError as error:  # the bindings' way of passing on that there is none
@@ -84,6 +94,7 @@ def build_engine(
     network = builder.create_network(1 << int(getattr(trt.NetworkDefinitionCreationFlag, flag)) if flag else 0)
     _parse(trt, log, features, network, model, graph_path)
     wanted = product_inputs(network)
+    _allow_attention_in_parts(trt, network)
     if not features.strongly_typed:
         _constrain_precisions(trt, network)
     config = builder.create_builder_config()
@@ -94,9 +105,7 @@ def build_engine(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise explain(log, f"TensorRT cannot build an engine of {graph_path.name}")
-    measured = bytes(config.get_timing_cache().serialize())
-    check_precision(read_product_types(trt, open_engine(trt, log, plan, graph_path.name)), wanted, settings.compute)
-    return plan, measured
+    return plan, bytes(config.get_timing_cache().serialize()), wanted
 
 
 def open_engine(trt: Any, log: Any, plan: Any, graph_name: str) -> Any:
@@ -155,6 +164,19 @@ def _configure(trt: Any, features: Features, config: Any, settings: BuildSetting
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     if settings.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace)
+
+
+def _allow_attention_in_parts(trt: Any, network: Any) -> None:
+    """Let attention be built of several kernels where no fused one fits, which is so in float32.
+
+    The parser makes one attention of the ONNX operator from 10.14 on, and a builder that may not take it apart refuses it.
+    """
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type.name == "ATTENTION_INPUT":
+            # Layers come back as their base class; this is how NVIDIA's own samples get at the rest of them.
+            layer.__class__ = trt.IAttentionInputLayer
+            layer.attention.decomposable = True
 
 
 def _constrain_precisions(trt: Any, network: Any) -> None:
