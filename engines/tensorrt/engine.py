@@ -1,0 +1,241 @@
+"""NVIDIA's TensorRT: an engine built for this card, out of a graph lowered for this TensorRT, kept for the next time.
+
+Written from documentation and from the names in NVIDIA's own bindings. The tests run it against a stand-in that computes
+on the CPU (tests/fake_tensorrt.py); it has not run on hardware.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ... import machine
+from ...errors import EngineError, UsageError, brief
+from ..base import Compute, Engine, EngineOptions, EngineReport, Session
+from ..engine_cache import EngineCache, EngineKey
+from ..lowering import LoweredGraph, lower_for_target, parse_target
+from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
+from .device_memory import BufferPool, CudaDevice, import_cudart
+from .inspecting import describe_precision
+from .installed import find_card, import_tensorrt, require_card, why_unavailable
+from .profiles import RANGES, Range
+from .session import TensorRtSession
+from .timings import read_timings, timings_path, write_timings
+from .versions import NEWEST_KNOWN, Features, Version, features_of, parse_version
+
+_DEFAULT_COMPUTE: Compute = "float16"
+_SAMPLES = 64
+_SAMPLE_SIZE = 2**16
+
+
+@dataclass(frozen=True)
+class _Installation:
+    """The TensorRT and the card that are used."""
+
+    trt: Any
+    version: str
+    features: Features
+    card: machine.Gpu
+
+    @property
+    def numbers(self) -> Version:
+        """Major and minor, of the newest version known where this one is newer."""
+        return min(parse_version(self.version), NEWEST_KNOWN)
+
+
+class TensorRt(Engine):
+    """Opens graphs with TensorRT 8.6, 10 or 11. All sessions of one such object share their device memory."""
+
+    name = "tensorrt"
+
+    def __init__(self, ranges: Mapping[str, Range] = RANGES, workspace: int | None = None) -> None:
+        """ranges: of the dimensions that vary, where the caller gives no shapes. workspace: see BuildSettings."""
+        self._ranges = ranges
+        self._workspace = workspace
+        self._pool: BufferPool | None = None
+
+    def unavailable(self) -> str | None:
+        """See Engine.unavailable. tensorrt is imported for that, which touches no device."""
+        return why_unavailable()
+
+    def numerics(self, options: EngineOptions) -> dict[str, str]:
+        """Return what decides about the numbers; which kernels are built for given shapes does, too. See Engine.numerics."""
+        installed = _installation()
+        return {
+            "engine": self.name,
+            "version": installed.version,
+            "card": installed.card.name,
+            "driver": installed.card.driver,
+            "compute": _compute(options),
+            "lower": str(options.lower),
+            "shapes": repr(options.shapes or sorted(self._ranges.items())),
+            "streamed": str(options.weight_budget is not None),
+        }
+
+    def open(self, graph_path: Path, options: EngineOptions) -> Session:
+        """Open a graph, which takes minutes the first time; see Engine.open."""
+        installed = _installation()
+        settings = self._settings(installed, options)
+        lowered = _lower(graph_path, installed, settings.compute, options)
+        model = lowered.model if lowered.model is not None else _read(graph_path)
+        pool = self._device_pool()
+        log = make_log(installed.trt)
+        key = _key(graph_path, model, installed, settings)
+
+        timings = timings_path({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
+        plan: Any = None
+
+        def build(path: Path) -> None:
+            nonlocal plan
+            if plan is None:  # asked for again where the first disk was full
+                plan, measured = build_engine(
+                    installed.trt, log, installed.features, model, graph_path, settings, read_timings(timings)
+                )
+                if options.keep:
+                    write_timings(timings, measured)
+            # The bindings' object has the bytes and is no copy of them: plans are as large as the weights.
+            with path.open("wb") as file:
+                file.write(memoryview(plan))
+
+        with EngineCache().get_or_build(key, build) as cached:
+            plan = None
+            engine = open_engine(installed.trt, log, cached.data, graph_path.name)
+        streamed = _limit_weights(engine, log, options.weight_budget, graph_path.name)
+        known = parse_version(installed.version) <= NEWEST_KNOWN
+        report = EngineReport(
+            engine=self.name,
+            provider=f"TensorrtEngine {'.'.join(map(str, parse_version(installed.version)))}",
+            precision=describe_precision(read_product_types(installed.trt, engine)),
+            version=f"tensorrt {installed.version}{'' if known else ' (newer than any this was written for)'}",
+            threads=1,
+            nodes={"TensorrtEngine": engine.num_layers},
+            lowered=lowered.source,
+            rewrites=lowered.rewrites,
+            streamed=streamed,
+            build=cached.source,
+            build_seconds=cached.build_seconds,
+        )
+        # Streamed weights are copied by the host between kernels, which a CUDA graph would not repeat.
+        capture = options.shapes is not None and streamed == 1
+        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture)
+
+    def _settings(self, installed: _Installation, options: EngineOptions) -> BuildSettings:
+        compute = _compute(options)
+        if compute not in installed.features.build_flags:
+            raise EngineError(
+                f"TensorRT {installed.version} cannot calculate in {compute}: choose from "
+                f"{', '.join(installed.features.build_flags)}"
+            )
+        if options.weight_budget is not None and not installed.features.weight_streaming:
+            raise EngineError(
+                f"TensorRT {installed.version} cannot leave weights in host memory, 10.1 and newer can: "
+                "run without a budget for weights"
+            )
+        return BuildSettings(compute, options.shapes, self._ranges, options.weight_budget is not None, self._workspace)
+
+    def _device_pool(self) -> BufferPool:
+        if self._pool is None:
+            self._pool = BufferPool(CudaDevice(import_cudart()))
+        return self._pool
+
+
+def _installation() -> _Installation:
+    trt = import_tensorrt()
+    features = features_of(parse_version(trt.__version__))
+    card = find_card()
+    require_card(features, card, trt.__version__)
+    return _Installation(trt, trt.__version__, features, card)
+
+
+def _compute(options: EngineOptions) -> Compute:
+    """Return what products calculate in; the canonical graph of a bundle is in float32, and types are not changed in it."""
+    if not options.lower:
+        if options.compute not in (None, "float32"):
+            raise EngineError(f"the canonical graph calculates in float32, {options.compute} needs a lowered one")
+        return "float32"
+    return options.compute or _DEFAULT_COMPUTE
+
+
+def _lower(graph_path: Path, installed: _Installation, compute: Compute, options: EngineOptions) -> LoweredGraph:
+    if not options.lower:
+        return LoweredGraph(None, "off")
+    try:
+        target = parse_target("tensorrt-{}.{}".format(*installed.numbers))
+        return lower_for_target(graph_path, target, compute, keep=options.keep)
+    except UsageError as error:
+        raise EngineError(f"TensorRT {installed.version}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise EngineError(f"cannot open {graph_path.name}: {brief(error)}") from error
+
+
+def _read(graph_path: Path) -> bytes:
+    try:
+        return graph_path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"cannot open {graph_path.name}: {brief(error)}") from error
+
+
+def _key(graph_path: Path, model: bytes, installed: _Installation, settings: BuildSettings) -> EngineKey:
+    return EngineKey(
+        graph_sha256=hashlib.sha256(model).hexdigest(),
+        data_sha256=data_identity(graph_path, model),
+        backend="tensorrt",
+        backend_version=installed.version,
+        driver=installed.card.driver,
+        card=installed.card.name,
+        compute_capability=installed.card.compute_capability,
+        precision=settings.compute,
+        shapes=settings.shapes or (),
+        options={
+            "ranges": "" if settings.shapes else repr(sorted(settings.ranges.items())),
+            "stream_weights": str(settings.stream_weights),
+            "workspace": str(settings.workspace),
+        },
+    )
+
+
+def data_identity(graph_path: Path, model: bytes) -> str:
+    """Return a sha256 that another weight file would not have: of names, sizes, times and samples of those the model names.
+
+    Hashing all of it would take longer at each start than running a step. Files are changed under a new time, and the
+    samples tell files apart that were packed or copied with their times. Raises EngineError where one cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(graph_path.resolve().parent.iterdir()):
+            if path.suffix != ".onnx" and path.name.encode() in model and path.is_file():
+                digest.update(f"{path.name}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}\0".encode())
+                digest.update(_samples(path))
+    except OSError as error:
+        raise EngineError(f"cannot read the weights of {graph_path.name}: {brief(error)}") from error
+    return digest.hexdigest()
+
+
+def _samples(path: Path) -> bytes:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _SAMPLES * _SAMPLE_SIZE:
+            return file.read()
+        parts = []
+        for sample in range(_SAMPLES):
+            file.seek((size - _SAMPLE_SIZE) * sample // (_SAMPLES - 1))
+            parts.append(file.read(_SAMPLE_SIZE))
+        return b"".join(parts)
+
+
+def _limit_weights(engine: Any, log: Any, budget: int | None, graph_name: str) -> int:
+    """Hold no more than `budget` bytes of weights on the device; return how many times that all of them are, 1 for held.
+
+    This must come before the first context. Raises EngineError where TensorRT takes no such budget.
+    """
+    if budget is None:
+        return 1
+    total = int(engine.streamable_weights_size)
+    held = min(budget, total)
+    engine.weight_streaming_budget_v2 = held
+    if int(engine.weight_streaming_budget_v2) != held:
+        raise explain(log, f"TensorRT refuses to hold {held:,} of {total:,} bytes of weights of {graph_name}")
+    return max(1, -(-total // max(1, held)))

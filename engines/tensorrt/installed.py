@@ -1,0 +1,86 @@
+"""Whether TensorRT can be used on this machine, found out without touching a GPU."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from ... import machine
+from ...errors import EngineError, MissingExtraError, brief
+from ...interrupts import interrupts_wait
+from .device_memory import import_cudart
+from .versions import Features, features_of, parse_version, supports_card
+
+_INSTALL = 'pip install "edgereel[tensorrt]"'
+_INSTALL_ON_JETSON = (
+    "sudo apt install python3-libnvinfer, and use a virtual environment made with --system-site-packages"
+)
+_LONGEST_QUOTE = 300
+
+
+def import_tensorrt() -> Any:
+    """Return NVIDIA's tensorrt. No device is touched.
+
+    Raises EngineError with the command that installs it where it is missing, is a placeholder, or cannot be loaded.
+    """
+    try:
+        with interrupts_wait():
+            import tensorrt
+    except ModuleNotFoundError as error:
+        if error.name != "tensorrt":
+            raise EngineError(f"tensorrt lacks a part of it, {error.name}: {install_command()}") from error
+        raise EngineError(f"the tensorrt engine needs tensorrt, which is not installed: {install_command()}") from error
+    except (ImportError, OSError, RuntimeError) as error:
+        text = brief(error, _LONGEST_QUOTE)
+        raise EngineError(f"tensorrt is installed but cannot be loaded ({text}): {install_command()}") from error
+    # PyPI's first packages of that name hold nothing, and what an uninstalled one leaves behind still imports.
+    if not hasattr(tensorrt, "Builder") or not hasattr(tensorrt, "OnnxParser"):
+        raise EngineError(f"tensorrt is installed as a placeholder without its libraries: {install_command()}")
+    return tensorrt
+
+
+def install_command() -> str:
+    """Return the command that installs tensorrt on this machine; on a Jetson board it comes with JetPack."""
+    return _INSTALL_ON_JETSON if is_jetson() else _INSTALL
+
+
+def is_jetson() -> bool:
+    """Whether this is one of NVIDIA's Jetson boards."""
+    return platform.machine() == "aarch64" and "jetson" in machine.read_machine().model.lower()
+
+
+def find_card() -> machine.Gpu:
+    """Return the first NVIDIA GPU; of a Jetson board whose nvidia-smi does not tell, what is known of it.
+
+    Raises EngineError where there is none, or the driver does not answer.
+    """
+    gpus, problem = machine.find_gpus()
+    if gpus:
+        return gpus[0]
+    if is_jetson():
+        return machine.Gpu(machine.read_machine().model, None, "", "")
+    if problem:
+        raise EngineError(f"{problem}: repair NVIDIA's driver, or run with --engine cpu")
+    raise EngineError("no NVIDIA GPU was found, which the tensorrt engine needs: run with --engine cpu")
+
+
+def require_card(features: Features, card: machine.Gpu, version: str) -> None:
+    """Raise EngineError where a card is too old for a version of TensorRT."""
+    if not supports_card(features, card.compute_capability):
+        needed = ".".join(map(str, features.compute_capability))
+        raise EngineError(
+            f"TensorRT {version} needs a card of compute capability {needed}, {card.name} has "
+            f"{card.compute_capability}: run with --engine cpu"
+        )
+
+
+def why_unavailable() -> str | None:
+    """Return in one line what is missing and the command for it, None where nothing is."""
+    try:
+        card = find_card()
+        trt = import_tensorrt()
+        require_card(features_of(parse_version(trt.__version__)), card, trt.__version__)
+        import_cudart()
+    except (EngineError, MissingExtraError) as error:
+        return str(error)
+    return None
