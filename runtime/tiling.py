@@ -5,7 +5,8 @@ of each picture are read back and blended. The price: the first picture comes wh
 disk (a byte for each pixel and colour, overlaps counted twice), and overlaps are decoded more than once. Memory grows neither
 with the length of the clip nor, but for one picture, with its size.
 
-A decoder with attention over the whole picture sees the tile alone, so that tiles are an approximation.
+A decoder with attention over the whole picture, as Wan's has, attends to the tile alone: tiles are an approximation, whose
+error an overlap beyond what the convolutions reach does not lower any more.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from .decoding import decode_frames
 from .geometry import clip_size
 from .manifest import LatentGeometry
 
-DEFAULT_OVERLAP = 3
-"""Latents that neighbouring tiles share."""
+DEFAULT_OVERLAP = 6
+"""Latents that neighbouring tiles share at least: with 6 the demo's pictures are within 39 to 60 dB of the untiled ones."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,11 @@ def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
 def _weights(spans: list[tuple[int, int]], overlap: int, scale: int) -> list[NDArray[np.float32]]:
     """Return for each tile along one axis the weight of each of its pixels.
 
-    A ramp of one latent (two where the overlap is even) in the middle of each overlap leads from a tile to the next. What
-    lies nearer to a tile's edge inside the picture does not count: the decoder saw zeros there in the place of what is
-    beyond. Short ramps measured better than long ones, which count more of that.
+    A ramp of one latent in the middle of each overlap leads from a tile to the next. What lies nearer to a tile's edge
+    inside the picture does not count: the decoder saw zeros there in the place of what is beyond. Longer ramps measured
+    worse, since they count more of that.
     """
-    ramp = (overlap - 2 * ((overlap - 1) // 2)) * scale if overlap else 0
+    ramp = scale if overlap else 0
     pixels = np.arange(spans[-1][1] * scale) + 0.5
     reached: list[NDArray[np.float64]] = [np.ones(len(pixels))]  # by the tile and those after it
     for (_, end), (start, _) in pairwise(spans):

@@ -128,7 +128,7 @@ def test_weights_lead_from_tile_to_tile_and_leave_edges_out(overlap):
                         for (start, end), weight in zip(spans, weights, strict=True)], axis=0) == 1  # fmt: skip
         assert (total[alone] == 1).all()
         ramps = (~alone).sum() / SCALE / (len(spans) - 1)
-        assert ramps <= 2
+        assert ramps <= 1
 
 
 def test_a_tile_goes_through_all_of_time_before_the_next():
@@ -228,23 +228,32 @@ def psnr(found, expected):
     return -10 * np.log10(np.square(found / 255.0 - expected / 255.0).mean())
 
 
-@pytest.mark.parametrize("size", [(128, 128), (192, 192), (256, 192)], ids=str)
-def test_the_demos_pictures_are_near_the_untiled_ones(size):
-    """Latents as sampled, tiles about half the size: at least 45 dB with the default overlap, and more than with none."""
+@pytest.mark.parametrize(
+    ("prompt", "seed", "size", "least"),
+    [
+        ("a green star rises in the snow", 1, (128, 128), 52),
+        ("a green star rises in the snow", 1, (192, 192), 52),
+        ("a green star rises in the snow", 1, (256, 192), 52),
+        ("a red ball bounces over the ocean", 0, (192, 192), 37),
+    ],
+    ids=str,
+)
+def test_the_demos_pictures_are_near_the_untiled_ones(prompt, seed, size, least):
+    """Latents as sampled, tiles of about half the size (dB). The last clip's error is that of attention, not of edges."""
     with load(DEMO_REEL, threads=1) as reel:
-        latents = reel.generate("a green star rises in the snow", seed=1, size=size, frames=9).latents
+        latents = reel.generate(prompt, seed=seed, size=size, frames=9).latents
         sessions, geometry = (
             [reel.session(f"decoder_{name}") for name in ("first", "next")],
             reel.bundle.manifest.latent,
         )
         whole = np.stack(list(decode_frames(*sessions, latents, geometry)))
         height, width = (extent // 2 for extent in latents.shape[3:])
-        by_overlap = {
-            overlap: psnr(np.stack(list(decode_tiled(*sessions, latents, geometry, tile))), whole)
-            for overlap, tile in {0: Tile(height, width, 0), 3: Tile(height + 2, width + 2)}.items()
-        }
-    assert by_overlap[3] > 45
-    assert by_overlap[0] < by_overlap[3] - 10
+        apart, overlapping = (
+            psnr(np.stack(list(decode_tiled(*sessions, latents, geometry, tile))), whole)
+            for tile in (Tile(height, width, 0), Tile(height + 3, width + 3))
+        )
+    assert overlapping > least
+    assert apart < overlapping - 10
 
 
 PEAK = """
