@@ -56,13 +56,13 @@ class _Analysis:
         self._values = values
         self._inputs = inputs
         self._outputs = [item.name for item in model.graph.output]
+        self._float32 = compute == "float32"
         self._constants = {tensor.name for tensor in model.graph.initializer}
         self._fused: dict[str, tuple[str, ...]] = {}
         self._nodes = self._running(model.graph.node)
         self._halved = compute != "float32" and not any(
             values[node.output[0]].element in _HALVES for node in self._nodes if is_product(node)
         )
-        self._float32 = compute == "float32"
         whole = {name for node in self._nodes if node.op_type not in _PARTIAL_READERS for name in node.input}
         self._as_stored = self._constants - whole
 
@@ -93,7 +93,7 @@ class _Analysis:
     def _running(self, nodes: Any) -> list[Any]:
         """Return the nodes that run each time: those that read only constants are computed once, when a graph is opened.
 
-        A weight that is dequantized only to be multiplied with is unpacked inside the product.
+        A weight that is dequantized only to be multiplied with is unpacked inside the product, where the kernels can.
         """
         readers: dict[str, list[Any]] = defaultdict(list)
         for node in nodes:
@@ -106,11 +106,17 @@ class _Analysis:
                 running.append(node)
             elif node.op_type != "DequantizeLinear":
                 self._constants.update(name for name in node.output if name)
-            elif all(self._unpacks(reader, node.output[0]) for reader in readers[node.output[0]]):
+            elif self._is_fused(node) and all(
+                self._unpacks(reader, node.output[0]) for reader in readers[node.output[0]]
+            ):
                 self._fused[node.output[0]] = tuple(name for name in node.input if name)
             else:
                 running.append(node)
         return running
+
+    def _is_fused(self, node: Any) -> bool:
+        """Return whether products unpack what a DequantizeLinear gives: on the CPU only blocks, which have a kernel there."""
+        return not self._float32 or any(item.name == "block_size" and item.i for item in node.attribute)
 
     def _unpacks(self, reader: Any, weight: str) -> bool:
         return bool(reader.op_type == "MatMul" and reader.input[1] == weight and reader.input[0] != weight)
