@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from ..base import Compute
 from .figures import GraphCosts, OperatorCosts
 from .liveness import Step, peak_bytes
-from .products import attention_extents, flops_of
+from .products import attention_extents, flops_of, is_product
 from .values import Value, propagate
 
 _FLOAT32 = onnx.TensorProto.FLOAT
@@ -56,19 +56,19 @@ class _Analysis:
         self._values = values
         self._inputs = inputs
         self._outputs = [item.name for item in model.graph.output]
+        self._float32 = compute == "float32"
         self._constants = {tensor.name for tensor in model.graph.initializer}
-        self._fused: dict[str, str] = {}
+        self._fused: dict[str, tuple[str, ...]] = {}
         self._nodes = self._running(model.graph.node)
         self._halved = compute != "float32" and not any(
-            values[name].element in _HALVES for node in self._nodes for name in node.output if name
+            values[node.output[0]].element in _HALVES for node in self._nodes if is_product(node)
         )
-        self._float32 = compute == "float32"
         whole = {name for node in self._nodes if node.op_type not in _PARTIAL_READERS for name in node.input}
         self._as_stored = self._constants - whole
 
     def costs(self) -> GraphCosts:
         """Return the figures of the whole graph."""
-        read = {self._fused.get(name, name) for node in self._nodes for name in node.input} | set(self._outputs)
+        read = {name for node in self._nodes for name in self._read(node)} | set(self._outputs)
         weights = sorted((self._bytes(name) for name in self._constants & read), reverse=True)
         by_operator: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         for node in self._nodes:
@@ -93,7 +93,7 @@ class _Analysis:
     def _running(self, nodes: Any) -> list[Any]:
         """Return the nodes that run each time: those that read only constants are computed once, when a graph is opened.
 
-        A weight that is dequantized only to be multiplied with is unpacked inside the product.
+        A weight that is dequantized only to be multiplied with is unpacked inside the product, where the kernels can.
         """
         readers: dict[str, list[Any]] = defaultdict(list)
         for node in nodes:
@@ -106,14 +106,24 @@ class _Analysis:
                 running.append(node)
             elif node.op_type != "DequantizeLinear":
                 self._constants.update(name for name in node.output if name)
-            elif all(self._unpacks(reader, node.output[0]) for reader in readers[node.output[0]]):
-                self._fused[node.output[0]] = node.input[0]
+            elif self._is_fused(node) and all(
+                self._unpacks(reader, node.output[0]) for reader in readers[node.output[0]]
+            ):
+                self._fused[node.output[0]] = tuple(name for name in node.input if name)
             else:
                 running.append(node)
         return running
 
+    def _is_fused(self, node: Any) -> bool:
+        """Return whether products unpack what a DequantizeLinear gives: on the CPU only blocks, which have a kernel there."""
+        return not self._float32 or any(item.name == "block_size" and item.i for item in node.attribute)
+
     def _unpacks(self, reader: Any, weight: str) -> bool:
         return bool(reader.op_type == "MatMul" and reader.input[1] == weight and reader.input[0] != weight)
+
+    def _read(self, node: Any) -> list[str]:
+        """Return the names of what a node reads: of an unpacked weight, what it is unpacked from."""
+        return [name for given in node.input if given for name in self._fused.get(given, (given,))]
 
     def _all(self, names: Any) -> list[Value | None]:
         return [self._values[name] if name else None for name in names]
@@ -134,7 +144,7 @@ class _Analysis:
         if node.op_type in _VIEWS:
             return 0
         written = sum(self._bytes(name) for name in node.output if name)
-        read = [self._fused.get(name, name) for name in node.input if name]
+        read = self._read(node)
         if node.op_type in _PARTIAL_READERS:
             return 2 * written + sum(map(self._bytes, read[1:]))
         return written + sum(map(self._bytes, read))
@@ -162,4 +172,6 @@ class _Analysis:
             return scores + sum(self._bytes(name) for name in (*node.input[:3], node.output[0]))
         if node.op_type == "Conv" and len(self._values[node.input[0]].shape) == 4:
             return max(self._bytes(node.input[0]), self._bytes(node.output[0]))
+        if node.op_type == "Gelu":
+            return self._bytes(node.output[0])
         return 0

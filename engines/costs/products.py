@@ -16,6 +16,11 @@ def flops_of(node: Any, given: Given, found: Given) -> int:
     return 0 if count is None else count(node, given, found)
 
 
+def is_product(node: Any) -> bool:
+    """Return whether a node is one of those that `flops_of` counts."""
+    return node.op_type in _COUNTS
+
+
 def attention_extents(node: Any, given: Given) -> tuple[int, int, int, int, int, int]:
     """Return batch, heads, queries, keys, width of a head and width of a value's head.
 

@@ -67,6 +67,9 @@ class _Visitor:
         self._values = values
 
     def __call__(self, node: Any) -> None:
+        unknown = [name for name in node.input if name and name not in self._values]
+        if unknown:
+            raise EngineError(f"{_label(node)} reads {one_line(unknown[0])!r}, which nothing before it makes")
         given = [self._values[name] if name else None for name in node.input]
         if node.domain in _STANDARD:
             found = self._by_schema(node)
