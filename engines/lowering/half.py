@@ -42,7 +42,12 @@ def lower_precision(model: Any, target: Target, opset: int, compute: Compute) ->
 
 
 class _Islands:
-    """One walk over the nodes in their order; `nodes` is what they become."""
+    """One walk over the nodes in their order; `nodes` is what they become.
+
+    `_made_in_half`: the half-precision name of what a half-precision node makes, by canonical name. `_read_in_half`: that of
+    what such a node reads of float32 makers. `_given_back`: which of the first exist in float32 too. `_constant`: what depends
+    on constants alone, so that whoever opens the graph folds it, conversions included.
+    """
 
     def __init__(self, model: Any, target: Target, opset: int, compute: Compute) -> None:
         self.nodes: list[Any] = []
@@ -57,17 +62,19 @@ class _Islands:
         self._constant = {tensor.name for tensor in model.graph.initializer}
 
     def take(self, node: Any) -> None:
+        """Add a node in the type it is to calculate in, after the conversions that it needs."""
         if all(name in self._constant for name in node.input if name) and any(node.input):
             self._constant.update(node.output)
         if self._in_half(node):
             self.halves += 1
             self._add_half(node)
             return
-        for name in self._all_read(node):
+        for name in names_read(node):
             self._in_float32(name)
         self.nodes.append(node)
 
     def finish(self, model: Any) -> None:
+        """Give the outputs back in float32 and write the nodes into the model."""
         for value in model.graph.output:
             self._in_float32(value.name)
         del model.graph.node[:]
@@ -190,9 +197,6 @@ class _Islands:
         self.nodes.append(
             onnx.helper.make_node("Cast", [self._made_in_half[name]], [name], name=f"{name}_cast", to=FLOAT)
         )
-
-    def _all_read(self, node: Any) -> list[str]:
-        return list(dict.fromkeys(names_read(node)))
 
     def _new_name(self, name: str) -> str:
         return self._graph.new_name(f"{name}_{self._compute}")
