@@ -48,13 +48,24 @@ def _rtx() -> Engine:
     return OnnxRuntimeRtx()
 
 
+def _tensorrt() -> Engine:
+    from .tensorrt import TensorRt
+
+    return TensorRt()
+
+
 def _cuda() -> Engine:
     from .onnxruntime_cuda import OnnxRuntimeCuda
 
     return OnnxRuntimeCuda()
 
 
-ENGINES: dict[str, Callable[[], Engine]] = {"cpu": OnnxRuntimeCpu, "cuda": _cuda, "rtx": _rtx}
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "cpu": OnnxRuntimeCpu,
+    "cuda": _cuda,
+    "tensorrt": _tensorrt,
+    "rtx": _rtx,
+}
 """Each engine by name. Those that not every machine can run are imported when they are asked for."""
 
 
@@ -65,7 +76,10 @@ def get_engine(name: str = "auto") -> Engine:
     cannot run here: another is never taken in its place. The cpu engine says so when it opens a graph.
     """
     if name == "auto":
-        return ENGINES[choose().name]()
+        choice = choose()
+        picked = ENGINES[choice.name]()
+        picked.why = choice.why
+        return picked
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}: choose from {', '.join(['auto', *ENGINES])}")
     engine = ENGINES[name]()

@@ -135,13 +135,14 @@ class Engine(ABC):
     """A way of running graphs. Nothing of the device is touched before `open`.
 
     device: whose memory it takes. compute: what it calculates in where EngineOptions does not say. fixed_shapes: whether it
-    does better where it is told the shapes of all runs.
+    does better where it is told the shapes of all runs. why: what `auto` says of having picked it, "" where it was asked for.
     """
 
     name: str
     device: Literal["cpu", "gpu"] = "cpu"
     compute: Compute = "float32"
     fixed_shapes: bool = False
+    why: str = ""
 
     def unavailable(self) -> str | None:
         """Return in one line why this engine cannot run on this machine, and the command that changes it; None where it can.

@@ -40,6 +40,9 @@ class OnnxRuntimeCuda(Engine):
     """Opens graphs with ONNX Runtime's CUDA provider, in float16 with float32 where the graph needs it."""
 
     name = "cuda"
+    device = "gpu"
+    compute = DEFAULT_COMPUTE
+    fixed_shapes = True
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable: a GPU, its driver, onnxruntime-gpu and the CUDA libraries that it loads."""
@@ -70,6 +73,11 @@ class OnnxRuntimeCuda(Engine):
         if options.shapes is None or not recorded:
             return BoundSession(onnxruntime, session, name, device, report)
         return FixedShapeSession(onnxruntime, session, name, device, report, options.shapes, _NOT_RECORDED, _RECORDED)
+
+    def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
+        """Return the lowered graph; see Engine.graph_to_run."""
+        model = lower_for(self.name, graph_path, options, options.compute or DEFAULT_COMPUTE).model
+        return graph_path if model is None else model
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Name the kind of GPU and the type that is calculated in; see Engine.numerics."""

@@ -43,6 +43,9 @@ class OnnxRuntimeRtx(Engine):
     """Opens graphs with the TensorRT-RTX plugin of ONNX Runtime, in float16 with float32 where the graph needs it."""
 
     name = "rtx"
+    device = "gpu"
+    compute = DEFAULT_COMPUTE
+    fixed_shapes = True
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable: an RTX card, ONNX Runtime of any kind and the plugin."""
@@ -93,6 +96,11 @@ class OnnxRuntimeRtx(Engine):
         if options.shapes is None:
             return RtxSession(BoundSession(onnxruntime, session, name, device, report), kernels)
         return RtxSession(FixedShapeSession(onnxruntime, session, name, device, report, options.shapes), kernels)
+
+    def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
+        """Return the lowered graph; see Engine.graph_to_run."""
+        model = lower_for("tensorrt-rtx", graph_path, options, options.compute or DEFAULT_COMPUTE).model
+        return graph_path if model is None else model
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Name the plugin, the kind of GPU and the type that is calculated in; see Engine.numerics."""

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..engines import Compute
 from ..errors import PlanError
-from .bundle import Bundle
+from .manifest import LatentGeometry
 from .memory_budget import format_bytes
-from .memory_plan import MemoryPlan, plan_memory
-from .memory_sizes import clip_sizes
+from .memory_plan import MemoryPlan
 
 Size = tuple[int, int, int]
 """Width and height in pixels, frames."""
 
 
-def check_fit(bundle: Bundle, size: Size, plan: MemoryPlan, compute: Compute) -> None:
-    """Raise PlanError where a plan exceeds its budget, naming what is too large and what would fit."""
+def check_fit(size: Size, plan: MemoryPlan, plan_of: Callable[[Size], MemoryPlan], latent: LatentGeometry) -> None:
+    """Raise PlanError where the plan of a size exceeds its budget, naming what is too large and what would fit."""
     if plan.fits:
         return
     width, height, frames = size
     worst = max(plan.phases, key=lambda name: plan.phases[name])
-    alternatives = [f"{w}x{h} with {f} frames" for w, h, f in nearest_that_fit(bundle, size, plan, compute)]
+    found = nearest_that_fit(size, lambda candidate: plan_of(candidate).fits, latent)
+    alternatives = [f"{w}x{h} with {f} frame{'s' * (f > 1)}" for w, h, f in found]
     would = f": {' or '.join(alternatives)} would" if alternatives else ", nor does any smaller or shorter clip"
     raise PlanError(
         f"{width}x{height} with {frames} frames does not fit into {format_bytes(plan.budget.bytes)} of memory "
@@ -30,14 +29,9 @@ def check_fit(bundle: Bundle, size: Size, plan: MemoryPlan, compute: Compute) ->
     )
 
 
-def nearest_that_fit(bundle: Bundle, size: Size, plan: MemoryPlan, compute: Compute) -> list[Size]:
+def nearest_that_fit(size: Size, fits: Callable[[Size], bool], latent: LatentGeometry) -> list[Size]:
     """Return the longest clip of this size that fits, and the largest of this length in about this shape; none twice."""
     width, height, frames = size
-    latent = bundle.manifest.latent
-
-    def fits(candidate: Size) -> bool:
-        return plan_memory(clip_sizes(bundle, *candidate, compute), plan.budget, plan.device).fits
-
     step = latent.temporal_scale * latent.patch[0]
     lengths = [(width, height, length) for length in range(frames - step, 0, -step)]
     pixels = [latent.spatial_scale * patch for patch in latent.patch[1:]]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ..engines import Compute
-from ..engines.costs import graph_costs
+from ..engines import Engine, EngineOptions
+from ..engines.costs import CPU_ACTIVATION_MARGIN, graph_costs
 from ..errors import BundleError, EngineError, MissingExtraError
 from .bundle import Bundle
 from .geometry import latent_shape
@@ -19,6 +19,8 @@ from .graph_shapes import input_shapes
 
 TEXT_ENCODER, DECODER = "text_encoder", "decoder"
 DECODER_GRAPHS = ("decoder_first", "decoder_next")
+GPU_ACTIVATION_MARGIN = 1.5
+"""What is set aside on a GPU for one byte of activations: workspace of convolutions, and what allocators lose. Not measured."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +55,25 @@ def component_of(graph: str) -> str:
     return DECODER if graph in DECODER_GRAPHS else graph
 
 
-def clip_sizes(bundle: Bundle, width: int, height: int, frames: int, compute: Compute) -> ClipSizes:
-    """Return what a clip of this many pixels and frames takes. compute: what the engine calculates in.
+def clip_sizes(bundle: Bundle, width: int, height: int, frames: int, engine: Engine, options: EngineOptions) -> ClipSizes:
+    """Return what a clip of this many pixels and frames takes on an engine, which need not be able to run here.
 
     Raises GeometryError where the model cannot do the size.
     """
     latents = latent_shape(bundle.manifest.latent, width, height, frames)
     try:
-        return _analysed(bundle, latents, compute)
+        return _analysed(bundle, latents, engine, options)
     except (MissingExtraError, BundleError, EngineError, ValueError) as error:
         return _by_files(bundle, latents, str(error))
 
 
-def _analysed(bundle: Bundle, latents: tuple[int, int, int, int, int], compute: Compute) -> ClipSizes:
+def _analysed(
+    bundle: Bundle, latents: tuple[int, int, int, int, int], engine: Engine, options: EngineOptions
+) -> ClipSizes:
     @lru_cache
     def decoder_of(height: int, width: int) -> ComponentSizes:
         tile = (*latents[:3], height, width)
-        parts = [_graph_sizes(bundle, name, tile, compute) for name in DECODER_GRAPHS]
+        parts = [_graph_sizes(bundle, name, tile, engine, options) for name in DECODER_GRAPHS]
         return ComponentSizes(
             weights=sum(part.weights for part in parts),
             largest_weight=max(part.largest_weight for part in parts),
@@ -77,14 +81,20 @@ def _analysed(bundle: Bundle, latents: tuple[int, int, int, int, int], compute: 
         )
 
     names = [TEXT_ENCODER, *bundle.manifest.roles.denoiser_names()]
-    components = {name: _graph_sizes(bundle, name, latents, compute) for name in names}
+    components = {name: _graph_sizes(bundle, name, latents, engine, options) for name in names}
     return ClipSizes(latents, {**components, DECODER: decoder_of(*latents[3:])}, decoder_of)
 
 
-def _graph_sizes(bundle: Bundle, name: str, latents: tuple[int, ...], compute: Compute) -> ComponentSizes:
+def _graph_sizes(
+    bundle: Bundle, name: str, latents: tuple[int, ...], engine: Engine, options: EngineOptions
+) -> ComponentSizes:
     graph = bundle.manifest.roles.graphs()[name]
-    costs = graph_costs(bundle.path(graph.file), input_shapes(bundle.manifest, name, latents), compute)
-    return ComponentSizes(costs.weight_bytes, max(costs.largest_weights, default=0), costs.activation_bytes)
+    options = replace(options, activations=graph.activations or "float")
+    model = engine.graph_to_run(bundle.path(graph.file), options)
+    costs = graph_costs(model, input_shapes(bundle.manifest, name, latents), options.compute or engine.compute)
+    margin = CPU_ACTIVATION_MARGIN if engine.device == "cpu" else GPU_ACTIVATION_MARGIN
+    activations = int(costs.activation_bytes * margin)
+    return ComponentSizes(costs.weight_bytes, max(costs.largest_weights, default=0), activations)
 
 
 def _by_files(bundle: Bundle, latents: tuple[int, int, int, int, int], reason: str) -> ClipSizes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from ..engines import Compute, get_engine
+from ..engines import ENGINES, Engine, EngineOptions, get_engine
 from ..errors import UsageError
 from .bundle import peek_bundle
 from .memory_budget import budget_of
-from .memory_fitting import check_fit
+from .memory_fitting import Size, check_fit
 from .memory_plan import MemoryPlan, plan_memory
 from .memory_sizes import clip_sizes
 from .reel import demo_bundle_path
@@ -49,20 +49,23 @@ def plan_bundle(
     defaults = bundle.manifest.defaults
     width, height = size or (defaults.width, defaults.height)
     frames = defaults.frames if frames is None else frames
-    device, compute = _device(engine, compute_capability, memory)
-    sizes = clip_sizes(bundle, width, height, frames, compute)
-    plan = plan_memory(sizes, budget_of(memory, device), device)
-    if not sizes.unknown:
-        check_fit(bundle, (width, height, frames), plan, compute)
+    runs_on = _engine(engine, compute_capability, memory)
+    budget = budget_of(memory, runs_on.device)
+
+    def plan_of(candidate: Size) -> MemoryPlan:
+        return plan_memory(clip_sizes(bundle, *candidate, runs_on, EngineOptions()), budget, runs_on.device)
+
+    plan = plan_of((width, height, frames))
+    if not plan.sizes.unknown:
+        check_fit((width, height, frames), plan, plan_of, bundle.manifest.latent)
     return plan
 
 
-def _device(engine: str, capability: str | None, memory: str | None) -> tuple[Literal["cpu", "gpu"], Compute]:
-    """Return whose memory is planned, and what the graphs calculate in there."""
+def _engine(name: str, capability: str | None, memory: str | None) -> Engine:
+    """Return the engine that memory is planned for; for a card that is only described it need not be able to run."""
     if capability is None:
-        chosen = get_engine(engine)
-        return chosen.device, chosen.compute
+        return get_engine(name)
     Described.parse(capability)
     if memory is None:
         raise UsageError("a card that is only described has no free memory to look at: say how much with --memory")
-    return "gpu", "float16"
+    return ENGINES["cuda" if name == "auto" else name]()

@@ -22,7 +22,7 @@ from .embedding_cache import EmbeddingCache
 from .geometry import latent_shape
 from .manifest import Denoiser
 from .memory_budget import budget_of
-from .memory_fitting import check_fit
+from .memory_fitting import Size, check_fit
 from .memory_plan import MemoryPlan, plan_memory
 from .memory_sizes import TEXT_ENCODER, clip_sizes
 from .noise import NoiseSource
@@ -58,7 +58,7 @@ class Reel:
         self.on_span: Callable[[Span], None] | None = None
         self.on_plan: Callable[[MemoryPlan], object] | None = None
         self._engine = engine
-        self._compute = options.compute or engine.compute
+        self._options = options
         self._budget = budget_of(memory, engine.device)
         self.graphs = OpenGraphs(bundle, engine, options, self.add_time)
         self.embedder = PromptEmbedder(
@@ -105,15 +105,19 @@ class Reel:
         latents = latent_shape(self.bundle.manifest.latent, *size)
         started = time.perf_counter()
         if latents not in self.graphs.plans:
-            plan = plan_memory(clip_sizes(self.bundle, *size, self._compute), self._budget, self._engine.device)
+            plan = self._new_plan(size)
             if not plan.sizes.unknown:
-                check_fit(self.bundle, size, plan, self._compute)
+                check_fit(size, plan, self._new_plan, self.bundle.manifest.latent)
             self.graphs.plans[latents] = plan
             if self.on_plan is not None:
                 self.on_plan(plan)
         self.graphs.plan = self.graphs.plans[latents]
         self.add_time("open", started, "plan")
         return self.graphs.plan
+
+    def _new_plan(self, size: Size) -> MemoryPlan:
+        sizes = clip_sizes(self.bundle, *size, self._engine, self._options)
+        return plan_memory(sizes, self._budget, self._engine.device)
 
     def generate(
         self,

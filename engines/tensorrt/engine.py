@@ -50,6 +50,9 @@ class TensorRt(Engine):
     """Opens graphs with TensorRT 8.6, 10 or 11. All sessions of one such object share their device memory."""
 
     name = "tensorrt"
+    device = "gpu"
+    compute = _DEFAULT_COMPUTE
+    fixed_shapes = True
 
     def __init__(self, ranges: Mapping[str, Range] = RANGES, workspace: int | None = None) -> None:
         """ranges: of the dimensions that vary, where the caller gives no shapes. workspace: see BuildSettings."""
@@ -60,6 +63,13 @@ class TensorRt(Engine):
     def unavailable(self) -> str | None:
         """See Engine.unavailable. tensorrt is imported for that, which touches no device."""
         return why_unavailable()
+
+    def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
+        """Return the graph as ONNX Runtime would run it on CUDA: TensorRT fuses attention too, out of what it is given."""
+        if not options.lower:
+            return graph_path
+        model = lower_for_target(graph_path, parse_target("cuda"), _compute(options), keep=options.keep).model
+        return graph_path if model is None else model
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Return what decides about the numbers; which kernels are built for given shapes does, too. See Engine.numerics."""
