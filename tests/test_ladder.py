@@ -79,9 +79,7 @@ def plain():
 
 
 def test_swapped_in_turn(plain):
-    frames, latents, engine, steps_down = make(
-        lambda graph, options, inputs, others: len(others) > 1 and inputs is None
-    )
+    frames, latents, engine, steps_down = make(lambda graph, options, inputs, others: len(others) > 1 and inputs is None)
     assert steps_down == ["out of memory in the denoiser: nothing is kept open that is not working"] or steps_down
     assert np.array_equal(frames, plain[0])
     assert np.array_equal(latents, plain[1])
