@@ -18,7 +18,7 @@ from .contenders import Contender, EdgereelContender, PeerFactory
 from .grid import Plan, bundle_facts, plan_rows
 from .limits import measure_limits, precision_of
 from .machine_facts import find_machine, find_versions
-from .record import MachineLimits, Record, Row
+from .record import Comparison, MachineLimits, Record, Row
 from .resources.conditions import ConditionsWatch
 from .resources.nvml import Nvml
 from .resources.power import PowerMeter, find_source
@@ -102,7 +102,7 @@ def run_bench(
         versions=find_versions(),
         limits=bench.limits.get(plans[0].job.engine),
         rows=bench.rows(partial),
-        comparisons=[found for turns in bench.turns for found in compare_with_first(turns)],
+        comparisons=bench.comparisons(),
         notes=bench.notes,
     )
 
@@ -146,6 +146,12 @@ class Bench:
             for row in reached
         ]
 
+    def comparisons(self) -> list[Comparison]:
+        """Return how rows compare with the first of their group; one that failed is not compared."""
+        failed = {row.plan.name for row in self.measured if row.failures}
+        found = [each for turns in self.turns for each in compare_with_first(turns)]
+        return [each for each in found if not failed & {each.first, each.second}]
+
     def _measure_limits(self) -> None:
         engines = list(dict.fromkeys(row.plan.job.engine for row in self.measured))
         for done, name in enumerate(engines):
@@ -185,6 +191,7 @@ class Bench:
             for row in alive:
                 if row.warm is clips[row.plan.name]:
                     row.conditions = watch.result()
+            alive = [row for row in alive if not row.failures]
             for done, row in enumerate(alive):
                 report_progress(self.options.on_progress, "resources", done, len(alive))
                 self._watch(row, contenders[row.plan.name])

@@ -46,7 +46,11 @@ def test_guidance_doubles_text_and_denoiser(guided_copy):
 
 @pytest.mark.parametrize(
     ("linears", "activations", "expected"),
-    [({"int8": 9, "float32": 2}, "dynamic", "int8"), ({"int4": 5}, "float", "float32"), ({"float8e4m3fn": 1}, "static", "float8e4m3fn")],
+    [
+        ({"int8": 9, "float32": 2}, "dynamic", "int8"),
+        ({"int4": 5}, "float", "float32"),
+        ({"float8e4m3fn": 1}, "static", "float8e4m3fn"),
+    ],
 )
 def test_the_peak_is_that_of_what_products_calculate_in(linears, activations, expected):
     assert precision_of(Quantization(linears=linears, activations=activations)) == expected

@@ -89,7 +89,9 @@ def test_counters_that_may_not_be_read_are_not_there(tmp_path):
 
 def test_a_jetson_tells_of_the_whole_module(tmp_path):
     sensor = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
-    for channel, (label, volts, amperes) in enumerate([("VDD_IN", 5000, 2000), ("VDD_CPU", 5000, 500), ("NC", 1, 1)], 1):
+    for channel, (label, volts, amperes) in enumerate(
+        [("VDD_IN", 5000, 2000), ("VDD_CPU", 5000, 500), ("NC", 1, 1)], 1
+    ):
         files = {f"in{channel}_label": label, f"in{channel}_input": volts, f"curr{channel}_input": amperes}
         plant(tmp_path / sensor, **files)
     assert len(jetson_rails(tmp_path)) == 1
