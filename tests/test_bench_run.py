@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -216,6 +217,8 @@ def test_peers_take_turns_on_the_same_prompts_and_seeds():
     assert min(start - contender.slept[0] for start, contender in zip(starts, cold, strict=True)) < 0.002
     assert all(start >= contender.slept[0] - 1e-6 for start, contender in zip(starts, cold, strict=True))
     assert record.rows[1].stages["denoise"].peak_host_bytes == 1000
+    assert record.rows[1].quality.psnr_to_edgereel_db == record.rows[1].quality.psnr_to_first_db < 40
+    assert record.rows[0].quality.psnr_to_edgereel_db is None
 
 
 @pytest.mark.parametrize("fail_at", [0, 1, 4])
@@ -286,7 +289,8 @@ def test_a_command_that_is_not_there_is_an_error():
 
 
 @pytest.mark.parametrize("how", ["signal", "answer"])
-def test_an_interruption_keeps_what_was_measured(how):
+def test_an_interruption_keeps_what_was_measured(how, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = children()
 
     def stop(stage, done, total):
@@ -302,6 +306,49 @@ def test_an_interruption_keeps_what_was_measured(how):
     assert record.comparisons[0].rounds == 2
     assert all(row.cold is None for row in record.rows)
     assert children() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_saves_the_record_of_the_command(tmp_path):
+    """The worker's clip is written anew each time: after six of them, four were timed."""
+    folder, temporary = tmp_path / "report", tmp_path / "temporary"
+    temporary.mkdir()
+    line = [
+        sys.executable,
+        "-m",
+        "edgereel",
+        "bench",
+        "run",
+        "-o",
+        str(folder),
+        "--steps",
+        "1,2",
+        "--min-runs",
+        "100000",
+    ]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(
+        [*line, "--sizes", "32x32", "--frames", "5", "--threads", "1"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seen = set()
+    while len(seen) < 14 and process.poll() is None:
+        for path in temporary.glob("*/*/clip.mp4"):
+            with contextlib.suppress(OSError):
+                seen.add(path.stat().st_mtime_ns)
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "marked partial" in errors
+    record = read_record(folder / "record.json")
+    assert record.partial
+    assert all(row.warm.runs >= 2 for row in record.rows)
+    assert "| edgereel demo, 2 steps |" in printed
+    assert list(temporary.glob("edgereel*")) == []
 
 
 def test_an_interruption_before_the_first_clip_is_passed_on():
