@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError, one_line
 
@@ -100,6 +100,12 @@ class Timing(Part):
     frames_per_second: Number
     real_time_factor: Number
 
+    @model_validator(mode="after")
+    def _has_a_total(self) -> Timing:
+        if "total" not in self.stages or "total" not in self.samples:
+            raise ValueError("the total is missing among the stages")
+        return self
+
 
 class BundleFacts(Part):
     """The bundle that ran. bytes: of all its files."""
@@ -144,11 +150,13 @@ class Quality(Part):
 
     source: `bundle` (figures that the bundle carries), `measured` (fresh ones), or `none`. figures: by name, as there.
     psnr_to_first_db: of the clips to those of the report's first row at the same prompts and noise; null where not comparable.
+    psnr_to_edgereel_db: of a peer's clips to edgereel's of the same bundle and settings, likewise.
     """
 
     source: Literal["bundle", "measured", "none"]
     figures: dict[str, Any] = {}
     psnr_to_first_db: Number | None = None
+    psnr_to_edgereel_db: Number | None = None
 
 
 class StageResources(Part):
@@ -272,7 +280,7 @@ def read_record(path: Path) -> Record:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is not JSON: {one_line(error)}") from error
     version = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool):
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UsageError(f"{path}: is not a record of edgereel bench: it has no schema version")
     if version > SCHEMA_VERSION:
         raise UsageError(f"{path}: was written by a newer edgereel (schema {version}): read it with that")
@@ -280,5 +288,17 @@ def read_record(path: Path) -> Record:
         return Record.model_validate_json(json.dumps(data))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = one_line(".".join(map(str, first["loc"])) or "the file")
         raise UsageError(f"{path}: is damaged: {place}: {one_line(first['msg'])}") from error
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"{path}: is damaged: {one_line(error)}") from error
+
+
+def schema_text() -> str:
+    """Return the JSON schema of a record, as docs/bench.schema.json has it: `python -m edgereel.bench.record` prints it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema(by_alias=True)}
+    return json.dumps(schema, indent=2)
+
+
+if __name__ == "__main__":
+    print(schema_text())

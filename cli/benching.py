@@ -64,7 +64,7 @@ def run(
     folder = prepare_folder(output)
     with stage_progress() as progress:
         record = run_bench(
-            list(bundles or [None]),
+            bundles or (None,),
             [name.strip() for name in engine.split(",")],
             chosen,
             counts,
