@@ -41,12 +41,16 @@ STAGE_NAMES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. head: titles of columns; every row begins with its name. numbers: columns are figures, from the second."""
+    """A table of text. head: titles of columns; every row begins with its name.
+
+    numbers: columns from the second are figures; words_last: but not the last.
+    """
 
     caption: str
     head: list[str]
     rows: list[list[str]]
     numbers: bool = True
+    words_last: bool = False
 
 
 def headline(record: Record) -> str:
@@ -124,7 +128,7 @@ def rows_table(record: Record) -> Table:
     """Return the main table: what each row is, how long it takes, and how good its clips are."""
     head = ["row", "contender", "precision", "steps", "size", "warm median", "interval of the median", "p90", "p99"]
     head += ["cold total", "frames/s", "× clip length", "peak memory", "quality"]
-    return Table("Clips from prompt to file", head, [_cells(row, record) for row in record.rows])
+    return Table("Clips from prompt to file", head, [_cells(row, record) for row in record.rows], words_last=True)
 
 
 def _cells(row: Row, record: Record) -> list[str]:
@@ -214,7 +218,7 @@ def resource_table(record: Record) -> Table | None:
         "of peak compute",
         "of peak memory speed",
     ]
-    return Table("What each stage takes, per warm clip", [*head, "bound by"], lines) if lines else None
+    return Table("What each stage takes, per warm clip", [*head, "bound by"], lines, words_last=True) if lines else None
 
 
 def takes_table(record: Record) -> Table:
@@ -244,7 +248,7 @@ def takes_table(record: Record) -> Table:
                 conditions_text(row),
             ]
         )
-    return Table("Energy, disk and conditions", head, lines)
+    return Table("Energy, disk and conditions", head, lines, words_last=True)
 
 
 def conditions_text(row: Row) -> str:

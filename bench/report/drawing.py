@@ -134,6 +134,44 @@ def text_width(text: str, size: float = TEXT) -> float:
     return 0.57 * size * len(text)
 
 
+Place = tuple[float, float]
+_POINT = 20  # how much worse it is to hide a point than to hide as much of a line or of another label
+
+
+def label_points(
+    axes: Any, labels: list[tuple[float, float, str]], points: list[Place], lines: list[tuple[Place, Place]]
+) -> None:
+    """Write labels (x, y, text) beside their places where they hide no point, line or other label, if there is such a place.
+
+    points, lines: all that is drawn, in the axes' data. Axes must have their limits already.
+    """
+    left, below, right, above = axes.bbox.extents
+    pixels = axes.transData.transform
+    taken = [(x - 7.0, y - 7.0, x + 7.0, y + 7.0, _POINT) for x, y in map(pixels, points)]
+    for start, end in lines:
+        first, last = pixels(start), pixels(end)
+        steps = [first + (last - first) * step / 40 for step in range(41)]
+        taken += [(x - 3.0, y - 3.0, x + 3.0, y + 3.0, 1) for x, y in steps]
+    for x, y, text in labels:
+        at, wide = pixels((x, y)), text_width(text, SMALL)
+        shifts = [(9.0, 0.0), (-9 - wide, 0.0)]
+        shifts += [(dx, side * dy) for dy in (14, 28, 42) for side in (-1, 1) for dx in (-wide / 2, 4, -4 - wide)]
+        boxes = [(at[0] + dx, at[1] + dy - 7, at[0] + dx + wide, at[1] + dy + 7, 4) for dx, dy in shifts]
+        inside = [
+            box for box in boxes if box[0] >= left and box[2] <= right + 8 and below <= box[1] and box[3] <= above
+        ]
+        best = min(inside or boxes, key=lambda box: sum(_overlap(box, other) for other in taken))
+        taken.append(best)
+        offset = (best[0] - at[0], best[1] + 7 - at[1])
+        axes.annotate(text, (x, y), offset, textcoords="offset points", va="center_baseline", size=SMALL)
+
+
+def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
+    across = min(first[2], second[2]) - max(first[0], second[0])
+    along = min(first[3], second[3]) - max(first[1], second[1])
+    return max(0.0, across) * max(0.0, along) * second[4]
+
+
 def drawable(values: Iterable[float], least: float = 0.0) -> bool:
     """Tell whether numbers are near enough to each other and to everyday ones for an axis; least: for a logarithmic one."""
     return all(least <= value < 1e18 for value in values)

@@ -56,8 +56,10 @@ def _titled(table: Table) -> str:
 def _table(table: Table) -> str:
     if not table.rows:
         return ""
-    side = "---:|" if table.numbers else "---|"
-    lines = [_line(table.head), "|---|" + side * (len(table.head) - 1), *(_line(row) for row in table.rows)]
+    sides = ["---|", *(["---:|" if table.numbers else "---|"] * (len(table.head) - 1))]
+    if table.words_last:
+        sides[-1] = "---|"
+    lines = [_line(table.head), "|" + "".join(sides), *(_line(row) for row in table.rows)]
     return "\n".join(lines)
 
 

@@ -69,7 +69,7 @@ def _compact(table: Table) -> Table:
         rows.append(
             [f"{cells[0]}\n{below}", f"{cells[5]}\n{cells[6]}" if cells[6] != cells[5] else cells[5], *cells[7:]]
         )
-    return Table(table.caption, head, rows)
+    return Table(table.caption, head, rows, words_last=table.words_last)
 
 
 def _table(table: Table) -> Safe:
@@ -80,7 +80,7 @@ def _table(table: Table) -> Safe:
     lines = [
         element("tr", _cell("th", row[0], scope="row"), *(_cell("td", cell) for cell in row[1:])) for row in table.rows
     ]
-    kind = "numbers" if table.numbers else "words"
+    kind = ("numbers words-last" if table.words_last else "numbers") if table.numbers else "words"
     body = element(
         "table", element("caption", table.caption), element("thead", head), element("tbody", *lines), class_=kind
     )

@@ -17,10 +17,12 @@ from .drawing import (
     PAPER,
     SMALL,
     STAGE_COLOURS,
+    Place,
     Plot,
     add_axes,
     add_text,
     drawable,
+    label_points,
     new_figure,
     shortened,
     text_width,
@@ -103,35 +105,9 @@ def _draw_quality(
     axes.set_yticks([*ticks, equal] if any_equal else ticks)
     axes.set_yticklabels([tick(value) for value in ticks] + [axis.equal_name] * any_equal)
     axes.set_xlabel(f"median of the total, {unit}", labelpad=4)
-    _label_points(figure, axes, drawn, names, width)
+    labels = [(x, y, shortened(names[place], width / 2, SMALL)) for place, (x, y) in drawn.items()]
+    label_points(axes, labels, list(drawn.values()), list(pairwise(drawn[place] for place in front)))
     return figure
-
-
-def _label_points(
-    figure: Any, axes: Any, drawn: dict[int, tuple[float, float]], names: dict[int, str], width: int
-) -> None:
-    """Write names beside points, on the side with more room, moved apart where they would lie on each other."""
-    at = {place: axes.transData.transform(point) for place, point in drawn.items()}
-    for right in (True, False):
-        last = math.inf
-        side = [place for place in at if (at[place][0] < width * 0.55) == right]
-        for place in sorted(side, key=lambda place: -at[place][1]):
-            x, y = at[place]
-            y = min(y - 11 if right else y + 11, last - 14)
-            last = y
-            room = (width - x - 4) if right else (x - 54)
-            label = shortened(names[place], room, SMALL)
-            offset = (8 if right else -8, y - at[place][1])
-            axes.annotate(
-                label,
-                drawn[place],
-                offset,
-                textcoords="offset points",
-                ha="left" if right else "right",
-                va="center_baseline",
-                size=SMALL,
-                annotation_clip=False,
-            )
 
 
 def memory_over_time(record: Record) -> Plot:
@@ -285,11 +261,10 @@ def _draw_roofline(limits: list[MachineLimits], points: list[Point], width: int)
     axes.set_xlim(low, high)
     achieved = [point[3] for point in points]
     axes.set_ylim(min(achieved) / 4, max(highest, *achieved) * 3)
-    for each in limits:
-        _draw_roof(axes, each, low, high)
+    slopes = [slope for each in limits for slope in _draw_roof(axes, each, low, high)]
     for _, stage, intensity, reached in points:
         axes.plot([intensity], [reached], "o", color=STAGE_COLOURS[stage], markersize=9, markeredgecolor=PAPER)
-    _label_clusters(axes, points)
+    _label_clusters(axes, points, slopes)
     axes.grid(axis="both")
     log_axis(axes.xaxis)
     log_axis(axes.yaxis)
@@ -298,24 +273,27 @@ def _draw_roofline(limits: list[MachineLimits], points: list[Point], width: int)
     return figure
 
 
-def _label_clusters(axes: Any, points: list[Point]) -> None:
+def _label_clusters(axes: Any, points: list[Point], slopes: list[tuple[Place, Place]]) -> None:
     """Write a stage's name, and the numbers of rows where they differ, beside its points, once for those close together."""
     rows = {point[0] for point in points}
+    labels = []
     for stage in dict.fromkeys(point[1] for point in points):
-        rest = sorted((point for point in points if point[1] == stage), key=lambda point: -point[3])
+        rest = sorted((point for point in points if point[1] == stage), key=lambda point: point[3])
         while rest:
             first = axes.transData.transform(rest[0][2:])
             near = [point for point in rest if math.dist(first, axes.transData.transform(point[2:])) < 24]
             rest = [point for point in rest if point not in near]
             numbers = {point[0] for point in near}
-            label = STAGE_NAMES[stage] + ("" if numbers == rows else f" {', '.join(map(str, sorted(numbers)))}")
-            lowest = near[-1][2:]
-            axes.annotate(
-                label, lowest, (0, -15), textcoords="offset points", ha="center", va="center_baseline", size=SMALL
-            )
+            name = STAGE_NAMES[stage] + ("" if numbers == rows else f" {', '.join(map(str, sorted(numbers)))}")
+            labels.append((*near[0][2:], name))
+    for start, end in slopes:
+        middle = math.sqrt(start[0] * end[0])
+        labels.append((middle, middle * start[1] / start[0], f"memory {rate(start[1] / start[0], 'B/s')}"))
+    label_points(axes, labels, [point[2:] for point in points], slopes)
 
 
-def _draw_roof(axes: Any, limits: MachineLimits, low: float, high: float) -> None:
+def _draw_roof(axes: Any, limits: MachineLimits, low: float, high: float) -> list[tuple[Place, Place]]:
+    """Draw a level line for each type of number, and the slope of memory; return the slope, from its foot to its ridge."""
     copied = limits.bytes_per_second
     for name, peak in limits.flops_per_second.items():
         ridge = peak / copied if copied else low
@@ -330,16 +308,8 @@ def _draw_roof(axes: Any, limits: MachineLimits, low: float, high: float) -> Non
             size=SMALL,
             color=MUTED,
         )
-    if copied:
-        ridge = max(limits.flops_per_second.values()) / copied
-        axes.plot([low, max(low, ridge)], [low * copied, max(low, ridge) * copied], color=MUTED, linewidth=1.6)
-        axes.annotate(
-            f"memory {rate(copied, 'B/s')}",
-            (math.sqrt(low * max(low, ridge)), math.sqrt(low * max(low, ridge)) * copied),
-            (10, -8),
-            textcoords="offset points",
-            size=SMALL,
-            color=MUTED,
-            ha="left",
-            va="top",
-        )
+    if not copied:
+        return []
+    ridge = max(low, max(limits.flops_per_second.values()) / copied)
+    axes.plot([low, ridge], [low * copied, ridge * copied], color=MUTED, linewidth=1.6)
+    return [((low, low * copied), (ridge, ridge * copied))]

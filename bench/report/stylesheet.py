@@ -51,7 +51,8 @@ thead th { vertical-align: bottom; font-weight: 600; color: var(--muted); font-s
 tbody th { font-weight: 600; min-width: 12rem; max-width: 20rem; overflow-wrap: anywhere; }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; }
 td { min-width: 5.3rem; max-width: 22rem; }
-.numbers td:last-child, .numbers thead th:last-child { text-align: left; min-width: 10rem; }
+.numbers:not(.words-last) td { min-width: 3.4rem; }
+.words-last td:last-child, .words-last thead th:last-child { text-align: left; min-width: 10rem; }
 th small, td small { display: block; font-weight: 400; font-size: .78rem; }
 figure { margin: 0 0 1rem; }
 figcaption { margin-top: .5rem; }
