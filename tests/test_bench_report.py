@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from edgereel.bench.record import Conditions, Power, Quality, Record, StageResources, read_record
 from edgereel.bench.report import content, html_report, markdown_report, markdown_table, write_report
-from edgereel.bench.report.drawing import INK, MOST_ROWS, STAGE_COLOURS, WIDTHS, shortened, style, svg
+from edgereel.bench.report.drawing import (
+    INK,
+    MOST_ROWS,
+    STAGE_COLOURS,
+    WIDTHS,
+    shortened,
+    style,
+    svg,
+    without_common_words,
+)
 from edgereel.bench.report.html import element
 from edgereel.bench.report.markdown import _escaped
 from edgereel.bench.report.resource_plots import memory_over_time, quality_against_time, roofline
@@ -428,6 +437,13 @@ def check_hostile(texts: list[str]) -> None:
     body = re.sub(r"(?s)^(`{3,})\n.*?\n\1$", "", text, flags=re.MULTILINE)
     assert not re.search(r"(?<!\\)[<>`\[\]*]", body.replace("\\\\", ""))
     assert all(len(re.findall(r"(?<!\\)\|", line.replace("\\\\", ""))) in {15, 9, 10, 11, 12, 13} for line in lines)
+
+
+def test_words_that_all_names_begin_with_are_left_out():
+    assert without_common_words(["a demo int8, 1 step", "a demo bf16, 4 steps"]) == ["int8, 1 step", "bf16, 4 steps"]
+    assert without_common_words(["a demo", "a demo"]) == ["demo", "demo"]
+    assert without_common_words(["a demo", "a"]) == ["a demo", "a"]
+    assert without_common_words(["one row alone"]) == ["one row alone"]
 
 
 @given(st.text(), st.text())

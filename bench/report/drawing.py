@@ -129,6 +129,15 @@ def shortened(text: str, pixels: float, size: float = TEXT) -> str:
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
+def without_common_words(names: list[str]) -> list[str]:
+    """Return names without the words that all of them begin with, as far as something is left of each."""
+    words = [one_line(name).split(" ") for name in names]
+    shared = 0
+    while all(len(each) > shared + 1 for each in words) and len({each[shared] for each in words}) == 1:
+        shared += 1
+    return [" ".join(each[shared:]) for each in words] if len(names) > 1 else names
+
+
 def text_width(text: str, size: float = TEXT) -> float:
     """Return about how many pixels a line of text takes."""
     return 0.57 * size * len(text)

@@ -26,6 +26,7 @@ from .drawing import (
     new_figure,
     shortened,
     text_width,
+    without_common_words,
 )
 from .scores import Axis, comparable, pareto_front
 from .time_plots import left_out, log_axis
@@ -105,7 +106,8 @@ def _draw_quality(
     axes.set_yticks([*ticks, equal] if any_equal else ticks)
     axes.set_yticklabels([tick(value) for value in ticks] + [axis.equal_name] * any_equal)
     axes.set_xlabel(f"median of the total, {unit}", labelpad=4)
-    labels = [(x, y, shortened(names[place], width / 2, SMALL)) for place, (x, y) in drawn.items()]
+    short = dict(zip(names, without_common_words(list(names.values())), strict=True))
+    labels = [(x, y, shortened(short[place], width / 2, SMALL)) for place, (x, y) in drawn.items()]
     label_points(axes, labels, list(drawn.values()), list(pairwise(drawn[place] for place in front)))
     return figure
 
@@ -261,10 +263,10 @@ def _draw_roofline(limits: list[MachineLimits], points: list[Point], width: int)
     axes.set_xlim(low, high)
     achieved = [point[3] for point in points]
     axes.set_ylim(min(achieved) / 4, max(highest, *achieved) * 3)
-    slopes = [slope for each in limits for slope in _draw_roof(axes, each, low, high)]
+    roofs = [line for each in limits for line in _draw_roof(axes, each, low, high)]
     for _, stage, intensity, reached in points:
         axes.plot([intensity], [reached], "o", color=STAGE_COLOURS[stage], markersize=9, markeredgecolor=PAPER)
-    _label_clusters(axes, points, slopes)
+    _label_clusters(axes, points, roofs)
     axes.grid(axis="both")
     log_axis(axes.xaxis)
     log_axis(axes.yaxis)
@@ -273,7 +275,7 @@ def _draw_roofline(limits: list[MachineLimits], points: list[Point], width: int)
     return figure
 
 
-def _label_clusters(axes: Any, points: list[Point], slopes: list[tuple[Place, Place]]) -> None:
+def _label_clusters(axes: Any, points: list[Point], roofs: list[tuple[Place, Place]]) -> None:
     """Write a stage's name, and the numbers of rows where they differ, beside its points, once for those close together."""
     rows = {point[0] for point in points}
     labels = []
@@ -286,18 +288,20 @@ def _label_clusters(axes: Any, points: list[Point], slopes: list[tuple[Place, Pl
             numbers = {point[0] for point in near}
             name = STAGE_NAMES[stage] + ("" if numbers == rows else f" {', '.join(map(str, sorted(numbers)))}")
             labels.append((*near[0][2:], name))
-    for start, end in slopes:
-        middle = math.sqrt(start[0] * end[0])
-        labels.append((middle, middle * start[1] / start[0], f"memory {rate(start[1] / start[0], 'B/s')}"))
-    label_points(axes, labels, [point[2:] for point in points], slopes)
+    for start, end in roofs:
+        if end[1] > start[1]:
+            middle = math.sqrt(start[0] * end[0])
+            labels.append((middle, middle * start[1] / start[0], f"memory {rate(start[1] / start[0], 'B/s')}"))
+    label_points(axes, labels, [point[2:] for point in points], roofs)
 
 
 def _draw_roof(axes: Any, limits: MachineLimits, low: float, high: float) -> list[tuple[Place, Place]]:
-    """Draw a level line for each type of number, and the slope of memory; return the slope, from its foot to its ridge."""
+    """Draw a level line for each type of number, and the slope of memory; return where they run."""
     copied = limits.bytes_per_second
+    drawn: list[tuple[Place, Place]] = []
     for name, peak in limits.flops_per_second.items():
         ridge = peak / copied if copied else low
-        axes.plot([max(low, ridge), high], [peak, peak], color=MUTED, linewidth=1.6)
+        drawn.append(((max(low, ridge), peak), (high, peak)))
         axes.annotate(
             f"{shortened(name, 80, SMALL)} {rate(peak, 'FLOP/s')}",
             (high, peak),
@@ -308,8 +312,9 @@ def _draw_roof(axes: Any, limits: MachineLimits, low: float, high: float) -> lis
             size=SMALL,
             color=MUTED,
         )
-    if not copied:
-        return []
-    ridge = max(low, max(limits.flops_per_second.values()) / copied)
-    axes.plot([low, ridge], [low * copied, ridge * copied], color=MUTED, linewidth=1.6)
-    return [((low, low * copied), (ridge, ridge * copied))]
+    if copied:
+        ridge = max(low, max(limits.flops_per_second.values()) / copied)
+        drawn.append(((low, low * copied), (ridge, ridge * copied)))
+    for start, end in drawn:
+        axes.plot([start[0], end[0]], [start[1], end[1]], color=MUTED, linewidth=1.6)
+    return drawn
