@@ -305,6 +305,8 @@ def small_block(path, random):
 
 
 def test_bfloat16_by_the_reference_evaluator(tmp_path):
+    from onnx.reference import ReferenceEvaluator
+
     random = np.random.default_rng()
     path = small_block(tmp_path / "a.onnx", random)
     model = onnx.ModelProto.FromString(lowered(path, "tensorrt-10.3", "bfloat16").model)
@@ -314,7 +316,7 @@ def test_bfloat16_by_the_reference_evaluator(tmp_path):
     for shape in ((1, 5, 16), (2, 3, 16)):
         rows = random.standard_normal(shape).astype(np.float32)
         (wanted,) = session(str(path), tmp_path).run(None, {"x": rows})
-        (found,) = onnx.reference.ReferenceEvaluator(model).run(None, {"x": rows})
+        (found,) = ReferenceEvaluator(model).run(None, {"x": rows})
         assert 1e-5 < relative(found, wanted) < 2e-2
 
 
