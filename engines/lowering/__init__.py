@@ -20,9 +20,20 @@ from ...errors import MissingExtraError
 from ...interrupts import interrupts_wait
 from ..base import Activations, Compute
 from .cache import CacheEntry, cache_key, read_entry, write_entry
+from .describing import LoweringSummary, describe_lowering, graph_data_files
 from .targets import Target, parse_target
 
-__all__ = ["LoweredGraph", "Source", "Target", "lower_for_target", "lower_graph", "parse_target"]
+__all__ = [
+    "LoweredGraph",
+    "LoweringSummary",
+    "Source",
+    "Target",
+    "describe_lowering",
+    "graph_data_files",
+    "lower_for_target",
+    "lower_graph",
+    "parse_target",
+]
 
 Source = Literal["cache", "built", "off", "onnx is not installed"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ..base import Compute
@@ -21,6 +22,7 @@ from .value_types import value_types
 FLOAT, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
 HALF_TYPES: dict[Compute, int] = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": BFLOAT16}
 _SCALES_MAY_BE_HALF = 19
+_LARGEST_FLOAT16, _SMALLEST_FLOAT16 = 65504.0, 2.0**-14
 _LOWEST_SCORE = -60000.0
 """What a mask's lowest values become in float16, which has no number as low as theirs."""
 
@@ -40,7 +42,12 @@ def lower_precision(model: Any, target: Target, opset: int, compute: Compute) ->
 
 
 class _Islands:
-    """One walk over the nodes in their order; `nodes` is what they become."""
+    """One walk over the nodes in their order; `nodes` is what they become.
+
+    `_made_in_half`: the half-precision name of what a half-precision node makes, by canonical name. `_read_in_half`: that of
+    what such a node reads of float32 makers. `_given_back`: which of the first exist in float32 too. `_constant`: what depends
+    on constants alone, so that whoever opens the graph folds it, conversions included.
+    """
 
     def __init__(self, model: Any, target: Target, opset: int, compute: Compute) -> None:
         self.nodes: list[Any] = []
@@ -55,17 +62,19 @@ class _Islands:
         self._constant = {tensor.name for tensor in model.graph.initializer}
 
     def take(self, node: Any) -> None:
+        """Add a node in the type it is to calculate in, after the conversions that it needs."""
         if all(name in self._constant for name in node.input if name) and any(node.input):
             self._constant.update(node.output)
         if self._in_half(node):
             self.halves += 1
             self._add_half(node)
             return
-        for name in self._all_read(node):
+        for name in names_read(node):
             self._in_float32(name)
         self.nodes.append(node)
 
     def finish(self, model: Any) -> None:
+        """Give the outputs back in float32 and write the nodes into the model."""
         for value in model.graph.output:
             self._in_float32(value.name)
         del model.graph.node[:]
@@ -74,16 +83,32 @@ class _Islands:
     def _in_half(self, node: Any) -> bool:
         if node.domain not in ("", "ai.onnx") or not self._float_inputs(node):
             return False
-        if self._compute == "bfloat16" and node.op_type in self._target.float32_in_bfloat16:
+        if self._has_no_kernel(node):
             return False
         if not accepts(node.op_type, self._half, self._opset) or stays_float32(node.name, self._compute):
             return False
-        if node.op_type == "QuantizeLinear" and self._opset < _SCALES_MAY_BE_HALF:
+        if node.op_type == "QuantizeLinear" and not self._scales_may_be_half(node):
             return False
         if node.op_type in PRODUCTS:
             return True
+        if not all(self._fits(name) for name in self._float_inputs(node)):
+            return False
         varying = [name for name in self._float_inputs(node) if name not in self._constant]
         return node.op_type in FOLLOWERS and bool(varying) and all(name in self._made_in_half for name in varying)
+
+    def _fits(self, name: str) -> bool:
+        """Return whether half precision holds a value, as far as that can be told: a constant in the graph itself."""
+        tensor = self._graph.constant(name)
+        if self._compute != "float16" or tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return True
+        largest = float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0))
+        return largest == 0 or _SMALLEST_FLOAT16 <= largest < _LARGEST_FLOAT16
+
+    def _has_no_kernel(self, node: Any) -> bool:
+        return self._compute == "bfloat16" and node.op_type in self._target.float32_in_bfloat16
+
+    def _scales_may_be_half(self, node: Any) -> bool:
+        return self._opset >= _SCALES_MAY_BE_HALF and not self._has_no_kernel(node)
 
     def _float_inputs(self, node: Any) -> list[str]:
         """Return the float32 values that share the node's type; a Resize's scales, say, do not."""
@@ -96,7 +121,7 @@ class _Islands:
         half.CopyFrom(node)
         mask = node.input[3] if node.op_type == "Attention" and len(node.input) > 3 else ""
         inputs = [
-            self._mask_in_half(name) if name == mask and name in converted
+            self._mask(name) if name == mask and name in converted
             else self._value_in_half(name) if name in converted
             else name
             for name in node.input
@@ -118,7 +143,7 @@ class _Islands:
 
     def _convert(self, name: str) -> str:
         maker = self._graph.maker(name)
-        if maker is not None and maker.op_type == "DequantizeLinear" and self._opset >= _SCALES_MAY_BE_HALF:
+        if maker is not None and maker.op_type == "DequantizeLinear" and self._scales_may_be_half(maker):
             return self._dequantized(maker)
         if maker is not None and maker.op_type == "Cast":
             stored = self._graph.constant(maker.input[0])
@@ -144,8 +169,14 @@ class _Islands:
         self.nodes.append(copy)
         return str(copy.output[0])
 
-    def _mask_in_half(self, name: str) -> str:
-        """Return what is added to scores; minus infinity on a whole row would make it no number."""
+    def _mask(self, name: str) -> str:
+        """Return what is added to scores; minus infinity on a whole row would make it no number.
+
+        An Attention that will be written out adds it in float32.
+        """
+        if "Attention" not in self._target.kept:
+            self._in_float32(name)
+            return name
         if self._compute != "float16" or name in self._made_in_half:
             return self._value_in_half(name)
         key = f"{name}_bounded"
@@ -166,9 +197,6 @@ class _Islands:
         self.nodes.append(
             onnx.helper.make_node("Cast", [self._made_in_half[name]], [name], name=f"{name}_cast", to=FLOAT)
         )
-
-    def _all_read(self, node: Any) -> list[str]:
-        return list(dict.fromkeys(names_read(node)))
 
     def _new_name(self, name: str) -> str:
         return self._graph.new_name(f"{name}_{self._compute}")

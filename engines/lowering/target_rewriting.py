@@ -12,8 +12,7 @@ from google.protobuf.message import DecodeError
 from ...errors import EngineError, one_line
 from ..base import Compute
 from .attention import lower_attention
-from .fused import SIMPLIFIED_NORM, fuse_rms_norm, fuse_rotary
-from .graph import Graph, attributes
+from .graph import MICROSOFT, Graph, attributes
 from .half import lower_precision
 from .older_opset import lower_opset
 from .primitives.attention import expand_attention
@@ -49,6 +48,7 @@ def rewrite_for_target(content: bytes, target: Target, compute: Compute, name: s
         model = onnx.ModelProto.FromString(content)
     except DecodeError as error:
         raise ValueError(f"not an ONNX model: {error}") from error
+    del model.graph.value_info[:]  # what it says of types is true no longer
     opset = _opset(model, target, compute)
     _check_constants(model, target, compute, name)
     counts = Counter(lower_precision(model, target, opset, compute))
@@ -84,12 +84,12 @@ def _expand(model: Any, target: Target, name: str) -> dict[str, int]:
     """Put fused kernels and expansions in the place of what the target does not read."""
     graph = Graph(model)
     counts: Counter[str] = Counter()
-    if target.fused:
+    if target.fused_attention:
         counts["attention"] = lower_attention(graph)
-    types, widths = value_types(model), _widths(model)
+    types, shapes = value_types(model), _shapes(model)
     for position, node in graph.find(*_EXPANSIONS, *_QUANTIZED):
-        builder = Builder(graph, node, types, widths)
-        kind = _rewrite_one(graph, node, builder, target, name)
+        builder = Builder(graph, node, types, shapes)
+        kind = _rewrite_one(node, builder, target, name)
         if kind:
             graph.replace(position, builder.nodes)
             counts[kind] += 1
@@ -97,7 +97,7 @@ def _expand(model: Any, target: Target, name: str) -> dict[str, int]:
     return counts
 
 
-def _rewrite_one(graph: Graph, node: Any, builder: Builder, target: Target, name: str) -> str:
+def _rewrite_one(node: Any, builder: Builder, target: Target, name: str) -> str:
     """Add what takes a node's place and return the rewrite's name, "" where the node stays."""
     if node.op_type in _QUANTIZED:
         if not target.quantized:
@@ -106,12 +106,6 @@ def _rewrite_one(graph: Graph, node: Any, builder: Builder, target: Target, name
     if node.op_type in target.kept and not _beyond_kept(node):
         return ""
     try:
-        if target.fused and node.op_type == "RotaryEmbedding":
-            fuse_rotary(graph, node, builder)
-            return "rotary embedding"
-        if target.fused and node.op_type == "RMSNormalization":
-            fuse_rms_norm(node, builder)
-            return "RMS norm"
         _EXPANSIONS[node.op_type](node, builder)
     except CannotExpand as reason:
         raise _refused(node, target, name, str(reason)) from None
@@ -130,10 +124,10 @@ def _to_opset(model: Any, opset: int, target: Target, name: str) -> dict[str, in
     types = value_types(model)
     count = 0
     for position, node in enumerate(graph.nodes):
-        if node.op_type == SIMPLIFIED_NORM:
-            continue
+        if any(item.HasField("g") or item.graphs for item in node.attribute):
+            raise _refused(node, target, name, "it holds a graph of its own, which is not lowered")
         if node.domain not in ("", "ai.onnx"):
-            if not target.fused:
+            if not (target.fused_attention and node.domain == MICROSOFT):
                 raise _refused(node, target, name, f"it is of the domain {one_line(node.domain)}")
             continue
         try:
@@ -155,12 +149,12 @@ def _refused(node: Any, target: Target, name: str, reason: str) -> EngineError:
     return EngineError(f"{one_line(name)}: {target.name} cannot have {one_line(node.op_type)} ({label}): {reason}")
 
 
-def _widths(model: Any) -> dict[str, int]:
-    """Return the extent of the last axis of every value where it is fixed."""
+def _shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
+    """Return the extents of every value whose number of axes is known, None for those that vary."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     found = {}
     for value in (*inferred.value_info, *inferred.input):
-        dimensions = value.type.tensor_type.shape.dim
-        if dimensions and dimensions[-1].dim_value > 0:
-            found[value.name] = int(dimensions[-1].dim_value)
+        if value.type.tensor_type.HasField("shape"):
+            dimensions = value.type.tensor_type.shape.dim
+            found[value.name] = tuple(int(each.dim_value) if each.dim_value > 0 else None for each in dimensions)
     return found

@@ -61,10 +61,12 @@ def _of_heads(builder: Builder, name: str, heads: int) -> str:
 
 
 def _scaled(builder: Builder, query: str, heads: int, scale: float | None, element_type: int) -> str:
-    width = builder.widths.get(query)
+    width = builder.shapes.get(query, (None,))[-1]
     by_heads = _of_heads(builder, query, heads) if heads else query
     if scale is None and width is not None:
         scale = 1 / math.sqrt(width // (heads or 1))
+    if scale == 1:
+        return by_heads
     if scale is not None:
         return builder.add("Mul", by_heads, builder.number(scale, element_type))
     width_of_head = builder.cast(builder.add("Shape", by_heads, start=3, end=4), FLOAT)

@@ -19,12 +19,15 @@ class CannotExpand(Exception):
 class Builder:
     """The nodes that take the place of one node; the values between them are named after its first output.
 
-    types: element type of every value of the graph, by name. widths: extent of the last axis, where it is fixed.
+    types: element type of every value of the graph, by name. shapes: their extents, None where one varies; a value whose
+    number of axes is not known is not there.
     """
 
-    def __init__(self, graph: Graph, node: Any, types: dict[str, int], widths: dict[str, int]) -> None:
+    def __init__(
+        self, graph: Graph, node: Any, types: dict[str, int], shapes: dict[str, tuple[int | None, ...]]
+    ) -> None:
         self.nodes: list[Any] = []
-        self.graph, self.types, self.widths = graph, types, widths
+        self.graph, self.types, self.shapes = graph, types, shapes
         self._stem = node.output[0]
 
     def add(self, op_type: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
@@ -58,3 +61,9 @@ class Builder:
         if value not in self.types:
             raise CannotExpand(f"the type of its input {value} cannot be told")
         return self.types[value]
+
+    def axes(self, value: str) -> int:
+        """Return the number of axes of one of the graph's values; CannotExpand where it cannot be told."""
+        if value not in self.shapes:
+            raise CannotExpand(f"the number of axes of its input {value} cannot be told")
+        return len(self.shapes[value])

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..graph import attributes
-from .building import FLOAT, Builder, CannotExpand
+from .building import FLOAT, Builder
 
 
 def expand_rms_norm(node: Any, builder: Builder) -> None:
     """Add the nodes of x / sqrt(mean(x²) + epsilon) · weight; the mean is over the last axes, from `axis` on."""
     given = attributes(node)
-    axis = given.get("axis", -1)
-    if axis >= 0:
-        raise CannotExpand("an axis counted from the front (axis)")
     value, weight = node.input[:2]
+    axis = given.get("axis", -1)
+    axis = axis if axis < 0 else axis - builder.axes(value)
     element_type = builder.element_type(value)
     wide = value if element_type == FLOAT else builder.cast(value, FLOAT)
     mean = builder.add("ReduceMean", builder.add("Mul", wide, wide), builder.integers(*range(axis, 0)), keepdims=1)

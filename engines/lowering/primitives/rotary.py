@@ -11,12 +11,13 @@ from .building import Builder
 def expand_rotary(node: Any, builder: Builder) -> None:
     """Add the nodes that turn pairs of features by an angle: (a cos - b sin, b cos + a sin).
 
-    The input is [B, S, H·D] (with `num_heads`) or [B, H, S, D]. Cosines and sines are [B, S, R/2], or [P, R/2] with
+    The input is [B, S, H·D] (`num_heads` says H) or [B, H, S, D]. Cosines and sines are [B, S, R/2], or [P, R/2] with
     position ids [B, S]; R is `rotary_embedding_dim`, D where that is 0, and features from R on stay as they are. A pair is
     two neighbours (`interleaved`) or one feature from each half of R.
     """
     given = attributes(node)
     heads, rotary, interleaved = (given.get(name, 0) for name in ("num_heads", "rotary_embedding_dim", "interleaved"))
+    heads = heads if builder.axes(node.input[0]) == 3 else 0
     positions = node.input[3] if len(node.input) > 3 else ""
     axis = 2 if heads else 1
     cosines, sines = (_for_heads(builder, name, positions, axis, interleaved) for name in node.input[1:3])
