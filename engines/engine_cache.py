@@ -172,7 +172,7 @@ class EngineCache:
         finally:
             with contextlib.suppress(OSError):
                 _remove_leftovers(places)
-        self._trim(key.digest())
+        self._trim()
         return engine
 
     def _build_and_keep(self, key: EngineKey, places: Places, build: Build) -> CachedEngine:
@@ -299,8 +299,11 @@ class EngineCache:
                 lock.release_and_delete()
             return before - _size(places)
 
-    def _trim(self, kept: str) -> None:
-        """Remove what killed processes left, then the entries not used for longest until the rest is within the limit."""
+    def _trim(self) -> None:
+        """Remove what killed processes left, then the entries not used for longest until the rest is within the limit.
+
+        The one that was just built stays, since its lock is still held.
+        """
         now = time.time()
         for digest in self._digests():
             with contextlib.suppress(OSError):
@@ -312,9 +315,8 @@ class EngineCache:
         for entry in entries:
             if total <= self.limit:
                 return
-            if entry.digest != kept:
-                with contextlib.suppress(OSError):
-                    total -= self._remove(entry.digest)
+            with contextlib.suppress(OSError):
+                total -= self._remove(entry.digest)
 
 
 def parse_limit(text: str) -> int:
@@ -375,9 +377,13 @@ def _settle(path: Path) -> tuple[int, str]:
 
 def _no_room(error: BaseException | None) -> OSError | None:
     """Return the OSError of a full disk that an error is or came from."""
-    while error is not None and not (isinstance(error, OSError) and error.errno in _NO_ROOM):
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return error
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def _remove_leftovers(places: Places) -> None:

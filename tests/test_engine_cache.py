@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from small_disk import small_disk
 
 from edgereel import paths
+from edgereel.engines import cache_lock
 from edgereel.engines import engine_cache_parts as parts
 from edgereel.engines.engine_cache import LIMIT, LIMIT_VARIABLE, EngineCache, EngineKey, parse_limit
 from edgereel.engines.engine_cache_entry import Description, Places
@@ -689,6 +690,31 @@ def test_entries_from_the_future_go_first(tmp_path):
     use(cache, key_of("b"), build)
     use(cache, key_of("c"), build)
     assert names(cache) == "bc"
+
+
+@POSIX
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_deleted_between_opening_and_locking(tmp_path, monkeypatch, replaced):
+    """A lock of a file that lies nowhere any more would keep nobody out."""
+    import fcntl
+
+    path, real, deleted = tmp_path / "file", fcntl.flock, []
+
+    def delete_first(descriptor, operation):
+        if not deleted:
+            path.unlink()
+            deleted.append(path.touch() if replaced else None)
+        return real(descriptor, operation)
+
+    path.touch()
+    monkeypatch.setattr(fcntl, "flock", delete_first)
+    with cache_lock.try_lock(path):
+        assert cache_lock.try_lock(path) is None
+        assert cache_lock.is_locked(path)
+    assert not cache_lock.is_locked(path)
+    deleted.clear()
+    with pytest.raises(FileNotFoundError):
+        cache_lock.open_shared(path)
 
 
 def test_other_files_are_left_alone(cache):
