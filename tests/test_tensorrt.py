@@ -207,6 +207,8 @@ def test_an_engine_is_built_once_and_again_when_anything_it_depends_on_changes(
     card = machine.Gpu("NVIDIA H100", 80 * 2**30, "9.0", "590.01")
     monkeypatch.setattr(machine, "find_gpus", lambda: ([card], ""))
     assert build() == "built"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert build() == "built"
     weights = bytearray((tmp_path / "linear.data").read_bytes())
     weights[0] ^= 1
     (tmp_path / "linear.data").write_bytes(weights)

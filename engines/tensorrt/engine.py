@@ -7,6 +7,7 @@ on the CPU (tests/fake_tensorrt.py); it has not run on hardware.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +204,8 @@ def _key(graph_path: Path, model: bytes, installed: _Installation, settings: Bui
             "ranges": "" if settings.shapes else repr(sorted(settings.ranges.items())),
             "stream_weights": str(settings.stream_weights),
             "workspace": str(settings.workspace),
+            # Which of several cards CUDA takes for the first, where nvidia-smi may have another.
+            "visible": " ".join(os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")),
         },
     )
 
