@@ -120,7 +120,7 @@ def list_cache(as_json: JsonOption = False) -> None:
 def remove_from_cache(
     engines: Annotated[list[str] | None, typer.Argument(help="Built engines, by the beginning of their names.")] = None,
     part: Annotated[
-        str | None, typer.Option(help="Everything of one kind: engines, lowered, embeddings or costs.")
+        str | None, typer.Option(help="Everything of one kind: engines, lowered, embeddings, costs or timings.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
     as_json: JsonOption = False,
