@@ -1,8 +1,12 @@
-"""Wan 2.1 1.3B at its real size (seeded random weights): exported within 16 GB, equal to diffusers. Minutes; 12 GB of disk."""
+"""Wan 2.1 1.3B and its text encoder at their real size (seeded random weights): exported within 20 GB, equal to diffusers.
+
+The text encoder has UMT5-XXL's 24 layers and 256,384 tokens: 5.7 G parameters. Half an hour; 30 GB of disk.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,12 +47,13 @@ pytestmark = pytest.mark.full
 def real(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the checkpoint, its bundle, and the export's peak memory in bytes."""
     folder = tmp_path_factory.mktemp("real")
-    checkpoint = write_random_wan(folder / "checkpoint")
+    checkpoint = write_random_wan(folder / "checkpoint", umt5_layers=24)
     assert len(list((checkpoint / "transformer").glob("*.safetensors"))) > 1
     printed = subprocess.run(
         [sys.executable, "-c", EXPORT, checkpoint, folder / "real.reel"], check=True, capture_output=True, text=True
     ).stdout
-    return checkpoint, folder / "real.reel", 1024 * int(printed.splitlines()[-1])
+    yield checkpoint, folder / "real.reel", 1024 * int(printed.splitlines()[-1])
+    shutil.rmtree(folder)  # pytest would keep those of three runs
 
 
 def run_graph(graph: Path, inputs: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
@@ -63,9 +68,10 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def test_export_takes_less_than_16_gb(real: Any) -> None:
+def test_export_takes_less_than_20_gb(real: Any) -> None:
     _, bundle, peak = real
-    assert peak < 16e9
+    assert (bundle / "text_encoder.data").stat().st_size > 11e9
+    assert peak < 20e9
     parity = json.loads((bundle / "reel.json").read_text())["parity"]
     assert max(figure["relative"] for figure in parity.values()) < 1e-4
 
