@@ -18,6 +18,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from edgereel.bench.random_wan import write_random_wan
+from edgereel.runtime.planning import plan_bundle
 
 LIMIT = 1e-3
 WIDTH, HEIGHT, FRAMES = 832, 480, 9
@@ -74,6 +75,22 @@ def test_export_takes_less_than_20_gb(real: Any) -> None:
     assert peak < 20e9
     parity = json.loads((bundle / "reel.json").read_text())["parity"]
     assert max(figure["relative"] for figure in parity.values()) < 1e-4
+
+
+@pytest.mark.parametrize("card", ["8.9", None], ids=["card", "processor"])
+def test_81_frames_of_832x480_are_planned_within_8_gib(real: Any, card: str | None) -> None:
+    _, bundle, _ = real
+    plan = plan_bundle(
+        bundle,
+        size=(WIDTH, HEIGHT),
+        frames=81,
+        memory="8GiB",
+        engine="cpu" if card is None else "auto",
+        compute_capability=card,
+    )
+    assert plan.fits
+    assert plan.sizes.unknown == ""
+    assert plan.sizes.components["text_encoder"].weights > 10e9
 
 
 def test_a_denoiser_step_equals_diffusers(real: Any, tmp_path: Path) -> None:
