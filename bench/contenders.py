@@ -55,13 +55,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Watched:
-    """Clips made while memory was sampled. Peaks in bytes by stage; timeline: (seconds, bytes of the process)."""
+    """Clips made while memory was sampled. Peaks in bytes by stage; timeline: (seconds, bytes of the process).
+
+    stages: (seconds, the stage that begins then).
+    """
 
     clips: int
     seconds: float
     host: dict[str, int] = field(default_factory=dict)
     device: dict[str, int] = field(default_factory=dict)
     timeline: list[tuple[float, int]] = field(default_factory=list)
+    stages: list[tuple[float, str]] = field(default_factory=list)
     bytes_read: int | None = None
 
 
@@ -162,9 +166,10 @@ class ProcessContender(Contender):
         try:
             memory = answer["memory"]
             timeline = [(float(moment), int(count)) for moment, count in memory["timeline"]]
+            stages = [(float(moment), str(stage)) for moment, stage in memory.get("stages", [])]
             bytes_read = None if memory["bytes_read"] is None else int(memory["bytes_read"])
             host, device = dict(memory["host"]), dict(memory["device"])
-            return Watched(int(answer["clips"]), float(answer["seconds"]), host, device, timeline, bytes_read)
+            return Watched(int(answer["clips"]), float(answer["seconds"]), host, device, timeline, stages, bytes_read)
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self.name} does not tell of its memory") from error
 

@@ -205,9 +205,9 @@ class Row(Part):
 
     cold: clips each made by a fresh process. warm: by one that stays. Memory and power are of clips after those that were
     timed, so that sampling takes nothing from the times. memory_timeline: (seconds since the first of these began, bytes of
-    the process). bytes_read: from disks, by the process from its start to the last of them; what the system had in its file
-    cache is not read again. installed_bytes: of the packages the contender needs. limits: of its engine, where they are not
-    the record's. failures: what went wrong, in order.
+    the process); memory_stages: (seconds, the stage that begins then). bytes_read: from disks, by the process from its start
+    to the last of them; what the system had in its file cache is not read again. installed_bytes: of the packages the
+    contender needs. limits: of its engine, where they are not the record's. failures: what went wrong, in order.
     """
 
     name: str
@@ -220,6 +220,7 @@ class Row(Part):
     quality: Quality
     stages: dict[str, StageResources] = {}
     memory_timeline: list[tuple[Number, Count]] = []
+    memory_stages: list[tuple[Number, str]] = []
     bytes_read: Count | None = None
     installed_bytes: Count | None = None
     power: Power = Power()

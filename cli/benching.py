@@ -92,6 +92,35 @@ def run(
         raise typer.Exit(Cancelled.exit_code)
 
 
+@bench.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="A record, or a report's folder.")],
+    second: Annotated[Path, typer.Argument(help="What to compare with it.")],
+    fail_over: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATIO", help="Exit with 1 where a total takes more than so many times as long, such as 1.08."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two records stage by stage, and name what else they differ in."""
+    with interrupts_wait():
+        from ..bench import diff as comparing
+
+    found = comparing.diff(comparing.read(first), comparing.read(second))
+    too_slow = [] if fail_over is None else found.slower(fail_over)
+    failed = [{"row": row.second, "kind": stage.kind, "ratio": stage.ratio} for row, stage in too_slow]
+    if as_json:
+        print_json({**found.to_json(), "fail_over": fail_over, "failed": failed})
+    else:
+        print("\n".join(comparing.describe(found)))
+    for row, stage in too_slow:
+        show_note(f"{row.second}: {stage.kind} clips take {stage.ratio:.3g} times as long, more than {fail_over:g}")
+    if too_slow:
+        raise typer.Exit(1)
+
+
 def _counts(option: str, text: str) -> list[int]:
     """Return the whole numbers of "1,2,4". Raises UsageError."""
     parts = [part.strip() for part in text.split(",")]

@@ -172,6 +172,8 @@ def test_memory_work_and_limits_are_told(small_record):
             assert row.stages[stage].bound in ("compute", "memory")
         assert row.stages["encode"].flops is None
         assert len(row.memory_timeline) > 10
+        assert {stage for _, stage in row.memory_stages} == {"text", "denoise", "decode", "encode"}
+        assert [moment for moment, _ in row.memory_stages] == sorted(moment for moment, _ in row.memory_stages)
         assert row.installed_bytes > 2**26
         assert row.power.source in ("not measured", "rapl", "jetson")
         if row.power.source == "not measured":
