@@ -151,6 +151,62 @@ def soak(
     _end(record.partial, path, record.soak is None or record.soak.verdict != "fail")
 
 
+@bench.command()
+def mlperf(
+    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    output: OutputOption = Path("mlperf-report"),
+    scenario: Annotated[
+        str, typer.Option(metavar="NAME", help="singlestream: one query after the other; offline: all at once.")
+    ] = "singlestream",
+    min_duration: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Test for so long at least; MLPerf's own if left out.")
+    ] = None,
+    min_queries: Annotated[
+        int | None, typer.Option(min=1, help="Make so many clips at least; MLPerf's own number if left out.")
+    ] = None,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Then make every clip once more, keep it, and score the demo's.")
+    ] = False,
+    engine: EngineOption = "auto",
+    prompts: PromptsOption = None,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
+    with interrupts_wait():
+        from ..bench.folder import prepare_folder, write_record, write_summary
+        from ..bench.mlperf import run_mlperf
+        from ..bench.mlperf_report import mlperf_markdown
+        from ..runtime.batch import read_prompts
+
+    chosen = None if prompts is None else read_prompts(prompts)
+    folder = prepare_folder(output)
+    with stage_progress() as progress:
+        record = run_mlperf(
+            bundle,
+            scenario,
+            folder,
+            engine=engine,
+            prompts=chosen,
+            threads=threads,
+            memory=memory,
+            min_seconds=min_duration,
+            min_queries=min_queries,
+            accuracy=accuracy,
+            command=["edgereel", *sys.argv[1:]],
+            on_progress=progress,
+        )
+    path, text = write_record(record, folder), mlperf_markdown(record)
+    write_summary(text, folder)
+    if as_json:
+        found = {} if record.mlperf is None else record.mlperf.model_dump(mode="json")
+        print_json({"record": str(path), "partial": record.partial, **found})
+    else:
+        print(text)
+    _end(record.partial, path, record.mlperf is not None and record.mlperf.valid)
+
+
 def _end(partial: bool, path: Path, passed: bool) -> None:
     """Say where the record is, and end with the exit code of an interrupted or failed measurement."""
     show_note(f"the record is {path}")
