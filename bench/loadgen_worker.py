@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import array
 import hashlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -33,11 +32,10 @@ TASK = "wan-2.2-t2v-a14b"
 """The load generator's name for MLPerf Inference's text-to-video task, under which it has its rules."""
 WARM_UP_CLIPS, WARM_UP_SECONDS, MOST_WARM_UPS = 3, 1.0, 20
 NEWS_SECONDS = 0.5
-SUMMARY_LOG, DETAIL_LOG = "mlperf_log_summary.txt", "mlperf_log_detail.txt"
 
 
 class LoadgenWorker:
-    """One test. The thread that runs it writes what is below the lock's name; everyone else reads that under the lock."""
+    """One test, in a thread of its own; what that has to tell waits under a lock until somebody asks for news."""
 
     def __init__(self, folder: Path) -> None:
         """folder: for clips that are not kept."""
@@ -80,7 +78,7 @@ class LoadgenWorker:
                 maker.keep_in(Path(request["keep"]) if request["keep"] else None, self._folder, request["score"])
                 fastest = maker.warm_up()
                 self._tell(engine=engine_facts(reel))
-                run_test(maker.make, len(request["prompts"]), fastest, request, self._tell, self._fail)
+                run_loadgen(maker.make, len(request["prompts"]), fastest, request, self._tell, self._fail)
                 self._tell(accuracy=maker.figures())
         except EdgereelError as error:
             self._note(str(error))
@@ -100,7 +98,7 @@ class LoadgenWorker:
         with self._lock:
             self._error = self._error or error
 
-    def _fail(self, error: str) -> None:
+    def _fail(self, error: str) -> NoReturn:
         """Note the error and never return: called by the load generator, which takes no exception."""
         self._note(error)
         while True:
@@ -162,25 +160,26 @@ def _reading(video: Video) -> Reading:
     return read(np.stack(list(video)))
 
 
-def run_test(
+def run_loadgen(
     make: Callable[[int], bytes],
     samples: int,
     fastest: float,
     request: dict[str, Any],
     tell: Callable[..., None],
-    fail: Callable[[str], None],
+    fail: Callable[[str], NoReturn],
 ) -> None:
     """Run one test of the load generator from its beginning to its end.
 
     make: a sample of the library to its response. fastest: seconds of a clip at best, from which the load generator knows how
     many queries to prepare. request: `scenario`, `mode`, `folder` for the logs, `min_seconds` and `min_queries`, None for
-    the task's own. tell: is given `task` (what the task asks for) and `begun` (the clock when the test began).
+    the task's own. tell: is given `task` (what the task asks for), and `begun` as the test begins. fail: told why a clip
+    could not be made; it never returns. Raises MissingExtraError, EngineError.
     """
     require_packages(("mlperf_loadgen",), "mlperf", "MLPerf's load generator")
     import mlperf_loadgen as loadgen
 
     folder = Path(request["folder"])
-    settings, task = test_settings(loadgen, request, samples, fastest)
+    settings, task = settings_for(loadgen, request, samples, fastest)
     tell(task=task)
 
     def issue(queries: Sequence[Any]) -> None:
@@ -189,7 +188,6 @@ def run_test(
                 response = array.array("B", make(query.index))
             except BaseException as error:
                 fail(f"sample {query.index}: {brief(error)}")
-                raise
             address, length = response.buffer_info()
             loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(query.id, address, length)])
 
@@ -210,9 +208,7 @@ def run_test(
         loadgen.DestroySUT(system)
 
 
-def test_settings(
-    loadgen: Any, request: dict[str, Any], samples: int, fastest: float
-) -> tuple[Any, dict[str, int | float]]:
+def settings_for(loadgen: Any, request: dict[str, Any], samples: int, fastest: float) -> tuple[Any, dict[str, int]]:
     """Return the load generator's settings for a test, and what the task itself asks for.
 
     The task's rules are those built into the load generator, which reads them only on its first call in a process.
@@ -242,5 +238,4 @@ def test_settings(
 
 
 if __name__ == "__main__":
-    sys.setswitchinterval(0.001)
     serve_pipes(LoadgenWorker)

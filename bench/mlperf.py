@@ -43,7 +43,7 @@ _FEWEST_FRAMES = 5  # that the demo's scorer can read
 
 
 @dataclass(frozen=True)
-class Test:
+class Asked:
     """What is asked of the load generator. min_seconds, min_queries: None for what the task asks."""
 
     scenario: Literal["SingleStream", "Offline"]
@@ -89,8 +89,8 @@ def run_mlperf(
     built-in model's. on_progress: the stages `queries` and `accuracy`.
 
     Ctrl-C, a crash of the load generator and a clip that fails end it: what was completed is in the record, which is partial
-    and not valid. Raises BundleError, GeometryError, PromptError, UsageError, OutputError before the test, and
-    MissingExtraError without the load generator.
+    and not valid; where that is nothing, Cancelled or EngineError is raised. Raises BundleError, GeometryError, PromptError,
+    UsageError, OutputError before the test, and MissingExtraError without the load generator.
     """
     require_packages(("mlperf_loadgen",), "mlperf", "MLPerf's load generator")
     if scenario not in SCENARIOS:
@@ -101,15 +101,17 @@ def run_mlperf(
         raise UsageError(f"--min-queries {min_queries}: choose from 1 to {_MOST_QUERIES}")
     chosen = list(prompts) if prompts is not None else pictures.default_prompts(TASK_PROMPTS)
     plan = plan_one(bundle, engine, chosen, threads, memory, on_progress)
-    test = Test(SCENARIOS[scenario], chosen, folder, min_seconds, min_queries)
+    asked = Asked(SCENARIOS[scenario], chosen, folder, min_seconds, min_queries)
     started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
-    outcome = run_mode(plan.job, test, "PerformanceOnly", False, on_progress)
+    outcome = run_mode(plan.job, asked, "PerformanceOnly", False, on_progress)
+    if outcome.failure and not outcome.clips:
+        raise Cancelled(outcome.failure) if outcome.interrupted else EngineError(outcome.failure)
     kept, note = None, "not asked for: --accuracy makes every clip once more and keeps it"
     if accuracy and not outcome.failure:
         scored = (
             prompts is None and pictures.can_be_scored(plan.job.bundle) and plan.job.request.frames >= _FEWEST_FRAMES
         )
-        kept = run_mode(plan.job, test, "AccuracyOnly", scored, on_progress)
+        kept = run_mode(plan.job, asked, "AccuracyOnly", scored, on_progress)
         note = _accuracy_note(kept, scored)
     failures = [each.failure for each in (outcome, kept) if each is not None and each.failure]
     record = record_one(
@@ -121,13 +123,13 @@ def run_mlperf(
         partial=bool(failures),
         command=command,
     )
-    record.mlperf = result_of(plan, test, outcome, kept, note)
+    record.mlperf = result_of(plan, asked, outcome, kept, note)
     return record
 
 
-def run_mode(job: Job, test: Test, mode: str, scored: bool, on_progress: Progress | None) -> Outcome:
+def run_mode(job: Job, asked: Asked, mode: str, scored: bool, on_progress: Progress | None) -> Outcome:
     """Return what one test left, whether it came to its end or not. Raises OutputError where the logs have no place."""
-    folder = test.folder / _LOGS[mode]
+    folder = asked.folder / _LOGS[mode]
     keep = folder / "clips" if mode == "AccuracyOnly" else None
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
@@ -137,25 +139,25 @@ def run_mode(job: Job, test: Test, mode: str, scored: bool, on_progress: Progres
     outcome = Outcome()
     request = {
         **{"bundle": str(job.bundle.folder), "engine": job.engine, "threads": job.threads, "memory": job.memory},
-        **{"settings": job.settings(), "prompts": test.prompts, "scenario": test.scenario, "mode": mode},
+        **{"settings": job.settings(), "prompts": asked.prompts, "scenario": asked.scenario, "mode": mode},
         **{"folder": str(folder.resolve()), "keep": None if keep is None else str(keep.resolve()), "score": scored},
-        **{"min_seconds": test.min_seconds, "min_queries": test.min_queries},
+        **{"min_seconds": asked.min_seconds, "min_queries": asked.min_queries},
     }
     process = WorkerProcess([sys.executable, "-m", "edgereel.bench.loadgen_worker"])
     try:
         process.request(do="begin", **request)
-        _follow(process, outcome, test, mode, on_progress)
+        _follow(process, outcome, asked, mode, on_progress)
     except (KeyboardInterrupt, Cancelled):
         outcome.failure, outcome.interrupted = "interrupted", True
     except EdgereelError as error:
         outcome.failure = str(error)
     finally:
-        process.kill()
+        process.kill()  # also at its end: there is nothing left in it to be finished
     outcome.log = read_log(folder / _DETAIL_LOG)
     return outcome
 
 
-def _follow(process: WorkerProcess, outcome: Outcome, test: Test, mode: str, on_progress: Progress | None) -> None:
+def _follow(process: WorkerProcess, outcome: Outcome, asked: Asked, mode: str, on_progress: Progress | None) -> None:
     """Take news into the outcome until the test has ended."""
     stage = "queries" if mode == "PerformanceOnly" else "accuracy"
     begun: float | None = None
@@ -176,15 +178,15 @@ def _follow(process: WorkerProcess, outcome: Outcome, test: Test, mode: str, on_
             begun = time.perf_counter()
         if begun is not None:
             elapsed = time.perf_counter() - begun
-            total = _expected(outcome, test, elapsed) if mode == "PerformanceOnly" else len(test.prompts)
+            total = _expected(outcome, asked, elapsed) if mode == "PerformanceOnly" else len(asked.prompts)
             report_progress(on_progress, stage, len(outcome.clips), max(total, len(outcome.clips) + 1))
 
 
-def _expected(outcome: Outcome, test: Test, elapsed: float) -> int:
+def _expected(outcome: Outcome, asked: Asked, elapsed: float) -> int:
     """Return how many queries the test will have, judged by its pace so far."""
     task = outcome.task
-    seconds = test.min_seconds or task.get("min_duration_ms", 0) / 1000
-    queries = test.min_queries or int(task.get("min_query_count", 0))
+    seconds = asked.min_seconds or task.get("min_duration_ms", 0) / 1000
+    queries = asked.min_queries or int(task.get("min_query_count", 0))
     return max(queries, int(len(outcome.clips) * seconds / max(elapsed, 1e-3)))
 
 
@@ -202,21 +204,21 @@ def _accuracy_note(outcome: Outcome, scored: bool) -> str:
     )
 
 
-def result_of(plan: Plan, test: Test, outcome: Outcome, kept: Outcome | None, note: str) -> Mlperf:
+def result_of(plan: Plan, asked: Asked, outcome: Outcome, kept: Outcome | None, note: str) -> Mlperf:
     """Return the verdict and figures of a test, from what the load generator logged."""
     log = outcome.log
     reasons = [f"{outcome.failure} after {len(outcome.clips)} clips"] if outcome.failure else reasons_invalid(log)
     nanoseconds = log.number("early_stopping_latency_ss")
-    tells = test.scenario == "SingleStream" and not outcome.failure and nanoseconds
+    tells = asked.scenario == "SingleStream" and not outcome.failure and nanoseconds
     rate = log.number("result_samples_per_second")
     if rate is None:
         rate = log.number("result_qps_with_loadgen_overhead")
     return Mlperf(
-        scenario=test.scenario,
+        scenario=asked.scenario,
         modes=["PerformanceOnly", *(["AccuracyOnly"] if kept is not None else [])],
         valid=not reasons,
         reasons=reasons,
-        short_of_task=short_of_task(outcome, test),
+        short_of_task=short_of_task(outcome, asked),
         division_reasons=division_reasons(plan.job, plan.job.request),
         loadgen=str(log.values.get("loadgen_version", "unknown")),
         settings=log.part("effective_"),
@@ -230,16 +232,18 @@ def result_of(plan: Plan, test: Test, outcome: Outcome, kept: Outcome | None, no
     )
 
 
-def short_of_task(outcome: Outcome, test: Test) -> list[str]:
+def short_of_task(outcome: Outcome, asked: Asked) -> list[str]:
     """Return in words where this test asked for less than the task does."""
     task, found = outcome.task, []
     seconds, queries = task.get("min_duration_ms", 0) / 1000, task.get("min_query_count", 0)
-    if test.min_seconds is not None and test.min_seconds < seconds:
-        found.append(f"a minimum duration of {test.min_seconds:g} s was asked for, and the task asks for {seconds:g} s")
-    if test.min_queries is not None and test.min_queries < queries:
-        found.append(f"at least {test.min_queries} queries were asked for, and the task asks for {queries}")
-    if len(test.prompts) < CHECKED_SAMPLES:
-        found.append(f"there are {len(test.prompts)} prompts, and MLPerf's checker wants at least {CHECKED_SAMPLES}")
+    if asked.min_seconds is not None and asked.min_seconds < seconds:
+        found.append(
+            f"a minimum duration of {asked.min_seconds:g} s was asked for, and the task asks for {seconds:g} s"
+        )
+    if asked.min_queries is not None and asked.min_queries < queries:
+        found.append(f"at least {asked.min_queries} queries were asked for, and the task asks for {queries}")
+    if len(asked.prompts) < CHECKED_SAMPLES:
+        found.append(f"there are {len(asked.prompts)} prompts, and MLPerf's checker wants at least {CHECKED_SAMPLES}")
     return found
 
 

@@ -204,14 +204,14 @@ def mlperf(
         print_json({"record": str(path), "partial": record.partial, **found})
     else:
         print(text)
-    _end(record.partial, path, record.mlperf is not None and record.mlperf.valid)
+    _end("interrupted" in record.rows[0].failures, path, record.mlperf is not None and record.mlperf.valid)
 
 
-def _end(partial: bool, path: Path, passed: bool) -> None:
+def _end(interrupted: bool, path: Path, passed: bool) -> None:
     """Say where the record is, and end with the exit code of an interrupted or failed measurement."""
     show_note(f"the record is {path}")
-    if partial:
-        show_note("it did not come to its end: what was measured until then is in the record, which is marked partial")
+    if interrupted:
+        show_note("interrupted: what was measured until then is in the record, which is marked partial")
         raise typer.Exit(Cancelled.exit_code)
     if not passed:
         raise typer.Exit(1)
