@@ -150,11 +150,13 @@ class Quality(Part):
 
     source: `bundle` (figures that the bundle carries), `measured` (fresh ones), or `none`. figures: by name, as there.
     psnr_to_first_db: of the clips to those of the report's first row at the same prompts and noise; null where not comparable.
+    psnr_to_edgereel_db: of a peer's clips to edgereel's of the same bundle and settings, likewise.
     """
 
     source: Literal["bundle", "measured", "none"]
     figures: dict[str, Any] = {}
     psnr_to_first_db: Number | None = None
+    psnr_to_edgereel_db: Number | None = None
 
 
 class StageResources(Part):

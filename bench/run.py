@@ -16,9 +16,9 @@ from . import quality as pictures
 from .ab import ROUNDS, interleave
 from .contenders import Contender, EdgereelContender, PeerFactory
 from .grid import Plan, bundle_facts, plan_rows
-from .limits import measure_limits, precision_of
+from .limits import measure_limits, precision_of, work_or_reason
 from .machine_facts import find_machine, find_versions
-from .record import MachineLimits, Record, Row
+from .record import Comparison, MachineLimits, Record, Row
 from .resources.conditions import ConditionsWatch
 from .resources.nvml import Nvml
 from .resources.power import PowerMeter, find_source
@@ -102,7 +102,7 @@ def run_bench(
         versions=find_versions(),
         limits=bench.limits.get(plans[0].job.engine),
         rows=bench.rows(partial),
-        comparisons=[found for turns in bench.turns for found in compare_with_first(turns)],
+        comparisons=bench.comparisons(),
         notes=bench.notes,
     )
 
@@ -146,6 +146,12 @@ class Bench:
             for row in reached
         ]
 
+    def comparisons(self) -> list[Comparison]:
+        """Return how rows compare with the first of their group; one that failed is not compared."""
+        failed = {row.plan.name for row in self.measured if row.failures}
+        found = [each for turns in self.turns for each in compare_with_first(turns)]
+        return [each for each in found if not failed & {each.first, each.second}]
+
     def _measure_limits(self) -> None:
         engines = list(dict.fromkeys(row.plan.job.engine for row in self.measured))
         for done, name in enumerate(engines):
@@ -154,6 +160,10 @@ class Bench:
             graphs = [graph for role in roles for graph in role.graphs().values()]
             int8 = any(precision_of(graph.quantization) == "int8" for graph in graphs)
             self.limits[name] = measure_limits(get_engine(name), self.options.threads, int8)
+        for row in self.measured:
+            row.work, reason = work_or_reason(row.plan.job.bundle, row.plan.job.request)
+            if reason and (note := f"Work was not counted: {reason}") not in self.notes:
+                self.notes.append(note)
         report_progress(self.options.on_progress, "limits", len(engines), len(engines))
 
     def _groups(self) -> list[list[Measured]]:
@@ -185,6 +195,7 @@ class Bench:
             for row in alive:
                 if row.warm is clips[row.plan.name]:
                     row.conditions = watch.result()
+            alive = [row for row in alive if not row.failures]
             for done, row in enumerate(alive):
                 report_progress(self.options.on_progress, "resources", done, len(alive))
                 self._watch(row, contenders[row.plan.name])
@@ -253,6 +264,9 @@ class Bench:
                 places = range(min(pictures.COMPARED_CLIPS, len(prompts)))
                 row.clips = [contender.frames(prompts[place], place) for place in places]
                 row.psnr = pictures.mean_psnr(self.measured[0].clips, row.clips)
+                if row.plan.contender != EdgereelContender.kind:
+                    own = next(each for each in self.measured if each.plan.job is row.plan.job)
+                    row.psnr_to_edgereel = pictures.mean_psnr(own.clips, row.clips)
             if self.options.quality and row.scores is None and pictures.can_be_scored(row.plan.job.bundle):
                 row.scores = pictures.scored(contender.frames)
 
