@@ -16,7 +16,7 @@ from .stages import ClipTimes, without_openings
 from .summaries import timing_of
 
 
-@dataclass
+@dataclass(eq=False)
 class Measured:
     """What is known of a row so far.
 

@@ -73,11 +73,11 @@ def run_bench(
 ) -> Record:
     """Return the record of every bundle on every engine at every number of steps, size and length.
 
-    None among bundles is the built-in one; among sizes and frames the bundle's default; steps: see
-    grid.default_steps. min_runs, min_seconds: warm
-    clips of each row; where neither says otherwise there are 64 of clips under half a second (what a 90th percentile
-    needs), else about a minute's worth, at least 8. cold: fresh processes for each row, 0 for none. quality: score fresh
-    clips. peers: who takes part beside edgereel, by name. on_progress: stages `limits`, `warm`, `resources`, `cold`.
+    None among bundles is the built-in one, among sizes and frames the bundle's default; steps: see grid.default_steps.
+    min_runs, min_seconds: warm clips of each row; where min_runs is None there are 64 of clips under half a second (what a
+    90th percentile needs), else about a minute's worth, at least 8. cold: fresh processes for each row, 0 for none.
+    quality: score fresh clips. peers: who takes part beside edgereel, by name. on_progress: stages `limits`, `warm`,
+    `resources`, `quality`, `cold`.
 
     Ctrl-C, or on_progress answering False, ends it: the record of what was measured until then is partial; where that is
     nothing, Cancelled or KeyboardInterrupt is passed on. A contender that fails is told in its row. Raises BundleError,
@@ -256,7 +256,8 @@ class Bench:
             if row.watched is None:
                 gpu = get_engine(row.plan.job.engine).device == "gpu"
                 with PowerMeter(find_source(gpu, nvml=self._nvml)) as meter:
-                    row.watched = contender.watch(prompts, WATCHED_CLIPS, WATCHED_SECONDS)
+                    clips = WATCHED_CLIPS if row.first < QUICK else 1
+                    row.watched = contender.watch(prompts, clips, WATCHED_SECONDS)
                 if row.watched is not None:
                     row.power = meter.result(row.watched.clips)
                 row.facts, row.installed_bytes = contender.facts(), contender.installed_bytes()
@@ -268,7 +269,17 @@ class Bench:
                     own = next(each for each in self.measured if each.plan.job is row.plan.job)
                     row.psnr_to_edgereel = pictures.mean_psnr(own.clips, row.clips)
             if self.options.quality and row.scores is None and pictures.can_be_scored(row.plan.job.bundle):
-                row.scores = pictures.scored(contender.frames)
+                row.scores = self._score(row, contender)
+
+    def _score(self, row: Measured, contender: Contender) -> dict[str, float]:
+        before = self.measured.index(row) * pictures.SCORED_CLIPS
+        total = len(self.measured) * pictures.SCORED_CLIPS
+
+        def on_clip(done: int) -> None:
+            report_progress(self.options.on_progress, "quality", before + done, total)
+
+        on_clip(0)
+        return pictures.scored(contender.frames, on_clip=on_clip)
 
     def _measure_cold(self) -> None:
         rows = [row for row in self.measured if not row.failures]

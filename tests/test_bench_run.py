@@ -182,7 +182,7 @@ def test_memory_work_and_limits_are_told(small_record):
 
 def test_progress_is_told_to_the_end(small_record):
     _, told = small_record
-    for stage, total in (("limits", 1), ("warm", 8), ("resources", 2), ("cold", 4)):
+    for stage, total in (("limits", 1), ("warm", 8), ("resources", 2), ("quality", 48), ("cold", 4)):
         steps = [(done, of) for name, done, of in told if name == stage]
         assert steps[0] == (0, total)
         assert steps[-1] == (total, total)
