@@ -7,6 +7,7 @@ stretch of clips that one process made.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..errors import Cancelled, EdgereelError, EngineError, require_packages
+from ..errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
 from ..runtime.progress import Progress, report_progress
 from . import quality as pictures
 from .contenders import EdgereelContender, ProcessContender
@@ -28,6 +29,8 @@ from .statistics import compare_halves, slope
 CLIPS, SKIPPED = 500, 50
 FAIL_MEMORY, FAIL_LATENCY = 0.1, 1.1
 MOST_CLIPS = 1_000_000
+CAPTIONS = 500
+"""How many of the built-in captions are used in turn, at most."""
 FEWEST_CLIPS = 16
 """Clips after those skipped, from which on trends can be told."""
 GIVE_UP_AFTER = 10
@@ -80,7 +83,9 @@ def run_soak(
     require_packages(("psutil",), "bench", "a soak")
     check_count("--clips", clips, FEWEST_CLIPS, MOST_CLIPS)
     check_count("--skip", skip, 0, clips - FEWEST_CLIPS)
-    chosen = list(prompts) if prompts is not None else pictures.default_prompts(clips)
+    if not (math.isfinite(limits.memory) and math.isfinite(limits.latency) and min(limits.memory, limits.latency) >= 0):
+        raise UsageError("--fail-memory and --fail-latency are numbers from 0 on")
+    chosen = list(prompts) if prompts is not None else pictures.default_prompts(min(clips, CAPTIONS))
     plan = plan_one(bundle, engine, chosen, threads, memory, on_progress)
     started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
     run = Soaking(contender(plan.name, plan.job), chosen)

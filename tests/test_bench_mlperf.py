@@ -235,7 +235,11 @@ def test_the_command_prints_verdict_and_configuration(small, tmp_path):
     assert result.exit_code == 0, result.output
     assert "MLPerf SingleStream: VALID" in result.output
     assert "| minimum queries | 64 |" in result.output
-    assert read_record(tmp_path / "report" / "record.json").mlperf.valid
+    path = tmp_path / "report" / "record.json"
+    record = read_record(path)
+    assert record.mlperf.valid
+    assert not record.mlperf.model_extra
+    assert record.to_json() == json.loads(path.read_text(encoding="utf-8"))
     result = CliRunner().invoke(app, [*arguments, "--min-queries", "5", "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["valid"] is False

@@ -148,6 +148,8 @@ def test_interrupted_it_keeps_what_was_made(made, tmp_path):
         ({"prompts": ["a purple walrus"]}, PromptError, "walrus"),
         ({"threads": 0}, UsageError, "threads"),
         ({"memory": "lots"}, UsageError, "lots"),
+        ({"limits": Limits(memory=float("nan"))}, UsageError, "--fail-memory"),
+        ({"limits": Limits(latency=float("inf"))}, UsageError, "--fail-latency"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_the_first_clip(options, error, said):
@@ -162,6 +164,8 @@ def test_the_demo_makes_clips_and_the_command_says_how_it_went(tmp_path):
     assert "20 of 20 clips made, 0 failed" in result.output
     record = read_record(tmp_path / "report" / "record.json")
     assert record.soak.made == 20
+    assert not record.soak.model_extra
+    assert record.to_json() == json.loads((tmp_path / "report" / "record.json").read_text(encoding="utf-8"))
     assert record.soak.limits == {"memory_mb_per_clip": 1000, "latency_second_half": 1000}
     assert record.rows[0].engine.engine == "cpu"
     assert "## Soak: pass" in (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
