@@ -44,6 +44,7 @@ _VARIABLES = {
 }
 _STYLE = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "edgereel",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": TEXT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 from ..record import STAGES, MachineLimits, Record, Row
@@ -57,6 +58,8 @@ def quality_against_time(record: Record) -> Plot:
     )
     others = [row.name for place, row in enumerate(record.rows) if place not in points]
     notes = ["Up and to the left is better. The line joins the rows to which no other is both as fast and as good."]
+    if any(quality >= axis.equal for _, quality in points.values()):
+        notes.append("Clips equal to the first row’s have no decibels: they stand above the scale.")
     notes += [f"Not drawn, without a quality that compares: {listed(others[:MOST_ROWS])}."] if others else []
     return Plot(title, lambda width: _draw_quality(names, points, front, axis, width), alt, notes)
 
@@ -86,7 +89,7 @@ def _draw_quality(
     margin = 0.25 * (slowest - fastest) + 0.02 * slowest
     axes.set_xlim(max(0.0, fastest - margin), slowest + margin)
     any_equal = len(below) < len(points)
-    axes.set_ylim(low - 0.2 * room, (equal if any_equal else high) + 0.2 * room)
+    axes.set_ylim(low - 0.35 * room, (equal if any_equal else high) + 0.2 * room)
     axes.plot(
         [drawn[place][0] for place in front], [drawn[place][1] for place in front], color=ACCENT, linewidth=2, zorder=2
     )
@@ -96,7 +99,7 @@ def _draw_quality(
     axes.grid(axis="both")
     axes.locator_params(axis="both", nbins=6)
     axes.xaxis.set_major_formatter(lambda value, place: tick(value))
-    ticks = [value for value in axes.get_yticks() if low - 0.2 * room <= value <= high + 0.2 * room]
+    ticks = [value for value in axes.get_yticks() if low - 0.35 * room <= value <= high + 0.2 * room]
     axes.set_yticks([*ticks, equal] if any_equal else ticks)
     axes.set_yticklabels([tick(value) for value in ticks] + [axis.equal_name] * any_equal)
     axes.set_xlabel(f"median of the total, {unit}", labelpad=4)
@@ -182,11 +185,9 @@ def _draw_memory(rows: list[Row], width: int) -> Any:
         points = [point for point in sorted(row.memory_timeline) if point[0] <= until]
         times, counts = [moment * scale for moment, _ in points], [float(count) for _, count in points]
         marks = [mark for mark in sorted(row.memory_stages) if mark[0] <= until][:2000]
-        for index, (moment, stage) in enumerate(marks):
-            following = marks[index + 1][0] if index + 1 < len(marks) else until
-            colour = STAGE_COLOURS.get(stage)
-            if colour is not None and following > moment:
-                axes.axvspan(moment * scale, following * scale, color=colour, alpha=0.38, linewidth=0)
+        for stage, spans in _spans(marks, until).items():
+            _shade(axes, [(start * scale, end * scale) for start, end in spans], most * 1.08, STAGE_COLOURS[stage])
+        axes.fill_between(times, counts, most * 1.08, color=PAPER, linewidth=0)
         axes.plot(times, counts, color=INK, linewidth=1.6)
         axes.set_xlim(0, end * scale)
         axes.set_ylim(0, most * 1.08)
@@ -200,6 +201,25 @@ def _draw_memory(rows: list[Row], width: int) -> Any:
         else:
             axes.tick_params(labelbottom=False)
     return figure
+
+
+def _spans(marks: list[tuple[float, str]], until: float) -> dict[str, list[tuple[float, float]]]:
+    """Return by stage from when to when it was under way, of (seconds, the stage that begins then) in order."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for (start, stage), (end, _) in pairwise([*marks, (until, "")]):
+        if stage in STAGE_COLOURS and end > start:
+            spans.setdefault(stage, []).append((start, end))
+    return spans
+
+
+def _shade(axes: Any, spans: list[tuple[float, float]], top: float, colour: str) -> None:
+    """Fill stretches of time up to a height, all of one colour as one shape."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    corners = [[(start, 0), (start, top), (end, top), (end, 0), (start, 0)] for start, end in spans]
+    shape = Path.make_compound_path(*(Path(each, closed=True) for each in corners))
+    axes.add_patch(PathPatch(shape, facecolor=colour, alpha=0.45, linewidth=0))
 
 
 def roofline(record: Record) -> Plot:
