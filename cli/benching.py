@@ -58,8 +58,8 @@ def run(
     """Measure every stage of making clips, cold and warm, and write the record into a folder."""
     with interrupts_wait():
         from ..bench.folder import prepare_folder, write_record
+        from ..bench.report import markdown_table, write_report
         from ..bench.run import run_bench
-        from ..bench.table import markdown
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
@@ -84,14 +84,15 @@ def run(
             on_progress=progress,
         )
     path = write_record(record, folder)
+    pages = write_report(record, folder)
     if as_json:
         warm = {row.name: None if row.warm is None else row.warm.stages["total"].median for row in record.rows}
         coldly = {row.name: None if row.cold is None else row.cold.stages["total"].median for row in record.rows}
         medians = {name: {"warm_seconds": warm[name], "cold_seconds": coldly[name]} for name in warm}
         print_json({"record": str(path), "partial": record.partial, "rows": medians})
     else:
-        print(markdown(record))
-        show_note(f"the record is {path}")
+        print(markdown_table(record))
+        show_note(f"the page is {pages[-1]}, the record {path}")
     if record.partial:
         show_note("interrupted: what was measured until then is in the record, which is marked partial")
         raise typer.Exit(Cancelled.exit_code)
