@@ -33,13 +33,14 @@ Clip = NDArray[np.uint8]
 class Job:
     """What a contender is to make, again and again. request: all settings but prompt and seed, completed and checked.
 
-    engine: the name of edgereel's. threads: CPU threads, None for all cores.
+    engine: the name of edgereel's. threads: CPU threads, None for all cores. memory: as of `load`, None for what is free.
     """
 
     bundle: Bundle
     engine: str
     request: Request
     threads: int | None = None
+    memory: int | str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as Reel.generate takes them, beside prompt and seed."""
@@ -122,6 +123,11 @@ class ProcessContender(Contender):
     @abstractmethod
     def command(self) -> list[str]:
         """Return the command that starts the process."""
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process; None where there is none."""
+        return None if self._process is None else self._process.pid
 
     @abstractmethod
     def opening(self) -> dict[str, Any]:
@@ -210,7 +216,8 @@ class EdgereelContender(ProcessContender):
         """See ProcessContender.opening."""
         job = self.job
         bundle = str(job.bundle.folder)
-        return {"bundle": bundle, "engine": job.engine, "threads": job.threads, "settings": job.settings()}
+        opening = {"bundle": bundle, "engine": job.engine, "threads": job.threads, "memory": job.memory}
+        return {**opening, "settings": job.settings()}
 
 
 PeerFactory = Callable[[str, Job], Contender]

@@ -116,7 +116,7 @@ class Bench:
         self.limits: dict[str, MachineLimits] = {}
         self.turns: list[dict[str, list[ClipTimes]]] = []
         self.notes = [
-            "Embeddings of prompts are not cached: `text` is the text encoder's time.",
+            "Embeddings of prompts are not cached: the stage text is the text encoder's time.",
             "Cold clips are made by fresh processes that import edgereel as a library, their files in the system's cache.",
         ]
         self._nvml = Nvml.open()

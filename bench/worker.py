@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,16 @@ from ..runtime.reel import Reel, describe_engine, load
 from .stages import OnStage, make_clip
 
 MOST_CLIPS = 10_000
+
+
+class Answering(Protocol):
+    """What a worker's process is kept for."""
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a request. Raises EdgereelError, and KeyError or TypeError for one that is none."""
+
+    def close(self) -> None:
+        """Let go of everything; there are no more requests."""
 
 
 class Worker:
@@ -62,7 +72,9 @@ class Worker:
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         self.close()
-        self._reel = load(request["bundle"], request["engine"], request["threads"], cache=False)
+        self._reel = load(
+            request["bundle"], request["engine"], request["threads"], cache=False, memory=request.get("memory")
+        )
         settings = dict(request["settings"])
         self._settings = {**settings, "size": tuple(settings["size"])}
         return {"stages": {"open": time.perf_counter() - started}}
@@ -107,9 +119,8 @@ def engine_facts(reel: Reel) -> dict[str, Any]:
     }
 
 
-def serve(commands: IO[str], answers: IO[str], folder: Path) -> None:
+def serve(commands: IO[str], answers: IO[str], worker: Answering) -> None:
     """Answer every command until they end."""
-    worker = Worker(folder)
     try:
         for line in commands:
             try:
@@ -126,13 +137,13 @@ def serve(commands: IO[str], answers: IO[str], folder: Path) -> None:
         worker.close()
 
 
-def main() -> None:
-    """Serve on the process's own pipes; whatever libraries print goes to stderr."""
+def serve_pipes(make: Callable[[Path], Answering]) -> None:
+    """Serve on the process's own pipes; whatever libraries print goes to stderr. make: given a folder for files."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory(prefix="edgereel-bench-") as folder, answers:
-        serve(sys.stdin, answers, Path(folder))
+        serve(sys.stdin, answers, make(Path(folder)))
 
 
 if __name__ == "__main__":
-    main()
+    serve_pipes(Worker)

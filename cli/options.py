@@ -10,7 +10,7 @@ import typer
 from ..errors import UsageError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto or cpu.")]
+EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto, cpu, cuda, tensorrt or rtx.")]
 BundleOption = Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")]
 MemoryOption = Annotated[
     str | None,

@@ -13,18 +13,21 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, MissingExtraError, brief
 from ..machine import usable_cores
 from .base import Engine, EngineOptions, Session
 from .cuda_libraries import DRIVER, NO_DRIVER, missing_libraries, needed_libraries
 from .device_tensor import Device
-from .lowering import LoweredGraph
 from .nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
 from .onnxruntime_bound import LARGEST_FIXED, BoundSession, FixedShapeSession
 from .onnxruntime_common import failure, import_onnxruntime, session_settings
 from .onnxruntime_gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
+from .streaming import open_within
+
+if TYPE_CHECKING:
+    from .lowering.segments import Segment
 
 PROVIDER = "CUDAExecutionProvider"
 # The oldest cards that the compilers of CUDA 12 and 13 still make code for, as far as ONNX Runtime's packages use them.
@@ -56,23 +59,32 @@ class OnnxRuntimeCuda(Engine):
 
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open. Raises EngineError where nodes that calculate would run on the CPU."""
-        if options.weight_budget is not None:
-            raise EngineError(
-                "the cuda engine holds all weights on the GPU: the rtx and cpu engines can hold a part of them"
-            )
         if reason := self.unavailable():
             raise EngineError(f"the cuda engine cannot run here: {reason}")
         onnxruntime = _onnxruntime()
         compute = options.compute or DEFAULT_COMPUTE
         lowered = lower_for(self.name, graph_path, options, compute)
         _load_libraries(onnxruntime)
-        recorded = options.shapes is not None and _small(options)
-        session, recorded = _open_session(onnxruntime, graph_path, options, lowered, recorded)
-        report = gpu_report(self.name, PROVIDER, onnxruntime, session, graph_path.name, lowered, compute)
-        name, device = graph_path.name, Device("cuda")
-        if options.shapes is None or not recorded:
-            return BoundSession(onnxruntime, session, name, device, report)
-        return FixedShapeSession(onnxruntime, session, name, device, report, options.shapes, _NOT_RECORDED, _RECORDED)
+        name = graph_path.name
+
+        def open_whole(model: str | bytes) -> Session:
+            recorded = options.shapes is not None and _small(options)
+            session, recorded = _open_session(onnxruntime, graph_path, options, model, recorded)
+            report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
+            if options.shapes is None or not recorded:
+                return BoundSession(onnxruntime, session, name, Device("cuda"), report)
+            recording = (_NOT_RECORDED, _RECORDED)
+            return FixedShapeSession(onnxruntime, session, name, Device("cuda"), report, options.shapes, *recording)
+
+        def open_segment(segment: Segment) -> Session:
+            session, _ = _open_session(onnxruntime, graph_path, options, segment.model, False)
+            report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
+            return BoundSession(onnxruntime, session, name, Device("cuda"), report)
+
+        if options.weight_budget is None:
+            return open_whole(str(graph_path) if lowered.model is None else lowered.model)
+        model = graph_path.read_bytes() if lowered.model is None else lowered.model
+        return open_within(options.weight_budget, name, model, lambda: open_whole(model), open_segment)
 
     def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
         """Return the lowered graph; see Engine.graph_to_run."""
@@ -143,11 +155,10 @@ def _small(options: EngineOptions) -> bool:
 
 
 def _open_session(
-    onnxruntime: Any, graph_path: Path, options: EngineOptions, lowered: LoweredGraph, recorded: bool
+    onnxruntime: Any, graph_path: Path, options: EngineOptions, model: str | bytes, recorded: bool
 ) -> tuple[Any, bool]:
     """Return an onnxruntime.InferenceSession on the GPU, and whether its runs may be recorded as a CUDA graph."""
     threads = options.threads or usable_cores()
-    model = str(graph_path) if lowered.model is None else lowered.model
     try:
         session = onnxruntime.InferenceSession(
             model,
@@ -157,7 +168,7 @@ def _open_session(
         )
     except Exception as error:
         if recorded and _NO_GRAPH in str(error):
-            return _open_session(onnxruntime, graph_path, options, lowered, False)
+            return _open_session(onnxruntime, graph_path, options, model, False)
         raise failure(f"cannot open {graph_path.name} with ONNX Runtime on the GPU", error) from error
     if session.get_providers()[0] != PROVIDER:
         # ONNX Runtime goes on with the CPU where the provider cannot be made, and says why on stderr only.

@@ -55,7 +55,9 @@ def component_of(graph: str) -> str:
     return DECODER if graph in DECODER_GRAPHS else graph
 
 
-def clip_sizes(bundle: Bundle, width: int, height: int, frames: int, engine: Engine, options: EngineOptions) -> ClipSizes:
+def clip_sizes(
+    bundle: Bundle, width: int, height: int, frames: int, engine: Engine, options: EngineOptions
+) -> ClipSizes:
     """Return what a clip of this many pixels and frames takes on an engine, which need not be able to run here.
 
     Raises GeometryError where the model cannot do the size.

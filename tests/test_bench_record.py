@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from edgereel.bench.folder import prepare_folder, write_record
 from edgereel.bench.record import Conditions, Power, Record, StageResources, read_record, schema_text
+from edgereel.bench.report import markdown_table
 from edgereel.bench.stages import ClipTimes
 from edgereel.bench.summaries import timing_of
-from edgereel.bench.table import markdown
 from edgereel.errors import OutputError, UsageError
 
 
@@ -161,7 +161,7 @@ def test_a_damaged_record_is_a_usage_error_of_one_line(tmp_path, place, wrong, r
         inner[place[-1]] = wrong
     back, message = read_or_message(tmp_path, json.dumps(changed).encode())
     assert "\n" not in message
-    assert "record.json" in message or (back is not None and markdown(back))
+    assert "record.json" in message or (back is not None and markdown_table(back))
 
 
 @given(cut=st.integers(0, 20_000), flip=st.integers(0, 20_000), byte=st.integers(0, 255))
@@ -185,13 +185,3 @@ def test_a_folder_that_cannot_be_is_found_out(tmp_path):
     (tmp_path / "taken" / "record.json").mkdir(parents=True)
     with pytest.raises(OutputError, match="it is a folder"):
         prepare_folder(tmp_path / "taken")
-
-
-def test_the_table_says_what_was_not_measured():
-    text = markdown(record())
-    assert "| b | 9 | 0.540 |" in text
-    assert "1.50 J" in text
-    assert "needs 64 runs" in text
-    without = record()
-    without.rows[0].power = Power()
-    assert "not measured" in markdown(without)

@@ -305,6 +305,8 @@ def small_block(path, random):
 
 
 def test_bfloat16_by_the_reference_evaluator(tmp_path):
+    from onnx.reference import ReferenceEvaluator
+
     random = np.random.default_rng()
     path = small_block(tmp_path / "a.onnx", random)
     model = onnx.ModelProto.FromString(lowered(path, "tensorrt-10.3", "bfloat16").model)
@@ -314,7 +316,7 @@ def test_bfloat16_by_the_reference_evaluator(tmp_path):
     for shape in ((1, 5, 16), (2, 3, 16)):
         rows = random.standard_normal(shape).astype(np.float32)
         (wanted,) = session(str(path), tmp_path).run(None, {"x": rows})
-        (found,) = onnx.reference.ReferenceEvaluator(model).run(None, {"x": rows})
+        (found,) = ReferenceEvaluator(model).run(None, {"x": rows})
         assert 1e-5 < relative(found, wanted) < 2e-2
 
 
@@ -454,7 +456,8 @@ def test_a_graph_inside_a_node_is_refused(tmp_path):
         ("tensorrt-10.15.1", "tensorrt-10.15", 23, 5),
         ("tensorrt-11.2", "tensorrt-11.2", 23, 5),
         ("tensorrt-rtx", "tensorrt-rtx", 17, 1),
-        ("tensorrt-rtx-1.7", "tensorrt-rtx-1.7", 17, 1),
+        ("tensorrt-rtx-1.0", "tensorrt-rtx-1.0", 17, 1),
+        ("tensorrt-rtx-1.7.1.116", "tensorrt-rtx-1.7", 23, 5),
         ("cuda", "cuda", 23, 4),
     ],
 )
@@ -464,14 +467,25 @@ def test_targets_by_name(text, name, opset, kept):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "tensorrt", "tensorrt-9.0", "tensorrt-8.5", "tensorrt-12.0", "tensorrt-10", "tensorrt-rtx-2.0", "cpu"]
+    "text",
+    [
+        "",
+        "tensorrt",
+        "tensorrt-9.0",
+        "tensorrt-8.5",
+        "tensorrt-12.0",
+        "tensorrt-10",
+        "tensorrt-rtx-2.0",
+        "tensorrt-rtx-1",
+        "cpu",
+    ],
 )
 def test_unknown_targets_are_refused_with_those_known(text):
     with pytest.raises(UsageError, match=r"unknown target .*tensorrt-8\.6.*tensorrt-10\.3.*tensorrt-rtx.*cuda"):
         parse_target(text)
 
 
-@given(some.text() | some.from_regex(r"tensorrt-(rtx-)?[0-9]{1,5}(\.[0-9]{1,5}){0,3}"))
+@given(some.text() | some.from_regex(r"tensorrt-(rtx-)?(1|8|10|11|[0-9]{1,5})(\.[0-9]{1,5}){0,3}"))
 def test_any_text_is_a_target_or_a_usage_error(text):
     try:
         target = parse_target(text)

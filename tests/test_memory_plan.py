@@ -10,6 +10,8 @@ from conftest import DEMO_REEL
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgereel.engines import ENGINES, EngineOptions
+from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.errors import PlanError, UsageError
 from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.memory_budget import Budget, budget_of, format_bytes, free_host_memory, parse_bytes
@@ -28,6 +30,7 @@ from edgereel.runtime.planning import plan_bundle
 from edgereel.runtime.tiling import plan_tiles
 
 GIB = 2**30
+CPU = OnnxRuntimeCpu()
 NAMES = ("text_encoder", "denoiser", "decoder")
 
 
@@ -148,33 +151,36 @@ def test_tiles_become_smaller(height, width):
 def test_the_demo_is_planned_from_its_graphs():
     """Sizes come from the graphs: weights as float32, the text encoder's float activations, a decoder that grows with area."""
     bundle = open_bundle(DEMO_REEL)
-    small, large = (clip_sizes(bundle, side, side, 17, "float32") for side in (64, 256))
+    small, large = (clip_sizes(bundle, side, side, 17, CPU, EngineOptions()) for side in (64, 256))
     assert not small.unknown
     assert small.components["denoiser"].weights > 1.9 * bundle.manifest.files["denoiser.data"].size
     assert large.components["decoder"].activations > 10 * small.components["decoder"].activations
     assert small.components["text_encoder"] == large.components["text_encoder"]
-    halves = clip_sizes(bundle, 64, 64, 17, "float16")
+    halves = clip_sizes(bundle, 64, 64, 17, ENGINES["cuda"](), EngineOptions())
     assert halves.components["denoiser"].weights < 0.6 * small.components["denoiser"].weights
 
 
 def test_what_does_not_fit_is_refused_with_what_would():
     bundle = open_bundle(DEMO_REEL)
     size = (512, 512, 65)
-    budget = Budget(OVERHEAD["cpu"] + 60 * 2**20, "as asked for")
-    found = plan_memory(clip_sizes(bundle, *size, "float32"), budget)
+    budget = Budget(OVERHEAD["cpu"] + 120 * 2**20, "as asked for")
+
+    def plan_of(candidate):
+        return plan_memory(clip_sizes(bundle, *candidate, CPU, EngineOptions()), budget)
+
+    found = plan_of(size)
     assert not found.fits
-    shorter, smaller = nearest_that_fit(bundle, size, found, "float32")
+    shorter, smaller = nearest_that_fit(size, lambda candidate: plan_of(candidate).fits, bundle.manifest.latent)
     assert shorter[:2] == (512, 512)
     assert shorter[2] < 65
     assert smaller[2] == 65
-    for candidate in (shorter, smaller):
-        assert plan_memory(clip_sizes(bundle, *candidate, "float32"), budget).fits
-    longer = (512, 512, shorter[2] + 4)
-    assert not plan_memory(clip_sizes(bundle, *longer, "float32"), budget).fits
+    assert plan_of(shorter).fits
+    assert plan_of(smaller).fits
+    assert not plan_of((512, 512, shorter[2] + 4)).fits
     with pytest.raises(
         PlanError, match=rf"512x512 with 65 frames does not fit .* 512x512 with {shorter[2]} frames or "
     ):
-        check_fit(bundle, size, found, "float32")
+        check_fit(size, found, plan_of, bundle.manifest.latent)
 
 
 def test_nothing_fits_at_all():

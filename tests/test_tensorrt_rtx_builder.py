@@ -56,13 +56,19 @@ def trt() -> Iterator[Any]:
 
 
 def plan_of(
-    trt: Any, graph: str, target: str, compute: Compute, shapes: Shapes | None = None, stream: bool = False
+    trt: Any,
+    graph: str,
+    target: str,
+    compute: Compute,
+    shapes: Shapes | None = None,
+    stream: bool = False,
+    workspace: int | None = None,
 ) -> tuple[int, dict[str, int]]:
     """Return the size of the plan, and how many products of the graph have which type."""
     path = DEMO_REEL / f"{graph}.onnx"
     model = lower_for_target(path, parse_target(target), compute).model
     assert model is not None
-    settings = BuildSettings(compute, shapes, RANGES, stream, 2**30)
+    settings = BuildSettings(compute, shapes, RANGES, stream, workspace)
     plan, timings, products = make_plan(trt, make_log(trt), features_of((11, 0)), model, path, settings, b"")
     assert isinstance(timings, bytes)
     return memoryview(plan).nbytes, dict(products)
@@ -91,6 +97,11 @@ def test_the_text_encoder_builds_smaller_in_float16(trt: Any, target: str) -> No
 def test_fixed_shapes_and_streamed_weights_build(trt: Any) -> None:
     size, _ = plan_of(trt, "denoiser", "tensorrt-11.0", "float16", SHAPES, stream=True)
     assert size > 2**20
+
+
+def test_too_little_workspace_is_told_in_the_builders_words(trt: Any) -> None:
+    with pytest.raises(EngineError, match=r"cannot build an engine of text_encoder\.onnx: .*within workspace limit"):
+        plan_of(trt, "text_encoder", "tensorrt-10.3", "float16", workspace=2**10)
 
 
 def test_what_the_parser_cannot_read_is_told_by_node(trt: Any) -> None:

@@ -15,7 +15,7 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
 def markdown_table(record: Record) -> str:
     """Return the record's rows, stages, comparisons and what must be known of them: what the command prints."""
     tables = [content.rows_table(record), *_stage_tables(record)]
-    parts = [_list(content.warnings_of(record)), *(_table(table) for table in tables)]
+    parts = [_list(content.warnings_of(record)), *(f"{_escaped(table.caption)}\n\n{_table(table)}" for table in tables)]
     parts += [_list(content.comparison_sentences(record)), _list(record.notes)]
     return "\n\n".join(filter(None, parts))
 

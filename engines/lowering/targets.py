@@ -11,7 +11,7 @@ KNOWN_TARGETS = (
     "tensorrt-8.6",
     "tensorrt-10.0 and later (JetPack 6 has tensorrt-10.3)",
     "tensorrt-11.0 and later",
-    "tensorrt-rtx",
+    "tensorrt-rtx (-1.7 and later read more)",
     "cuda",
 )
 
@@ -45,6 +45,9 @@ _TENSORRT_8 = replace(_PRIMITIVES, quantized_opset=None, bfloat16=False, strongl
 # The canonical graphs' own opset, which is below the highest that these parsers read (11.0: 25).
 _TENSORRT_10_14 = Target("", 23, ("Attention", "Gelu", "LayerNormalization"), quantized_opset=23)
 _TENSORRT_10_15 = replace(_TENSORRT_10_14, kept=(*_TENSORRT_10_14.kept, "RotaryEmbedding", "RMSNormalization"))
+# The parser of TensorRT-RTX 1.7 has importers for all of these. Releases before it were not looked at: they get primitives,
+# as a name without a version does.
+_RTX_READS_MORE = 7
 # From the kernels in onnxruntime-gpu 1.23.2 and 1.31.1: both have RotaryEmbedding and RMSNormalization of opset 23, Attention
 # of opset 23 is only in the newer, and no bfloat16 kernels are in one or both of them for the operators in the last list.
 _CUDA = Target(
@@ -65,9 +68,11 @@ def parse_target(text: str) -> Target:
     name = text.strip().lower()
     if name == "cuda":
         return _CUDA
-    if re.fullmatch(r"tensorrt-rtx(-1(\.\d+)*)?", name):
-        # Which operators its parser reads is not documented by release: it gets primitives only.
-        return replace(_PRIMITIVES, name=name)
+    rtx = re.fullmatch(r"tensorrt-rtx(-1\.(\d{1,3})(\.\d+)*)?", name)
+    if rtx:
+        newer = rtx[2] is not None and int(rtx[2]) >= _RTX_READS_MORE
+        full = f"tensorrt-rtx-1.{int(rtx[2])}" if rtx[2] is not None else "tensorrt-rtx"
+        return replace(_TENSORRT_10_15 if newer else _PRIMITIVES, name=full)
     version = re.fullmatch(r"tensorrt-(\d{1,3})\.(\d{1,3})(\.\d+)*", name)
     known = version and _tensorrt(int(version[1]), int(version[2]))
     if not version or known is None:

@@ -7,6 +7,7 @@ on the CPU (tests/fake_tensorrt.py); it has not run on hardware.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from .inspecting import describe_precision
 from .installed import find_card, import_tensorrt, require_card, why_unavailable
 from .profiles import RANGES, Range
 from .session import TensorRtSession
-from .timings import read_timings, timings_path, write_timings
+from .timings import read_timings, timings_key, write_timings
 from .versions import NEWEST_KNOWN, Features, Version, features_of, parse_version
 
 _DEFAULT_COMPUTE: Compute = "float16"
@@ -95,7 +96,7 @@ class TensorRt(Engine):
         log = make_log(installed.trt)
         key = _key(graph_path, model, installed, settings)
 
-        timings = timings_path({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
+        timings = timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
         plan: Any = None
 
         def build(path: Path) -> None:
@@ -203,6 +204,8 @@ def _key(graph_path: Path, model: bytes, installed: _Installation, settings: Bui
             "ranges": "" if settings.shapes else repr(sorted(settings.ranges.items())),
             "stream_weights": str(settings.stream_weights),
             "workspace": str(settings.workspace),
+            # Which of several cards CUDA takes for the first, where nvidia-smi may have another.
+            "visible": " ".join(os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")),
         },
     )
 
