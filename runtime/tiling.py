@@ -29,7 +29,7 @@ from .decoding import decode_inputs, latent_frames, run_front
 from .geometry import clip_size
 from .manifest import LatentGeometry
 
-DEFAULT_OVERLAP = 6
+DEFAULT_OVERLAP = 4
 """Latents that neighbouring tiles share at least: with 6 the demo's pictures are within 39 to 60 dB of the untiled ones."""
 
 

@@ -28,6 +28,9 @@ _PROBES = (
     {"batch": 2, "frames": 5, "height": 22, "width": 26},
 )
 """Two sizes to see at which extents of inner values vary, and how. Even, as patches may have it."""
+_MAP_AXES = 5
+_MOST_PASSED_ON = 2
+"""Values that the front hands on: one, and in residual decoders what goes around the next block."""
 Dimensions = tuple[int | str, ...]
 
 
@@ -57,28 +60,33 @@ def cut_part(content: bytes, part: Part, name: str) -> bytes:
 
 
 def _place(flow: Flow, last: int, probed: list[dict[str, Value]], name: str) -> int:
-    """Return before which step to cut.
+    """Return before which step to cut: after the last Attention, as late as what is passed on is as large as just after it.
 
-    Of the places after the last Attention where the fewest values are passed on, those are taken that pass on what is as
-    large as at the first of them, and of these the last: the less the rear has to do with its neighbourhood, the less
-    tiles must overlap. `decoder_first` and `decoder_next` are cut alike by that, since they differ after the latents' size
-    only. Where the same values are passed on at several places, the first of these is meant.
+    The less the rear has to do with its neighbourhood, the less tiles must overlap; what works at the latents' size takes
+    little. `decoder_first` and `decoder_next` are cut alike by that, since they differ only where time is upsampled, after
+    it. Where the same values are passed on at several places, the first of these is meant.
     """
     places: dict[tuple[str, ...], int] = {}
     for place in sorted(flow.cuts()):
         passed_on = flow.passed_on(place)
-        floats = all(probed[0][value].element in _FLOATS for value in passed_on)
         apart = not flow.inputs_read(0, place) & flow.inputs_read(place, len(flow.steps))
-        if place > last and passed_on and floats and apart:
+        maps = all(_is_map(value, probed) for value in passed_on)
+        if place > last and 0 < len(passed_on) <= _MOST_PASSED_ON and maps and apart:
             places.setdefault(passed_on, place)
     if not places:
         raise EngineError(
             f"{one_line(name)} cannot be cut after its last Attention: it cannot be decoded in tiles, choose a smaller size"
         )
-    fewest = min(map(len, places))
-    shapes = {place: [probed[0][value].shape for value in values] for values, place in places.items()}
-    candidates = [place for values, place in places.items() if len(values) == fewest]
-    return max(place for place in candidates if shapes[place] == shapes[candidates[0]])
+    shapes = {place: {probed[0][value].shape for value in values} for values, place in places.items()}
+    return max(place for place in shapes if shapes[place] == shapes[min(shapes)])
+
+
+def _is_map(value: str, probed: list[dict[str, Value]]) -> bool:
+    """Return whether a value can be cut into tiles: [batch, channels, time, height, width] by any factor."""
+    extents = [str(extent).partition("*") for extent in _dimensions(value, probed)]
+    named = [name for name, _, _ in extents]
+    same_factor = extents[-1][2] == extents[-2][2] if len(extents) == _MAP_AXES else False
+    return probed[0][value].element in _FLOATS and named[3:] == ["height", "width"] and same_factor
 
 
 def _front(content: bytes, passed_on: Mapping[str, str], hidden: list[Any], whole: Any, name: str) -> bytes:
