@@ -29,8 +29,12 @@ from .decoding import decode_inputs, latent_frames, run_front
 from .geometry import clip_size
 from .manifest import LatentGeometry
 
-DEFAULT_OVERLAP = 4
-"""Latents that neighbouring tiles share at least: with 6 the demo's pictures are within 39 to 60 dB of the untiled ones."""
+DEFAULT_OVERLAP = 5
+"""Latents that neighbouring tiles share at least: the least with which pictures are within 45 dB of the untiled ones.
+
+Measured with tiles from half the picture down to the smallest, which are the worst: the demo's clips (55 dB with 4 latents,
+46 with 3), and a Wan 2.1 VAE with random weights on noise (54 dB with 6, 47 with 5, 39 with 4, 32 with 3).
+"""
 
 
 @dataclass(frozen=True)

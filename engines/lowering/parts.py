@@ -19,7 +19,7 @@ from ...errors import EngineError, one_line
 from ..base import Part
 from ..costs.values import Value, propagate
 from ..extents import parse_extent
-from .graph import attributes
+from .graph import attributes, names_read
 from .segments import Flow
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
@@ -28,6 +28,7 @@ _PROBES = (
     {"batch": 2, "frames": 5, "height": 22, "width": 26},
 )
 """Two sizes to see at which extents of inner values vary, and how. Even, as patches may have it."""
+_PICTURES = "frames"
 _MAP_AXES = 5
 _MOST_PASSED_ON = 2
 """Values that the front hands on: one, and in residual decoders what goes around the next block."""
@@ -66,11 +67,12 @@ def _place(flow: Flow, last: int, probed: list[dict[str, Value]], name: str) -> 
     little. `decoder_first` and `decoder_next` are cut alike by that, since they differ only where time is upsampled, after
     it. Where the same values are passed on at several places, the first of these is meant.
     """
+    leading = _leading_to_pictures(flow)
     places: dict[tuple[str, ...], int] = {}
     for place in sorted(flow.cuts()):
         passed_on = flow.passed_on(place)
         apart = not flow.inputs_read(0, place) & flow.inputs_read(place, len(flow.steps))
-        maps = all(_is_map(value, probed) for value in passed_on)
+        maps = all(value in leading and _is_map(value, probed) for value in passed_on)
         if place > last and 0 < len(passed_on) <= _MOST_PASSED_ON and maps and apart:
             places.setdefault(passed_on, place)
     if not places:
@@ -79,6 +81,15 @@ def _place(flow: Flow, last: int, probed: list[dict[str, Value]], name: str) -> 
         )
     shapes = {place: {probed[0][value].shape for value in values} for values, place in places.items()}
     return max(place for place in shapes if shapes[place] == shapes[min(shapes)])
+
+
+def _leading_to_pictures(flow: Flow) -> set[str]:
+    """Return the values that the pictures depend on; states alone may depend on others."""
+    leading = {_PICTURES}
+    for node in reversed(flow.steps):
+        if leading.intersection(node.output):
+            leading.update(names_read(node))
+    return leading
 
 
 def _is_map(value: str, probed: list[dict[str, Value]]) -> bool:
