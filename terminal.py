@@ -37,6 +37,7 @@ _STAGES = {
     "text": "reading the prompt",
     "embed": "embedding prompts",
     "denoise": "denoising",
+    "tiles": "decoding tiles",
     "decode": "decoding",
     "build": "building engines",
     "lower": "lowering graphs",

@@ -19,6 +19,8 @@ Activations = Literal["float", "dynamic"]
 """What quantized weights are multiplied with: float32, or activations quantized as they come."""
 Compute = Literal["float32", "float16", "bfloat16"]
 """What matrix products calculate in; sums that need more (norms, softmax) have float32 in any case."""
+Part = Literal["front", "rear"]
+"""What of a decoder must see the whole picture, and what may see a tile of it; see engines/lowering/parts.py."""
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """(input name, its shape) of every input of a graph, sorted by name: a mapping that can be hashed."""
 
@@ -54,7 +56,7 @@ class EngineOptions:
     compute: the type that matrix products calculate in, None for the engine's own choice; what the engine cannot do it
     refuses. shapes: the shape of each input where all runs will have the same, so that the engine may build for them; None
     where they vary. weight_budget: bytes of weights held on the device at once, None for all of them: the others are
-    fetched as they are needed.
+    fetched as they are needed. part: the part of the graph to run, None for all of it; parts are cut as a graph is lowered.
     """
 
     threads: int | None = None
@@ -64,6 +66,7 @@ class EngineOptions:
     compute: Compute | None = None
     shapes: Shapes | None = None
     weight_budget: int | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ..errors import EngineError, MissingExtraError, brief
 from ..machine import usable_cores
 from .base import Engine, EngineOptions, EngineReport, Session, Tensor
 from .byte_products import byte_products_are_exact
-from .lowering import LoweredGraph, lower_graph
+from .lowering import LoweredGraph, lower_graph, not_lowered
 from .onnxruntime_common import (
     LONGEST_QUOTE,
     AssignedNode,
@@ -113,9 +113,9 @@ def _onnxruntime() -> Any:
 
 def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGraph:
     if not options.lower:
-        return LoweredGraph(None, "off")
+        return not_lowered(options.part)
     try:
-        return lower_graph(graph_path, options.activations, version, keep=options.keep)
+        return lower_graph(graph_path, options.activations, version, keep=options.keep, part=options.part)
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot open {graph_path.name}: {brief(error, LONGEST_QUOTE)}") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import EngineError, brief
 from ..machine import usable_cores
 from .base import Compute, EngineOptions, EngineReport
-from .lowering import LoweredGraph
+from .lowering import LoweredGraph, not_lowered
 from .nvidia import nvidia_gpus
 from .onnxruntime_common import LONGEST_QUOTE, AssignedNode, assigned_nodes, count_by_provider
 from .onnxruntime_placement import check_placement
@@ -20,11 +20,13 @@ DEFAULT_COMPUTE: Compute = "float16"
 def lower_for(target: str, graph_path: Path, options: EngineOptions, compute: Compute) -> LoweredGraph:
     """Return a graph lowered for a target; see engines.lowering. Raises EngineError where the graph cannot be read."""
     if not options.lower:
-        return LoweredGraph(None, "off")
+        return not_lowered(options.part)
     from .lowering import lower_for_target, parse_target
 
     try:
-        lowered: LoweredGraph = lower_for_target(graph_path, parse_target(target), compute, keep=options.keep)
+        lowered: LoweredGraph = lower_for_target(
+            graph_path, parse_target(target), compute, keep=options.keep, part=options.part
+        )
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot open {graph_path.name}: {brief(error, LONGEST_QUOTE)}") from error
     return lowered

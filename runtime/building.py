@@ -32,7 +32,7 @@ def build_engines(
     names = list(reel.bundle.manifest.roles.graphs())
     report_progress(on_progress, "build", 0, len(names))
     for done, name in enumerate(names, start=1):
-        reel.session(name)
+        reel.graphs.sessions(name)
         report_progress(on_progress, "build", done, len(names))
     graphs = {
         name: {

@@ -39,10 +39,13 @@ class Video:
         return self.request.frames
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return self._pictures(None)
+
+    def _pictures(self, on_progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
         self._reel.plan(self.request.width, self.request.height, self.request.frames)
         shown = 0
         while True:
-            pictures = self._decode()
+            pictures = self._decode(on_progress)
             try:
                 for _ in range(shown):  # memory ran out in the middle: those before are with the caller already
                     next(pictures)
@@ -57,14 +60,22 @@ class Video:
             except OutOfMemory as error:
                 self._reel.graphs.step_down(DECODER, error)
 
-    def _decode(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the pictures, decoded as the memory plan says."""
-        first, following = (self._reel.session(name) for name in DECODER_GRAPHS)
+    def _decode(self, on_progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures, decoded as the memory plan says; on_progress is told of tiles."""
+        first, following = (self._reel.graphs.sessions(name) for name in DECODER_GRAPHS)
         plan, geometry = self._reel.graphs.plan, self._reel.bundle.manifest.latent
         if plan is None or plan.tile is None:
-            yield from decode_frames(first, following, self.latents, geometry)
-        else:
-            yield from decode_tiled(first, following, self.latents, geometry, plan.tile)
+            yield from decode_frames(first[None], following[None], self.latents, geometry)
+            return
+        front = (first["front"], following["front"]) if "front" in first else None
+        yield from decode_tiled(
+            front,
+            (first["rear"], following["rear"]),
+            self.latents,
+            geometry,
+            plan.tile,
+            on_tile=lambda done, total: report_progress(on_progress, "tiles", done, total),
+        )
 
     def settings(self, *, private: bool = False) -> dict[str, Any]:
         """Return what the clip was made with and by; private leaves both prompts out."""
@@ -89,7 +100,8 @@ class Video:
 
         What is there already is replaced when the new output is complete: a file, or a folder that holds nothing but
         the PNGs of an earlier clip. The settings and the note that the clip is AI-generated go into the metadata;
-        private leaves the prompts out. Raises EngineError where the frames are all alike, UsageError for another suffix or a
+        private leaves the prompts out. on_progress is told of `decode`, and of `tiles` before it where pictures are decoded in
+        tiles. Raises EngineError where the frames are all alike, UsageError for another suffix or a
         speed that the format cannot show,
         OutputError where it cannot be written, Cancelled where on_progress returns False.
         """
@@ -99,7 +111,7 @@ class Video:
         def counted() -> Iterator[NDArray[np.uint8]]:
             report_progress(on_progress, "decode", 0, len(self))
             check = FrameCheck()
-            for done, picture in enumerate(self, start=1):
+            for done, picture in enumerate(self._pictures(on_progress), start=1):
                 check.add(picture)
                 yield picture
                 report_progress(on_progress, "decode", done, len(self))

@@ -5,7 +5,8 @@ The state stays wherever the engine keeps it; memory does not grow with the leng
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from ..errors import EngineError
 from .geometry import clip_size
 from .manifest import LatentGeometry
 
-_STATE = "state_"
+_STATE, _HIDDEN = "state_", "hidden_"
 # ONNX wants every name in a graph once, so a state that decoder_next takes as `state_00` leaves it as `state_00_next`.
 _NEXT = "_next"
 
@@ -36,15 +37,57 @@ def decode_frames(
     values that are not numbers, another number or size of pictures than the geometry says, or does not hand its state on.
     """
     width, height, _ = clip_size(geometry, latents.shape)
-    state: dict[str, Tensor] = {}
+    yield from decode_inputs(first, following, latent_frames(latents), (height, width), geometry)
+
+
+def latent_frames(latents: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield what a decoder takes for each latent frame of latents [1, C, F, H, W]."""
     for index in range(latents.shape[2]):
+        yield {"latent": latents[:, :, index : index + 1]}
+
+
+def run_front(first: Session, following: Session, latents: NDArray[np.float32]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield what the front of a decoder (see Part) hands on to its rear for each latent frame, by name.
+
+    Raises EngineError where the front hands nothing on, or does not hand its state on.
+    """
+    state: dict[str, Tensor] = {}
+    for index, frame in enumerate(latent_frames(latents)):
+        session = first if index == 0 else following
+        outputs = session.run({**_tensors(frame), **state})
+        state = _next_state(outputs, state, index)
+        maps = {name: tensor.numpy() for name, tensor in outputs.items() if name.startswith(_HIDDEN)}
+        del outputs
+        if not maps:
+            raise EngineError(
+                f"decoding latent frame {index + 1} gave nothing to decode further: the engine is at fault"
+            )
+        yield maps
+
+
+def decode_inputs(
+    first: Session,
+    following: Session,
+    inputs: Iterable[Mapping[str, NDArray[Any]]],
+    size: tuple[int, int],
+    geometry: LatentGeometry,
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pictures of a decoder or of its rear, as decode_frames does.
+
+    inputs: what it takes for each latent frame beside its state. size: height and width of the pictures.
+    """
+    state: dict[str, Tensor] = {}
+    for index, frame in enumerate(inputs):
         session, count = (first, 1) if index == 0 else (following, geometry.temporal_scale)
-        latent = Tensor.from_numpy(latents[:, :, index : index + 1])
-        outputs = session.run({"latent": latent, **state})
-        frames = _checked_frames(outputs, (1, 3, count, height, width), index)
+        outputs = session.run({**_tensors(frame), **state})
+        frames = _checked_frames(outputs, (1, 3, count, *size), index)
         state = _next_state(outputs, state, index)
         del outputs  # the state of before is large, and the pictures may take long to be used
         yield from to_uint8(frames)
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    return {name: Tensor.from_numpy(array) for name, array in arrays.items()}
 
 
 def _checked_frames(outputs: Mapping[str, Tensor], shape: tuple[int, ...], index: int) -> NDArray[np.float32]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 
+from ..engines.extents import parse_extent
 from ..errors import BundleError
 from .manifest import Manifest
 
 Shapes = dict[str, tuple[int, ...]]
-_EXTENT = re.compile(r"([A-Za-z_]\w*)(?:\*(\d{1,9}))?")
 
 
 def input_shapes(manifest: Manifest, graph: str, latents: tuple[int, ...]) -> Shapes:
@@ -16,18 +16,25 @@ def input_shapes(manifest: Manifest, graph: str, latents: tuple[int, ...]) -> Sh
 
     Decoders take one latent frame at a time. Raises BundleError where the manifest names an extent that is not known.
     """
+    specs = manifest.roles.graphs()[graph].inputs
+    return shapes_of(manifest, graph, latents, {name: tuple(spec.shape) for name, spec in specs.items()})
+
+
+def shapes_of(
+    manifest: Manifest, graph: str, latents: tuple[int, ...], inputs: Mapping[str, tuple[int | str, ...]]
+) -> Shapes:
+    """Return the shape of each input of a part of a graph. inputs: its shapes in the extents' names; see input_shapes."""
     batch, _, frames, height, width = latents
     tokens = manifest.text.max_tokens
     known = {"batch": batch, "frames": frames, "height": height, "width": width, "tokens": tokens}
-    specs = manifest.roles.graphs()[graph].inputs
-    return {name: tuple(_extent(graph, extent, known) for extent in spec.shape) for name, spec in specs.items()}
+    return {name: tuple(_extent(graph, extent, known) for extent in shape) for name, shape in inputs.items()}
 
 
 def _extent(graph: str, extent: int | str, known: dict[str, int]) -> int:
     """Return an extent's value: `height` and `height*4` are what export writes."""
     if isinstance(extent, int):
         return extent
-    match = _EXTENT.fullmatch(extent)
-    if match is None or match[1] not in known:
+    parsed = parse_extent(extent)
+    if parsed is None or parsed[0] not in known:
         raise BundleError(f"the manifest gives {graph} the extent {extent!r}, which is none of {', '.join(known)}")
-    return known[match[1]] * int(match[2] or 1)
+    return known[parsed[0]] * parsed[1]

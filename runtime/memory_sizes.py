@@ -9,13 +9,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
-from ..engines import Engine, EngineOptions
+from ..engines import Engine, EngineOptions, Part
 from ..engines.costs import CPU_ACTIVATION_MARGIN, graph_costs
+from ..engines.lowering import part_inputs
 from ..errors import BundleError, EngineError, MissingExtraError
 from .bundle import Bundle
 from .geometry import latent_shape
-from .graph_shapes import input_shapes
+from .graph_shapes import input_shapes, shapes_of
 
 TEXT_ENCODER, DECODER = "text_encoder", "decoder"
 DECODER_GRAPHS = ("decoder_first", "decoder_next")
@@ -40,8 +42,8 @@ class ComponentSizes:
 class ClipSizes:
     """All components' sizes for latents [1, C, F, H, W].
 
-    decoder_of: the decoder's where it decodes tiles of (height, width) in latent units. unknown: why the graphs could not be
-    analysed ("" where they were): then only weights are counted.
+    decoder_of: the decoder's where it decodes tiles of (height, width) in latent units, its front whole pictures. unknown: why
+    the graphs could not be analysed ("" where they were): then only weights are counted.
     """
 
     latents: tuple[int, int, int, int, int]
@@ -72,31 +74,65 @@ def clip_sizes(
 def _analysed(
     bundle: Bundle, latents: tuple[int, int, int, int, int], engine: Engine, options: EngineOptions
 ) -> ClipSizes:
+    counted = _Counted(bundle, engine, options)
+    names = [TEXT_ENCODER, *bundle.manifest.roles.denoiser_names()]
+    components = {name: counted.sizes(name, latents) for name in names}
+    components[DECODER] = _together([counted.sizes(name, latents) for name in DECODER_GRAPHS])
+
     @lru_cache
     def decoder_of(height: int, width: int) -> ComponentSizes:
-        tile = (*latents[:3], height, width)
-        parts = [_graph_sizes(bundle, name, tile, engine, options) for name in DECODER_GRAPHS]
+        rear = _together([counted.sizes(name, (*latents[:3], height, width), "rear") for name in DECODER_GRAPHS])
+        if "latent" in counted.inputs(DECODER_GRAPHS[0], "rear"):
+            return rear
+        front = _together([counted.sizes(name, latents, "front") for name in DECODER_GRAPHS])
+        # The front stays open, and what an arena has taken for its activations it does not give back.
         return ComponentSizes(
-            weights=sum(part.weights for part in parts),
-            largest_weight=max(part.largest_weight for part in parts),
-            activations=max(part.activations for part in parts),
+            front.weights + rear.weights,
+            max(front.largest_weight, rear.largest_weight),
+            front.activations + rear.activations,
         )
 
-    names = [TEXT_ENCODER, *bundle.manifest.roles.denoiser_names()]
-    components = {name: _graph_sizes(bundle, name, latents, engine, options) for name in names}
-    return ClipSizes(latents, {**components, DECODER: decoder_of(*latents[3:])}, decoder_of)
+    return ClipSizes(latents, components, decoder_of)
 
 
-def _graph_sizes(
-    bundle: Bundle, name: str, latents: tuple[int, ...], engine: Engine, options: EngineOptions
-) -> ComponentSizes:
-    graph = bundle.manifest.roles.graphs()[name]
-    options = replace(options, activations=graph.activations or "float")
-    model = engine.graph_to_run(bundle.path(graph.file), options)
-    costs = graph_costs(model, input_shapes(bundle.manifest, name, latents), options.compute or engine.compute)
-    margin = CPU_ACTIVATION_MARGIN if engine.device == "cpu" else GPU_ACTIVATION_MARGIN
-    activations = int(costs.activation_bytes * margin)
-    return ComponentSizes(costs.weight_bytes, max(costs.largest_weights, default=0), activations)
+class _Counted:
+    """The sizes of a bundle's graphs and of their parts, as an engine runs them."""
+
+    def __init__(self, bundle: Bundle, engine: Engine, options: EngineOptions) -> None:
+        self._bundle, self._engine, self._options = bundle, engine, options
+        self._inputs: dict[tuple[str, Part], dict[str, tuple[int | str, ...]]] = {}
+
+    def inputs(self, name: str, part: Part) -> dict[str, tuple[int | str, ...]]:
+        """Return the shape of each input of a part of a graph, in the extents' names."""
+        if (name, part) not in self._inputs:
+            self._inputs[name, part] = part_inputs(self._path(name), part)
+        return self._inputs[name, part]
+
+    def sizes(self, name: str, latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
+        """Return the sizes of a graph or of a part of it for latents of a shape."""
+        manifest = self._bundle.manifest
+        activations = manifest.roles.graphs()[name].activations or "float"
+        model = self._engine.graph_to_run(self._path(name), replace(self._options, activations=activations, part=part))
+        if part is None:
+            shapes = input_shapes(manifest, name, latents)
+        else:
+            shapes = shapes_of(manifest, name, latents, self.inputs(name, part))
+        costs = graph_costs(model, shapes, self._options.compute or self._engine.compute)
+        margin = CPU_ACTIVATION_MARGIN if self._engine.device == "cpu" else GPU_ACTIVATION_MARGIN
+        largest = max(costs.largest_weights, default=0)
+        return ComponentSizes(costs.weight_bytes, largest, int(costs.activation_bytes * margin))
+
+    def _path(self, name: str) -> Path:
+        return self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
+
+
+def _together(parts: list[ComponentSizes]) -> ComponentSizes:
+    """Return the sizes of graphs that are open together and run in turn."""
+    return ComponentSizes(
+        weights=sum(part.weights for part in parts),
+        largest_weight=max(part.largest_weight for part in parts),
+        activations=max(part.activations for part in parts),
+    )
 
 
 def _by_files(bundle: Bundle, latents: tuple[int, int, int, int, int], reason: str) -> ClipSizes:

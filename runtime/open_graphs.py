@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from ..engines import Engine, EngineOptions, EngineReport, Session, get_engine
+from ..engines import Engine, EngineOptions, EngineReport, Part, Session, get_engine
+from ..engines.lowering import part_inputs
 from ..errors import EngineError, OutOfMemory
 from .bundle import Bundle
-from .graph_shapes import input_shapes
+from .graph_shapes import input_shapes, shapes_of
 from .memory_plan import ComponentPlan, MemoryPlan, describe_step, step_down
 from .memory_sizes import DECODER, component_of
 
@@ -36,7 +37,7 @@ class OpenGraphs:
         self._bundle = bundle
         self._options = options
         self._add_time = add_time
-        self._sessions: dict[str, tuple[EngineOptions, Session]] = {}
+        self._sessions: dict[tuple[str, Part | None], tuple[EngineOptions, Session]] = {}
         self._reports: dict[str, EngineReport] = {}
         self._closed = False
 
@@ -44,36 +45,51 @@ class OpenGraphs:
         """Return what really ran, for each graph opened so far, those closed since included."""
         return dict(self._reports)
 
-    def options_of(self, name: str) -> EngineOptions:
-        """Return the options that a graph is opened with under the plan."""
+    def options_of(self, name: str, part: Part | None = None) -> EngineOptions:
+        """Return the options that a graph, or a part of it, is opened with under the plan."""
         graph = self._bundle.manifest.roles.graphs()[name]
-        options = replace(self._options, activations=graph.activations or "float")
+        options = replace(self._options, activations=graph.activations or "float", part=part)
         if self.plan is None:
             return options
         if self.engine.fixed_shapes and not self.plan.sizes.unknown:
-            shapes = input_shapes(self._bundle.manifest, name, self._latents_of(name, self.plan))
-            options = replace(options, shapes=tuple(sorted(shapes.items())))
+            options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)
 
-    def session(self, name: str) -> Session:
-        """Return the opened graph of that name (see Roles.graphs), opening it if need be.
+    def sessions(self, name: str) -> dict[Part | None, Session]:
+        """Return what a graph is run in, opened: itself (None), or under a plan with tiles its parts; see `session`.
+
+        There is no front where the graph has none: the rear takes the latents then.
+        """
+        if component_of(name) != DECODER or self.plan is None or self.plan.tile is None:
+            return {None: self.session(name)}
+        rear = self.session(name, "rear")
+        return {"rear": rear} if "latent" in rear.specs.inputs else {"front": self.session(name, "front"), "rear": rear}
+
+    def session(self, name: str, part: Part | None = None) -> Session:
+        """Return the opened graph of that name (see Roles.graphs) or a part of it, opening it if need be.
+
+        A graph is open either as a whole or in parts.
 
         Raises EngineError where all is closed or the engine cannot open the graph (OutOfMemory: see `run`).
         """
         if self._closed:
             raise EngineError("this reel is closed: keep it open (inside the with block) while its videos are used")
         self._close_others(component_of(name))
-        options = self.options_of(name)
-        if name in self._sessions and self._sessions[name][0] != options:
-            self._sessions.pop(name)[1].close()
-        if name not in self._sessions:
+        key, options = (name, part), self.options_of(name, part)
+        for other, (opened_with, session) in list(self._sessions.items()):
+            instead = other[0] == name and (other[1] is None) != (part is None)
+            if instead or (other == key and opened_with != options):
+                del self._sessions[other]
+                session.close()
+        if key not in self._sessions:
             started = time.perf_counter()
             path = self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
             session = self._engine_of(name).open(path, options)
-            self._sessions[name] = (options, session)
-            self._reports[name] = session.report
-            self._add_time("open", started, name)
-        return self._sessions[name][1]
+            self._sessions[key] = (options, session)
+            label = name if part is None else f"{name} {part}"
+            self._reports[label] = session.report
+            self._add_time("open", started, label)
+        return self._sessions[key][1]
 
     def run(self, component: str, work: Callable[[], Result]) -> Result:
         """Return what `work` does with a component's sessions, stepping down for as long as memory runs out.
@@ -93,8 +109,8 @@ class OpenGraphs:
             raise OutOfMemory(f"{error}; no way is left that needs less: try a smaller size or fewer frames") from error
         self.steps_down.append(describe_step(self.plan, lower, component))
         self.plan = self.plans[lower.sizes.latents] = lower
-        for name in [name for name in self._sessions if component_of(name) == component]:
-            self._sessions.pop(name)[1].close()
+        for key in [key for key in self._sessions if component_of(key[0]) == component]:
+            self._sessions.pop(key)[1].close()
         self._close_others(component)
         if self.on_step is not None:
             self.on_step(self.steps_down[-1])
@@ -107,9 +123,9 @@ class OpenGraphs:
 
     def _close_others(self, component: str) -> None:
         """Close what is not to stay open beside a component."""
-        for name in list(self._sessions):
-            if component_of(name) != component and self._held_as(name).placement != "resident":
-                self._sessions.pop(name)[1].close()
+        for key in list(self._sessions):
+            if component_of(key[0]) != component and self._held_as(key[0]).placement != "resident":
+                self._sessions.pop(key)[1].close()
 
     def _held_as(self, name: str) -> ComponentPlan:
         return ComponentPlan("resident") if self.plan is None else self.plan.components[component_of(name)]
@@ -117,7 +133,12 @@ class OpenGraphs:
     def _engine_of(self, name: str) -> Engine:
         return get_engine("cpu") if self._held_as(name).placement == "cpu" else self.engine
 
-    def _latents_of(self, name: str, plan: MemoryPlan) -> tuple[int, ...]:
-        if component_of(name) == DECODER and plan.tile is not None:
-            return (*plan.sizes.latents[:3], plan.tile.height, plan.tile.width)
-        return plan.sizes.latents
+    def _shapes(self, name: str, part: Part | None, plan: MemoryPlan) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each input of a graph or a part of it: the rear takes tiles, all else whole pictures."""
+        manifest, latents = self._bundle.manifest, plan.sizes.latents
+        if part is None:
+            return input_shapes(manifest, name, latents)
+        if part == "rear" and plan.tile is not None:
+            latents = (*latents[:3], plan.tile.height, plan.tile.width)
+        inputs = part_inputs(self._bundle.path(manifest.roles.graphs()[name].file), part)
+        return shapes_of(manifest, name, latents, inputs)

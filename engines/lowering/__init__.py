@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ...errors import MissingExtraError
+from ...errors import EngineError, MissingExtraError, brief
 from ...interrupts import interrupts_wait
-from ..base import Activations, Compute
+from ..base import Activations, Compute, Part
 from .cache import CacheEntry, cache_key, read_entry, write_entry
 from .describing import LoweringSummary, describe_lowering, graph_data_files
 from .targets import Target, parse_target
@@ -32,10 +32,14 @@ __all__ = [
     "graph_data_files",
     "lower_for_target",
     "lower_graph",
+    "not_lowered",
     "parse_target",
+    "part_inputs",
 ]
 
 Source = Literal["cache", "built", "off", "onnx is not installed"]
+
+_IN_PARTS = "running a part of a graph, as decoding in tiles does,"
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,14 @@ class LoweredGraph:
     rewrites: dict[str, int] = field(default_factory=dict)
 
 
-def lower_graph(graph_path: Path, activations: Activations, engine_version: str, *, keep: bool = True) -> LoweredGraph:
+def lower_graph(
+    graph_path: Path, activations: Activations, engine_version: str, *, keep: bool = True, part: Part | None = None
+) -> LoweredGraph:
     """Return a graph lowered for the CPU provider, from the cache where it is there.
 
-    keep: put it there where it is not. Raises OSError where the graph cannot be read, ValueError where it is not an ONNX model.
+    keep: put it there where it is not. part: of the graph, None for all of it. Raises OSError where the graph cannot be read,
+    ValueError where it is not an ONNX model; for a part, EngineError where the graph has none and MissingExtraError where
+    onnx is not installed.
     """
 
     def rewrite_for_cpu(content: bytes) -> tuple[bytes, dict[str, int]]:
@@ -62,23 +70,27 @@ def lower_graph(graph_path: Path, activations: Activations, engine_version: str,
         return rewrite(content, activations)
 
     try:
-        return _lowered(graph_path, (engine_version, activations), rewrite_for_cpu, keep)
+        return _lowered(graph_path, (engine_version, activations), rewrite_for_cpu, keep, part)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
+        if part is not None:
+            raise MissingExtraError("onnx", "cpu", _IN_PARTS) from error
         return LoweredGraph(None, "onnx is not installed")
 
 
-def lower_for_target(graph_path: Path, target: Target, compute: Compute, *, keep: bool = True) -> LoweredGraph:
+def lower_for_target(
+    graph_path: Path, target: Target, compute: Compute, *, keep: bool = True, part: Part | None = None
+) -> LoweredGraph:
     """Return a graph lowered for a target, from the cache where it is there; its model is never None.
 
     compute: what matrix products, convolutions and attention calculate in; norms, softmax and the timestep's embedding
     calculate in float32 in any case. Inputs and outputs keep their names and types. keep: put the graph into the cache
-    where it is not there.
+    where it is not there. part: of the graph, None for all of it.
 
     Raises EngineError where the target cannot have an operator or type of the graph, naming it, or cannot calculate in
-    `compute`; OSError where the graph cannot be read, ValueError where it is not an ONNX model, MissingExtraError where
-    onnx is not installed.
+    `compute`, or where there is no such part; OSError where the graph cannot be read, ValueError
+    where it is not an ONNX model, MissingExtraError where onnx is not installed.
     """
 
     def rewrite_for_that(content: bytes) -> tuple[bytes, dict[str, int]]:
@@ -87,23 +99,59 @@ def lower_for_target(graph_path: Path, target: Target, compute: Compute, *, keep
         return rewrite_for_target(content, target, compute, graph_path.name)
 
     try:
-        return _lowered(graph_path, (repr(target), compute), rewrite_for_that, keep)
+        return _lowered(graph_path, (repr(target), compute), rewrite_for_that, keep, part)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
         raise MissingExtraError("onnx", "gpu", f"lowering graphs for {target.name}") from error
 
 
+def not_lowered(part: Part | None) -> LoweredGraph:
+    """Return what stands for the canonical graph. Raises EngineError for a part of it: parts are made by lowering."""
+    if part is not None:
+        raise EngineError(f"the {part} of a graph runs lowered only: leave lower=False out, or run the whole graph")
+    return LoweredGraph(None, "off")
+
+
+def part_inputs(graph_path: Path, part: Part) -> dict[str, tuple[int | str, ...]]:
+    """Return the shape of each input of a part of a canonical graph, in the extents' names.
+
+    Raises EngineError where the graph cannot be read or has no such part, MissingExtraError where onnx is not installed.
+    """
+    try:
+        with interrupts_wait():
+            from .parts import cut_part
+            from .segments import interface_of
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise MissingExtraError("onnx", "cpu", _IN_PARTS) from error
+    try:
+        content = graph_path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"cannot open {graph_path.name}: {brief(error)}") from error
+    return {name: info.shape for name, info in interface_of(cut_part(content, part, graph_path.name)).inputs.items()}
+
+
 def _lowered(
-    graph_path: Path, facts: tuple[str, ...], rewrite: Callable[[bytes], tuple[bytes, dict[str, int]]], keep: bool
+    graph_path: Path,
+    facts: tuple[str, ...],
+    rewrite: Callable[[bytes], tuple[bytes, dict[str, int]]],
+    keep: bool,
+    part: Part | None,
 ) -> LoweredGraph:
     content = graph_path.read_bytes()
+    facts = facts if part is None else (*facts, part)
     key = cache_key(hashlib.sha256(content).hexdigest(), *facts)
     entry = read_entry(key)
     if entry is not None:
         return LoweredGraph(entry.model, "cache", entry.rewrites)
     with interrupts_wait():
         import onnx  # noqa: F401  # what an interrupted import leaves behind cannot be imported again
+    if part is not None:
+        from .parts import cut_part
+
+        content = cut_part(content, part, graph_path.name)
     model, rewrites = rewrite(content)
     if keep:
         write_entry(key, CacheEntry(model, rewrites))

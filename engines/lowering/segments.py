@@ -84,13 +84,13 @@ def stored_size(element_type: str, count: int) -> int:
 
 def weights_of(model: bytes, weight_size: WeightSize = stored_size) -> int:
     """Return the bytes that all weights of a model take once it is open. Raises EngineError where it is no ONNX model."""
-    flow = _Flow(model, weight_size)
+    flow = Flow(model, weight_size)
     return flow.weight(0, len(flow.steps))
 
 
 def least_weight_limit(model: bytes, weight_size: WeightSize = stored_size) -> int:
     """Return the least limit with which a model can be split. Raises EngineError where it is no ONNX model."""
-    flow = _Flow(model, weight_size)
+    flow = Flow(model, weight_size)
     return flow.least_limit(flow.cuts())
 
 
@@ -102,7 +102,7 @@ def split_model(model: bytes, weight_limit: int, weight_size: WeightSize = store
     read in two segments is in both. Raises EngineError where a part that must stay whole is larger than the limit, naming
     the least that works, and where the model is no ONNX model.
     """
-    flow = _Flow(model, weight_size)
+    flow = Flow(model, weight_size)
     cuts = flow.cuts()
     least = flow.least_limit(cuts)
     if least > weight_limit:
@@ -123,12 +123,18 @@ def interface_of(model: bytes) -> GraphSpecs:
     )
 
 
-class _Flow:
-    """The steps of a graph (the nodes that depend on its inputs, in order) and the constants that they read."""
+class Flow:
+    """The steps of a graph (the nodes that depend on its inputs, in order) and the constants that they read.
 
-    def __init__(self, model: bytes, weight_size: WeightSize) -> None:
+    sizes_are_constants: what is made of the shapes of inputs alone counts as constant, so that each segment makes its own;
+    the segment's inputs do not say then whose shapes it reads.
+    """
+
+    def __init__(
+        self, model: bytes, weight_size: WeightSize | None = None, *, sizes_are_constants: bool = False
+    ) -> None:
         self._model = _parse(model)
-        self._weight_size = weight_size
+        self._weight_size = weight_size or stored_size
         graph = self._model.graph
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._inputs = {value.name: value for value in _caller_gives(graph)}
@@ -138,7 +144,8 @@ class _Flow:
         self.steps: list[Any] = []
         for node in _nodes_read(graph):
             random = node.op_type.startswith("Random")
-            if not random and all(map(self._is_constant, _names_of(node))):
+            of_shape = sizes_are_constants and node.op_type == "Shape" and node.input[0] in self._inputs
+            if of_shape or (not random and all(map(self._is_constant, _names_of(node)))):
                 self._constant_makers.update(dict.fromkeys(node.output, node))
             else:
                 self.steps.append(node)
@@ -172,6 +179,16 @@ class _Flow:
                 together = [at for at in readers if self._fuses(made, readers, at)]
             whole.update(range(made + 1, max(together, default=made) + 1))
         return {place: passed[place] for place in range(1, len(self.steps)) if place not in whole}
+
+    def passed_on(self, place: int) -> tuple[str, ...]:
+        """Return the values made before a place and read after it, in the order in which they are made."""
+        return tuple(
+            name for name, made in self._made.items() if made < place <= max(self._readers[name], default=made)
+        )
+
+    def inputs_read(self, start: int, end: int) -> set[str]:
+        """Return the graph's inputs that the steps from start to end read."""
+        return {name for node in self.steps[start:end] for name in _names_of(node) if name in self._inputs}
 
     def least_limit(self, cuts: Iterable[int]) -> int:
         """Return the bytes of weights of the largest part that cannot be cut."""
@@ -255,7 +272,7 @@ class _Flow:
         return list(nodes.values())
 
 
-def _cheapest_places(flow: _Flow, cuts: dict[int, int], limit: int) -> list[int]:
+def _cheapest_places(flow: Flow, cuts: dict[int, int], limit: int) -> list[int]:
     """Return where to cut, both ends included: the fewest values passed on and parts, none over the limit."""
     places = [0, *cuts, len(flow.steps)]
     cost, before = {0: 0}, {0: 0}

@@ -17,7 +17,7 @@ from ... import machine
 from ...errors import EngineError, UsageError, brief
 from ..base import Compute, Engine, EngineOptions, EngineReport, Session
 from ..engine_cache import EngineCache, EngineKey
-from ..lowering import LoweredGraph, lower_for_target, parse_target
+from ..lowering import LoweredGraph, lower_for_target, not_lowered, parse_target
 from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
 from .inspecting import describe_precision
@@ -68,8 +68,10 @@ class TensorRt(Engine):
     def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
         """Return the graph as ONNX Runtime would run it on CUDA: TensorRT fuses attention too, out of what it is given."""
         if not options.lower:
+            not_lowered(options.part)
             return graph_path
-        model = lower_for_target(graph_path, parse_target("cuda"), _compute(options), keep=options.keep).model
+        target = parse_target("cuda")
+        model = lower_for_target(graph_path, target, _compute(options), keep=options.keep, part=options.part).model
         return graph_path if model is None else model
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
@@ -172,10 +174,10 @@ def _compute(options: EngineOptions) -> Compute:
 
 def _lower(graph_path: Path, installed: _Installation, compute: Compute, options: EngineOptions) -> LoweredGraph:
     if not options.lower:
-        return LoweredGraph(None, "off")
+        return not_lowered(options.part)
     try:
         target = parse_target("tensorrt-{}.{}".format(*installed.numbers))
-        return lower_for_target(graph_path, target, compute, keep=options.keep)
+        return lower_for_target(graph_path, target, compute, keep=options.keep, part=options.part)
     except UsageError as error:
         raise EngineError(f"TensorRT {installed.version}: {error}") from error
     except (OSError, ValueError) as error:
