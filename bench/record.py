@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError, one_line
 
@@ -19,7 +19,9 @@ STAGES = ("start", "open", "build", "text", "denoise", "decode", "encode")
 """What a clip's time is made of, in order: process start, opening the bundle and graphs, building engines (0 where the cache
 had them), embedding the prompt, all denoiser steps, decoding all frames, encoding and muxing. They add up to `total`."""
 DETAILS = ("denoise_step", "first_frame", "frame")
-"""Times within stages: one denoiser step, decoding up to the first frame, each frame after it."""
+"""Times within stages: one denoiser step, decoding up to the first frame, each frame after it.
+
+A decoder makes several frames at once: theirs is one time, divided by their number."""
 LARGEST_RECORD = 2**28
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -57,27 +59,31 @@ class MachineFacts(Part):
 class MachineLimits(Part):
     """What the machine was found to do at most, measured on the spot with as many threads as the contenders had.
 
-    flops_per_second: of a large matrix product, by type (`float32`, `int8`, …). bytes_per_second: of a large copy, bytes read
-    and written both counted.
+    flops_per_second: of a large matrix product, by type (`float32`, `int8`, …). bytes_per_second: of a large copy of host
+    memory, bytes read and written both counted; null for engines that work in another memory.
     """
 
     flops_per_second: dict[str, Number]
-    bytes_per_second: Number
+    bytes_per_second: Number | None
     threads: Count
     method: str
 
 
 class Summary(Part):
-    """A distribution of times: see bench/statistics.py. p90 and p99 are null where there are too few runs to tell them."""
+    """A distribution of times: see bench/statistics.py. p90 and p99 are null where there are too few runs to tell them.
+
+    median_confidence: of median_low to median_high. standard_deviation: null for a single run.
+    """
 
     runs: Count
     median: Seconds
     median_low: Seconds
     median_high: Seconds
+    median_confidence: Number = 0.95
     p90: Seconds | None
     p99: Seconds | None
     mean: Seconds
-    standard_deviation: Seconds
+    standard_deviation: Seconds | None
     minimum: Seconds
     maximum: Seconds
 
@@ -93,6 +99,12 @@ class Timing(Part):
     samples: dict[str, list[Seconds]]
     frames_per_second: Number
     real_time_factor: Number
+
+    @model_validator(mode="after")
+    def _has_a_total(self) -> Timing:
+        if "total" not in self.stages or "total" not in self.samples:
+            raise ValueError("the total is missing among the stages")
+        return self
 
 
 class BundleFacts(Part):
@@ -148,7 +160,8 @@ class Quality(Part):
 class StageResources(Part):
     """What a stage took. flops and bytes are counted from the graphs; the fractions are of the machine's limits.
 
-    bound: which limit it is nearer to.
+    bytes are what every node reads and writes: what stays in the processor's caches can go over the limit of memory. bound:
+    which limit it is nearer to.
     """
 
     peak_host_bytes: Count | None = None
@@ -161,7 +174,10 @@ class StageResources(Part):
 
 
 class Power(Part):
-    """Electrical power while clips were made. source: `nvml`, `rapl`, `jetson`, or `not measured`."""
+    """Electrical power while this contender alone made clips, what the machine takes at rest included.
+
+    source: `nvml` (the GPU's board), `rapl` (processor packages and memory), `jetson` (the module), or `not measured`.
+    """
 
     source: str = "not measured"
     average_watts: Number | None = None
@@ -170,7 +186,11 @@ class Power(Part):
 
 
 class Conditions(Part):
-    """Clocks (MHz) and temperatures (degrees Celsius) seen, and whether the machine slowed itself down."""
+    """What was seen while clips were timed; a record of several rows saw them in turns, and has it of all of them.
+
+    clock_mhz: readings in order, by clock. temperature_celsius: the highest, by sensor. throttled: whether the machine slowed
+    itself down, null where it does not tell; reasons: why, in words.
+    """
 
     clock_mhz: dict[str, list[Number]] = {}
     temperature_celsius: dict[str, Number] = {}
@@ -181,8 +201,11 @@ class Conditions(Part):
 class Row(Part):
     """One contender at one setting. name: unique in the record. contender: `edgereel`, or a peer such as `diffusers eager`.
 
-    cold: clips each made by a fresh process. warm: by one that stays. memory_timeline: (seconds since the first clip's start,
-    bytes of the process). installed_bytes: of the packages the contender needs. failures: what went wrong, in order.
+    cold: clips each made by a fresh process. warm: by one that stays. Memory and power are of clips after those that were
+    timed, so that sampling takes nothing from the times. memory_timeline: (seconds since the first of these began, bytes of
+    the process). bytes_read: from disks, by the process from its start to the last of them; what the system had in its file
+    cache is not read again. installed_bytes: of the packages the contender needs. limits: of its engine, where they are not
+    the record's. failures: what went wrong, in order.
     """
 
     name: str
@@ -199,6 +222,7 @@ class Row(Part):
     installed_bytes: Count | None = None
     power: Power = Power()
     conditions: Conditions = Conditions()
+    limits: MachineLimits | None = None
     failures: list[str] = []
 
 
@@ -220,7 +244,7 @@ class Record(Part):
 
     model_config = ConfigDict(strict=True, extra="allow", populate_by_name=True)
 
-    schema_version: int = Field(SCHEMA_VERSION, alias="schema")
+    schema_version: int = Field(default=SCHEMA_VERSION, alias="schema")
     kind: Literal["run", "soak", "mlperf"] = "run"
     partial: bool = False
     started: str
@@ -253,7 +277,7 @@ def read_record(path: Path) -> Record:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is not JSON: {one_line(error)}") from error
     version = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool):
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UsageError(f"{path}: is not a record of edgereel bench: it has no schema version")
     if version > SCHEMA_VERSION:
         raise UsageError(f"{path}: was written by a newer edgereel (schema {version}): read it with that")
@@ -261,5 +285,17 @@ def read_record(path: Path) -> Record:
         return Record.model_validate_json(json.dumps(data))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = one_line(".".join(map(str, first["loc"])) or "the file")
         raise UsageError(f"{path}: is damaged: {place}: {one_line(first['msg'])}") from error
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"{path}: is damaged: {one_line(error)}") from error
+
+
+def schema_text() -> str:
+    """Return the JSON schema of a record, as docs/bench.schema.json has it: `python -m edgereel.bench.record` prints it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema(by_alias=True)}
+    return json.dumps(schema, indent=2)
+
+
+if __name__ == "__main__":
+    print(schema_text())

@@ -1,6 +1,6 @@
 """The command line: it reads arguments, shows progress, prints results, and holds no logic of its own."""
 
-from . import devices, generating, looking, making  # in this order --help lists their commands
+from . import benching, devices, generating, looking, making  # in this order --help lists their commands
 from .application import app, main
 
-__all__ = ["app", "devices", "generating", "looking", "main", "making"]
+__all__ = ["app", "benching", "devices", "generating", "looking", "main", "making"]

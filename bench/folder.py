@@ -1,0 +1,38 @@
+"""The folder that a report is written into."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import OutputError
+from ..runtime.writing import check_file_target, output_errors, replace_file, temporary_beside
+from .record import Record
+
+RECORD = "record.json"
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make the folder where it is not there, and return it after making sure that a record can be written into it.
+
+    Meant to be called before anything is measured. Raises OutputError.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: cannot be the report's folder: it is a file")
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_file_target(folder / RECORD)
+    return folder
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write the record into the folder, whole or not at all, and return its path. Raises OutputError."""
+    path = folder / RECORD
+    temporary = temporary_beside(path)
+    try:
+        with output_errors(path):
+            temporary.write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
+            replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,146 @@
+"""What is to be measured: one row for each bundle, engine, number of steps, size and length, checked before any work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from ..engines import get_engine
+from ..errors import UsageError
+from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.manifest import Manifest
+from ..runtime.progress import Progress
+from ..runtime.reel import demo_bundle_path
+from ..runtime.request import complete_request
+from ..runtime.text import PromptTokenizer
+from .contenders import Job
+from .record import BundleFacts, Settings
+
+MOST_ROWS = 100
+FEW_STEPS = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A row to be measured. name: unique among all rows; contender: `edgereel`, or a peer's name."""
+
+    name: str
+    contender: str
+    job: Job
+
+
+def plan_rows(
+    bundles: Sequence[Path | None],
+    engines: Sequence[str],
+    steps: Sequence[int] | None,
+    sizes: Sequence[tuple[int, int] | None],
+    frames: Sequence[int | None],
+    prompts: Sequence[str],
+    threads: int | None,
+    peers: Sequence[str] = (),
+    on_progress: Progress | None = None,
+) -> list[Plan]:
+    """Return the rows in order; None stands for the built-in bundle, and for a bundle's own defaults (`default_steps`).
+
+    Raises BundleError, GeometryError, PromptError, UsageError: a mistake in the last row should not come to light after hours.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads are not possible: choose 1 or more")
+    if not prompts:
+        raise UsageError("there is no prompt to make clips of")
+    for engine in engines:
+        if reason := get_engine(engine).unavailable():
+            raise UsageError(f"the engine {engine} cannot run here: {reason}")
+    opened = [open_bundle(demo_bundle_path() if path is None else path, on_progress=on_progress) for path in bundles]
+    for bundle in opened:
+        _check_prompts(bundle, prompts)
+    labels = _labels(opened)
+    plans = []
+    each = [
+        (bundle, label, count) for bundle, label in zip(opened, labels, strict=True) for count in _steps(bundle, steps)
+    ]
+    for (bundle, label, count), engine, size, length in product(each, engines, sizes, frames):
+        request = complete_request(bundle.manifest, prompts[0], steps=count, size=size, frames=length)
+        job = Job(bundle, engine, request, threads)
+        name = [label, *([f"on {engine}"] if len(engines) > 1 else [])]
+        name.append(f"{request.steps} step{'s' * (request.steps != 1)}")
+        name += [f"{request.width}x{request.height}"] if len(sizes) > 1 else []
+        name += [f"{request.frames} frames"] if len(frames) > 1 else []
+        own = Plan(", ".join(name), "edgereel", job)
+        plans += [own, *(Plan(", ".join([peer, *name]), peer, job) for peer in peers)]
+    if len(plans) > MOST_ROWS:
+        raise UsageError(f"{len(plans)} rows are too many for one report: choose at most {MOST_ROWS}")
+    return _unique(plans)
+
+
+def default_steps(manifest: Manifest) -> list[int]:
+    """Return the numbers of steps that are measured where none is asked for, the most first.
+
+    Of a distilled bundle those of 4, 2 and 1 that its recipes list; of any other the default recipe's.
+    """
+    listed = {recipe.steps for recipe in manifest.recipes if recipe.is_fixed} & set(FEW_STEPS)
+    return sorted(listed, reverse=True) or [manifest.recipes[0].steps]
+
+
+def _steps(bundle: Bundle, asked: Sequence[int] | None) -> list[int]:
+    return default_steps(bundle.manifest) if asked is None else list(asked)
+
+
+def _check_prompts(bundle: Bundle, prompts: Sequence[str]) -> None:
+    rules = bundle.manifest.text
+    tokenizer = PromptTokenizer(bundle.path(rules.tokenizer), rules)
+    for prompt in prompts:
+        tokenizer.encode(prompt)
+
+
+def _labels(bundles: Sequence[Bundle]) -> list[str]:
+    """Return the bundles' names; where two have the same, with the precision, and then with the folder, added."""
+    labels = [bundle.manifest.name for bundle in bundles]
+    if len(set(labels)) < len(labels):
+        labels = [f"{name} {precision_of(bundle)}" for name, bundle in zip(labels, bundles, strict=True)]
+    if len(set(labels)) < len(labels):
+        labels = [f"{name} ({bundle.folder.name})" for name, bundle in zip(labels, bundles, strict=True)]
+    return labels
+
+
+def _unique(plans: Sequence[Plan]) -> list[Plan]:
+    seen: dict[str, int] = {}
+    unique = []
+    for plan in plans:
+        seen[plan.name] = seen.get(plan.name, 0) + 1
+        again = seen[plan.name]
+        unique.append(plan if again == 1 else replace(plan, name=f"{plan.name} (again, {again})"))
+    return unique
+
+
+def precision_of(bundle: Bundle) -> str:
+    """Return in a word or two how a bundle's weights are stored."""
+    return bundle.manifest.precision.weights
+
+
+def bundle_facts(bundle: Bundle) -> BundleFacts:
+    """Return a bundle as the record has it."""
+    manifest = bundle.manifest
+    size = sum(record.size for record in manifest.files.values())
+    return BundleFacts(name=manifest.name, digest=manifest.digest, precision=precision_of(bundle), bytes=size)
+
+
+def settings_of(job: Job, prompts: Sequence[str]) -> Settings:
+    """Return what a row's clips are made with; prompt n has seed n."""
+    request = job.request
+    return Settings(
+        width=request.width,
+        height=request.height,
+        frames=request.frames,
+        fps=request.fps,
+        steps=request.steps,
+        recipe=request.recipe,
+        sampler=request.sampler,
+        guidance=list(request.guidances),
+        prompts=len(prompts),
+        prompts_sha256=hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+        seeds=list(range(len(prompts))),
+    )

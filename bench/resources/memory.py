@@ -1,0 +1,102 @@
+"""The memory of the process that makes clips, sampled from a thread of its own, by stage and over time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from ...errors import require_packages
+from .nvml import Nvml
+
+INTERVAL = 0.004
+"""Seconds between two samples: a decoded frame of the built-in model takes longer."""
+POINTS = 500
+"""How many points of the timeline are kept at most."""
+_SAMPLES = 50_000
+Point = tuple[float, int]
+
+
+class MemorySampler:
+    """Samples this process's memory while the block runs; `enter` says which stage a sample belongs to.
+
+    Raises MissingExtraError where psutil is not installed.
+    """
+
+    def __init__(self, device: bool = False, interval: float = INTERVAL) -> None:
+        """device: sample GPU memory too, where the driver tells it. interval: seconds."""
+        require_packages(("psutil",), "bench", "measuring")
+        import psutil
+
+        self._process = psutil.Process()
+        self._interval = interval
+        self._nvml = Nvml.open() if device else None
+        self._stage = ""
+        self._host: dict[str, int] = {}
+        self._device: dict[str, int] = {}
+        self._timeline: list[Point] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memory sampler", daemon=True)
+        self._started = 0.0
+
+    def __enter__(self) -> MemorySampler:
+        self._started = time.perf_counter()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._nvml is not None:
+            self._nvml.close()
+
+    def enter(self, stage: str) -> None:
+        """Count what is sampled from now on as this stage's; the moment itself is sampled for both."""
+        self._sample()
+        self._stage = stage
+        self._sample()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return peaks by stage in bytes, the thinned timeline of (seconds, bytes), and bytes read from disks so far."""
+        return {
+            "host": self._host,
+            "device": self._device,
+            "timeline": thinned(self._timeline),
+            "bytes_read": self._bytes_read(),
+        }
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._sample()
+
+    def _sample(self) -> None:
+        resident = int(self._process.memory_info().rss)
+        stage = self._stage
+        self._host[stage] = max(self._host.get(stage, 0), resident)
+        if len(self._timeline) < _SAMPLES:
+            self._timeline.append((time.perf_counter() - self._started, resident))
+        if self._nvml is not None and (used := self._nvml.process_memory(os.getpid())) is not None:
+            self._device[stage] = max(self._device.get(stage, 0), used)
+
+    def _bytes_read(self) -> int | None:
+        """Return what the process made the disks read; None where the system does not tell. The file cache is not a disk."""
+        if not hasattr(self._process, "io_counters"):
+            return None
+        try:
+            return int(self._process.io_counters().read_bytes)
+        except Exception:  # psutil's errors have no place in the signature of what is a nicety
+            return None
+
+
+def thinned(timeline: Sequence[Point], most: int = POINTS) -> list[Point]:
+    """Return at most so many points of a timeline: of equal stretches, each one's highest; first and last stay."""
+    ordered = sorted(timeline)
+    if len(ordered) <= most:
+        return ordered
+    inner, stretches = ordered[1:-1], most - 2
+    edges = [len(inner) * index // stretches for index in range(stretches + 1)]
+    highest = [max(inner[low:high], key=lambda point: point[1]) for low, high in pairwise(edges)]
+    return [ordered[0], *highest, ordered[-1]]

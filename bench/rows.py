@@ -1,0 +1,99 @@
+"""One row while it is measured, and what of it goes into the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ..errors import Cancelled, EdgereelError
+from . import quality as pictures
+from .contenders import Clip, Contender, Watched, unknown_facts
+from .grid import Plan, bundle_facts, settings_of
+from .limits import stage_resources, work_or_reason
+from .record import Conditions, EngineFacts, MachineLimits, Power, Quality, Row, StageResources
+from .stages import ClipTimes, without_openings
+from .summaries import timing_of
+
+
+@dataclass
+class Measured:
+    """What is known of a row so far.
+
+    first: seconds of the last clip before those that are timed. watched: clips that were made while memory was sampled.
+    clips, psnr: pictures to compare with the first row's, and how near they are. scores: the scorer's, where asked for.
+    """
+
+    plan: Plan
+    first: float = 0.0
+    warm: list[ClipTimes] = field(default_factory=list)
+    cold: list[ClipTimes] = field(default_factory=list)
+    facts: EngineFacts | None = None
+    watched: Watched | None = None
+    power: Power = field(default_factory=Power)
+    conditions: Conditions = field(default_factory=Conditions)
+    installed_bytes: int | None = None
+    clips: list[Clip] = field(default_factory=list, repr=False)
+    psnr: float | None = None
+    scores: dict[str, float] | None = None
+    failures: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Note what goes wrong in the block as the row's failure, and go on; a request to stop is passed on."""
+        try:
+            yield
+        except Cancelled:
+            raise
+        except EdgereelError as error:
+            self.failures.append(str(error))
+
+    def open(self, contender: Contender, prompts: Sequence[str]) -> None:
+        """Start the contender and have it make two clips that do not count: the first one opens what it needs."""
+        contender.start()
+        contender.make(prompts[0], 0)
+        self.first = contender.make(prompts[0], 0).total
+        self.facts = contender.facts()
+
+
+def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, own_limits: bool) -> Row:
+    """Return the row as the record has it; own_limits: the limits are not those of the whole record."""
+    job, request = row.plan.job, row.plan.job.request
+    warm = timing_of(without_openings(row.warm), request.frames, request.fps)
+    medians = {} if warm is None else {name: summary.median for name, summary in warm.stages.items()}
+    work, _ = work_or_reason(job.bundle, request)
+    stages = stage_resources(work, medians, limits)
+    if row.watched is not None:
+        for stage, peak in row.watched.host.items():
+            if stage:
+                stages.setdefault(stage, StageResources()).peak_host_bytes = peak
+        for stage, peak in row.watched.device.items():
+            if stage:
+                stages.setdefault(stage, StageResources()).peak_device_bytes = peak
+    return Row(
+        name=row.plan.name,
+        contender=row.plan.contender,
+        bundle=bundle_facts(job.bundle),
+        engine=row.facts or unknown_facts(job),
+        settings=settings_of(job, prompts),
+        warm=warm,
+        cold=timing_of(row.cold, request.frames, request.fps),
+        quality=quality_of(row),
+        stages=stages,
+        memory_timeline=[] if row.watched is None else row.watched.timeline,
+        bytes_read=None if row.watched is None else row.watched.bytes_read,
+        installed_bytes=row.installed_bytes,
+        power=row.power,
+        conditions=row.conditions,
+        limits=limits if own_limits else None,
+        failures=row.failures,
+    )
+
+
+def quality_of(row: Measured) -> Quality:
+    """Return the bundle's own figures, fresh ones before them where there are any."""
+    quality = pictures.carried(row.plan.job.bundle)
+    if row.scores:
+        quality = Quality(source="measured", figures={**quality.figures, **row.scores})
+    quality.psnr_to_first_db = row.psnr
+    return quality

@@ -1,0 +1,78 @@
+"""From the times of clips to what the record says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .ab import Turns, compare
+from .record import DETAILS, STAGES, Comparison, Summary, Timing
+from .stages import ClipTimes
+from .statistics import summarize
+
+_DIGITS = 7  # tenths of a microsecond: less is the clock's noise
+
+
+def timing_of(clips: Sequence[ClipTimes], frames: int, fps: int) -> Timing | None:
+    """Return the distribution of every stage and detail over clips of so many frames; None where there is no clip."""
+    if not clips:
+        return None
+    samples = {"total": [clip.total for clip in clips]}
+    for stage in STAGES:
+        if any(stage in clip.stages for clip in clips):
+            samples[stage] = [clip.stages.get(stage, 0.0) for clip in clips]
+    for detail in DETAILS:
+        values = [value for clip in clips for value in clip.details.get(detail, [])]
+        if values:
+            samples[detail] = [max(0.0, value) for value in values]
+    stages = {name: summary_of(values) for name, values in samples.items()}
+    median = stages["total"].median
+    return Timing(
+        runs=len(clips),
+        stages=stages,
+        samples={name: [round(value, _DIGITS) for value in values] for name, values in samples.items()},
+        frames_per_second=frames / median,
+        real_time_factor=median * fps / frames,
+    )
+
+
+def summary_of(values: Sequence[float]) -> Summary:
+    """Return a list of seconds as the record has it."""
+    summary = summarize(values)
+    return Summary(
+        runs=summary.runs,
+        median=summary.median,
+        median_low=summary.median_low,
+        median_high=summary.median_high,
+        median_confidence=summary.median_confidence,
+        p90=summary.p90.seconds,
+        p99=summary.p99.seconds,
+        mean=summary.mean,
+        standard_deviation=summary.standard_deviation,
+        minimum=summary.minimum,
+        maximum=summary.maximum,
+    )
+
+
+def compare_with_first(rows: Mapping[str, Sequence[ClipTimes]]) -> list[Comparison]:
+    """Return how each row's totals differ from the first one's, the n-th clips of all having been made in one round."""
+    names = list(rows)
+    rounds = min(map(len, rows.values()), default=0)
+    if len(names) < 2 or not rounds:
+        return []
+    turns = Turns({name: [clip.total for clip in rows[name][:rounds]] for name in names}, partial=False)
+    found = []
+    for name in names[1:]:
+        result = compare(turns, names[0], name)
+        found.append(
+            Comparison(
+                first=names[0],
+                second=name,
+                stage="total",
+                ratio=result.ratio,
+                low=result.interval.low,
+                high=result.interval.high,
+                rounds=result.rounds,
+                verdict=result.verdict,
+            )
+        )
+    return found
