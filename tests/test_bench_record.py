@@ -21,9 +21,7 @@ from edgereel.errors import OutputError, UsageError
 
 def record() -> Record:
     """A record by hand, with every part of the schema in it."""
-    clips = [
-        ClipTimes(0.5 + place / 100, {"text": 0.1, "denoise": 0.4}, {"denoise_step": [0.2, 0.2]}) for place in range(9)
-    ]
+    clips = [ClipTimes(0.5 + place / 100, {"text": 0.1, "denoise": 0.4}, {"denoise_step": [0.2, 0.2]}) for place in range(9)]
     row = {
         "contender": "edgereel",
         "bundle": {"name": "demo", "digest": "00" * 32, "precision": "bf16", "bytes": 10},

@@ -68,9 +68,7 @@ def test_planted_delays_show_in_steps_and_frames(clips):
         assert near([times.details["denoise_step"][place] for times, _ in clips], planted)
         planted = [slept["decoder_next"][place] / 4 for _, slept in clips]
         assert near([times.details["frame"][place] for times, _ in clips], planted)
-    assert near(
-        [times.details["first_frame"][0] for times, _ in clips], [slept["decoder_first"][0] for _, slept in clips]
-    )
+    assert near([times.details["first_frame"][0] for times, _ in clips], [slept["decoder_first"][0] for _, slept in clips])
 
 
 def test_stages_add_up(clips):
