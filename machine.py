@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from .errors import brief, one_line
 
@@ -151,6 +153,29 @@ def free_gpu_memory(timeout: float = 5) -> int | None:
         return None
     first = output.strip().partition("\n")[0].strip()
     return int(first) * 2**20 if first.isdecimal() else None
+
+
+def gpu_memory_of_process() -> int | None:
+    """Return the bytes that this process holds on NVIDIA GPUs now; None where there is none or its driver does not tell."""
+    nvml, handles = _nvml()
+    try:
+        running = [process for handle in handles for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    except Exception:  # an old driver, or one that hides processes
+        return None
+    held = [process.usedGpuMemory for process in running if process.pid == os.getpid()]
+    return sum(held) if held and None not in held else None
+
+
+@lru_cache(maxsize=1)
+def _nvml() -> tuple[Any, list[Any]]:
+    """Return NVIDIA's management library, initialised, and the handles of its GPUs; no handles where it cannot be used."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml, [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except Exception:  # not installed, or no driver
+        return None, []
 
 
 def parse_gpus(output: str) -> tuple[list[Gpu], str]:

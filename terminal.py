@@ -88,8 +88,9 @@ def print_json(data: dict[str, Any]) -> None:
 def print_video(result: dict[str, Any]) -> None:
     """Print one line on a finished video: where it is, the seconds of each stage, the most memory that was taken."""
     times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result["seconds"].items())
-    peak = result["memory"]["peak_host_bytes"]
-    memory = "" if peak is None else f"; {peak / 2**20:.0f} MiB at most"
+    peaks = {"": result["memory"]["peak_host_bytes"], " on the GPU": result["memory"]["peak_device_bytes"]}
+    known = [f"{peak / 2**20:.0f} MiB{where}" for where, peak in peaks.items() if peak is not None]
+    memory = f"; {' and '.join(known)} at most" if known else ""
     print(f"{one_line(result['output'])}  ({times}{memory})")
 
 
@@ -126,6 +127,12 @@ def print_cache(parts: Sequence[CachePart], engines: Sequence[EntryInfo], as_jso
         print(f"  {entry.digest[:12]}  {entry.size / 1e6:>9.1f} MB  {entry.state:<11} {used}  {one_line(what)}")
     if not parts:
         print("the cache is empty")
+
+
+def show_pick(text: str) -> None:
+    """Print which engine was picked and why, for who sits at a terminal; the record of a run has it too."""
+    if stderr.is_terminal:
+        stderr.print(f"engine: {one_line(text)}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_note(text: str) -> None:

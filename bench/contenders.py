@@ -33,13 +33,14 @@ Clip = NDArray[np.uint8]
 class Job:
     """What a contender is to make, again and again. request: all settings but prompt and seed, completed and checked.
 
-    engine: the name of edgereel's. threads: CPU threads, None for all cores.
+    engine: the name of edgereel's. threads: CPU threads, None for all cores. memory: as of `load`, None for what is free.
     """
 
     bundle: Bundle
     engine: str
     request: Request
     threads: int | None = None
+    memory: int | str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as Reel.generate takes them, beside prompt and seed."""
@@ -55,13 +56,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Watched:
-    """Clips made while memory was sampled. Peaks in bytes by stage; timeline: (seconds, bytes of the process)."""
+    """Clips made while memory was sampled. Peaks in bytes by stage; timeline: (seconds, bytes of the process).
+
+    stages: (seconds, the stage that begins then).
+    """
 
     clips: int
     seconds: float
     host: dict[str, int] = field(default_factory=dict)
     device: dict[str, int] = field(default_factory=dict)
     timeline: list[tuple[float, int]] = field(default_factory=list)
+    stages: list[tuple[float, str]] = field(default_factory=list)
     bytes_read: int | None = None
 
 
@@ -121,6 +126,11 @@ class ProcessContender(Contender):
     def command(self) -> list[str]:
         """Return the command that starts the process."""
 
+    @property
+    def pid(self) -> int | None:
+        """The number of the process; None where there is none."""
+        return None if self._process is None else self._process.pid
+
     @abstractmethod
     def opening(self) -> dict[str, Any]:
         """Return the request `open`, without its name."""
@@ -168,9 +178,10 @@ class ProcessContender(Contender):
         try:
             memory = answer["memory"]
             timeline = [(float(moment), int(count)) for moment, count in memory["timeline"]]
+            stages = [(float(moment), str(stage)) for moment, stage in memory.get("stages", [])]
             bytes_read = None if memory["bytes_read"] is None else int(memory["bytes_read"])
             host, device = dict(memory["host"]), dict(memory["device"])
-            return Watched(int(answer["clips"]), float(answer["seconds"]), host, device, timeline, bytes_read)
+            return Watched(int(answer["clips"]), float(answer["seconds"]), host, device, timeline, stages, bytes_read)
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self.name} does not tell of its memory") from error
 
@@ -194,7 +205,7 @@ class EdgereelContender(ProcessContender):
     """edgereel itself: a bundle on one of its engines."""
 
     kind = "edgereel"
-    packages = (
+    packages: tuple[str, ...] = (
         *("numpy", "tokenizers", "av", "pydantic", "platformdirs", "typer", "rich", "ftfy", "safetensors"),
         *("onnxruntime", "onnx"),
     )
@@ -207,7 +218,8 @@ class EdgereelContender(ProcessContender):
         """See ProcessContender.opening."""
         job = self.job
         bundle = str(job.bundle.folder)
-        return {"bundle": bundle, "engine": job.engine, "threads": job.threads, "settings": job.settings()}
+        opening = {"bundle": bundle, "engine": job.engine, "threads": job.threads, "memory": job.memory}
+        return {**opening, "settings": job.settings()}
 
 
 PeerFactory = Callable[[str, Job], Contender]

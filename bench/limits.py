@@ -25,6 +25,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.geometry import latent_shape
 from ..runtime.graph_shapes import input_shapes
 from ..runtime.manifest import Quantization
+from ..runtime.memory_budget import free_host_memory
 from ..runtime.recipes import schedule_of
 from ..runtime.reel import pick_expert
 from ..runtime.request import Request
@@ -34,7 +35,8 @@ SECONDS = 4.0
 """How long finding all peaks may take, about."""
 _LEAST, _LARGEST = 512, 8192
 _ENOUGH = 0.05  # seconds that a product should take, so that starting it does not count
-_COPY = 2**28
+_COPY = 2**28  # bytes that no processor's cache holds
+_COPY_SHARE = 8  # of the free memory, two such blocks take two parts of so many at most
 _CHAIN = 4  # products in a row, so that carrying the first input to a device and the last output back counts little
 
 
@@ -129,9 +131,11 @@ def measure_limits(
                 methods.append("float32: matrix products by numpy, with all its threads")
             else:
                 methods.append(f"{kind}: not measured ({error})")
-    copied = _copy_peak(count, budget) if engine.device == "cpu" else None
-    if copied is not None:
-        methods.append(f"memory: numpy copies of {_COPY >> 20} MiB in {count} threads")
+    copied = None
+    if engine.device == "cpu":
+        size = min(_COPY, (free_host_memory() or _COPY * _COPY_SHARE) // _COPY_SHARE)
+        copied = _copy_peak(count, size, budget)
+        methods.append(f"memory: numpy copies of {size >> 20} MiB in {count} threads")
     return MachineLimits(flops_per_second=peaks, bytes_per_second=copied, threads=count, method="; ".join(methods))
 
 
@@ -198,18 +202,18 @@ def _numpy_peak(budget: float) -> float:
     return 2 * side**3 / fastest
 
 
-def _copy_peak(threads: int, budget: float) -> float:
+def _copy_peak(threads: int, size: int, budget: float) -> float:
     """Return bytes a second, read and written ones both counted, of copying memory that no cache holds."""
-    source = np.ones(_COPY, np.uint8)
+    source = np.ones(size, np.uint8)
     target = np.zeros_like(source)
-    edges = [_COPY * index // threads for index in range(threads + 1)]
+    edges = [size * index // threads for index in range(threads + 1)]
     parts = [slice(low, high) for low, high in pairwise(edges)]
     with ThreadPoolExecutor(threads) as pool:
         run = _timed(lambda: list(pool.map(lambda part: np.copyto(target[part], source[part]), parts)))
         started, fastest = time.perf_counter(), run()
         while time.perf_counter() - started < budget:
             fastest = min(fastest, run())
-    return 2 * _COPY / fastest
+    return 2 * size / fastest
 
 
 def _timed(work: Callable[[], object]) -> Callable[[], float]:

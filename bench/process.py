@@ -21,11 +21,14 @@ class WorkerProcess:
     """Runs a command that answers requests; see bench/serving.py for the language.
 
     What it writes to stderr is kept for the message of its failure. Ctrl-C does not reach it: whoever started it ends it.
+    Its temporary files lie in a folder that goes with it, however it ends.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """environment: added to this process's own. Raises EngineError where it cannot be started."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the process
+        self._folder = tempfile.TemporaryDirectory(prefix="edgereel-bench-", ignore_cleanup_errors=True)
+        temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._folder.name)
         apart: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
@@ -35,13 +38,14 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **temporary, **(environment or {})},
                 encoding="utf-8",
                 errors="replace",
                 **apart,
             )
         except OSError as error:
             self._errors.close()
+            self._folder.cleanup()
             raise EngineError(f"{command[0]} cannot be started: {error.strerror}") from error
 
     @property
@@ -92,6 +96,7 @@ class WorkerProcess:
             with contextlib.suppress(OSError, ValueError):
                 if stream is not None:
                     stream.close()
+        self._folder.cleanup()
 
     def _death(self) -> str:
         """Return in one line how the process ended and its last words."""

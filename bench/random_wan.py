@@ -71,7 +71,8 @@ def write_random_wan(
 ) -> Path:
     """Write the checkpoint in diffusers' layout, bfloat16, sharded, and return its folder (2.9 GB at 30 layers).
 
-    umt5_layers: None for the small text encoder, or how many layers of UMT5-XXL's width (2.1 GB, and 0.4 GB for each).
+    umt5_layers: None for the small text encoder, or how many layers of UMT5-XXL's width (2.1 GB, and 0.4 GB for each);
+    they are written layer by layer, so that making 24 of them takes no more memory than the table of tokens.
     """
     import torch
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
@@ -81,13 +82,15 @@ def write_random_wan(
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    text = {"vocab_size": tokenizer.get_vocab_size(), **TEXT_ENCODER}
-    text_config = UMT5Config(**(text if umt5_layers is None else {**UMT5_XXL, "num_layers": umt5_layers}))
+    text_config = UMT5Config(vocab_size=tokenizer.get_vocab_size(), **TEXT_ENCODER)
     builders: dict[str, Callable[[], Any]] = {
         "text_encoder": lambda: UMT5EncoderModel(text_config),
         "transformer": lambda: WanTransformer3DModel(**{**TRANSFORMER, "num_layers": layers}),
         "vae": lambda: AutoencoderKLWan(**VAE),
     }
+    if umt5_layers is not None:
+        del builders["text_encoder"]
+        _write_umt5_xxl(folder / "text_encoder", umt5_layers)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -102,3 +105,41 @@ def write_random_wan(
     tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
     (folder / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
     return folder
+
+
+def _write_umt5_xxl(folder: Path, layers: int) -> None:
+    """Write a random encoder of UMT5-XXL's width, one shard for each layer and one for what is beside them."""
+    import torch
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from safetensors.torch import save_file
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = UMT5Config(**UMT5_XXL, num_layers=layers)
+    with init_empty_weights():
+        model = UMT5EncoderModel(config)
+    config.architectures = ["UMT5EncoderModel"]
+    config.save_pretrained(folder)
+    shards: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():  # tied ones once
+        layer = name.split(".")[2] if name.startswith("encoder.block.") else "other"
+        shards.setdefault(f"model-{layer}.safetensors", []).append(name)
+    for file, names in shards.items():
+        tensors = {name: torch.ones(model.get_parameter(name).shape, dtype=torch.bfloat16) for name in names}
+        for name, tensor in tensors.items():
+            if tensor.ndim > 1:
+                tensor.normal_(std=_umt5_deviation(name, config))
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def _umt5_deviation(name: str, config: Any) -> float:
+    """Return the standard deviation that transformers begins training a matrix with."""
+    fan_in = {
+        "shared.weight": 1,
+        "q.weight": config.d_model * config.d_kv,
+        "o.weight": config.num_heads * config.d_kv,
+        "wo.weight": config.d_ff,
+    }
+    found = next((count for suffix, count in fan_in.items() if name.endswith("." + suffix) or name == suffix), None)
+    return float((found or config.d_model) ** -0.5)

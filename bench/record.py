@@ -150,11 +150,13 @@ class Quality(Part):
 
     source: `bundle` (figures that the bundle carries), `measured` (fresh ones), or `none`. figures: by name, as there.
     psnr_to_first_db: of the clips to those of the report's first row at the same prompts and noise; null where not comparable.
+    psnr_to_edgereel_db: of a peer's clips to edgereel's of the same bundle and settings, likewise.
     """
 
     source: Literal["bundle", "measured", "none"]
     figures: dict[str, Any] = {}
     psnr_to_first_db: Number | None = None
+    psnr_to_edgereel_db: Number | None = None
 
 
 class StageResources(Part):
@@ -203,9 +205,9 @@ class Row(Part):
 
     cold: clips each made by a fresh process. warm: by one that stays. Memory and power are of clips after those that were
     timed, so that sampling takes nothing from the times. memory_timeline: (seconds since the first of these began, bytes of
-    the process). bytes_read: from disks, by the process from its start to the last of them; what the system had in its file
-    cache is not read again. installed_bytes: of the packages the contender needs. limits: of its engine, where they are not
-    the record's. failures: what went wrong, in order.
+    the process); memory_stages: (seconds, the stage that begins then). bytes_read: from disks, by the process from its start
+    to the last of them; what the system had in its file cache is not read again. installed_bytes: of the packages the
+    contender needs. limits: of its engine, where they are not the record's. failures: what went wrong, in order.
     """
 
     name: str
@@ -218,6 +220,7 @@ class Row(Part):
     quality: Quality
     stages: dict[str, StageResources] = {}
     memory_timeline: list[tuple[Number, Count]] = []
+    memory_stages: list[tuple[Number, str]] = []
     bytes_read: Count | None = None
     installed_bytes: Count | None = None
     power: Power = Power()
@@ -239,6 +242,70 @@ class Comparison(Part):
     verdict: Literal["faster", "slower", "no difference found"]
 
 
+class Trend(Part):
+    """By how much a series grew with each clip: the median of all pairs' slopes, and its interval (bench/statistics.slope)."""
+
+    per_clip: Number
+    low: Number
+    high: Number
+    confidence: Number
+
+
+class Soak(Part):
+    """Many clips of one process, one after the other. Series have one entry for each clip, null for one that failed.
+
+    skipped: how many of the first clips trends leave out. Memory is in bytes after each clip, its trend in MB (10^6 bytes).
+    second_half: the median seconds of the later half of the clips by those of the earlier, low and high its interval.
+    verdict: `fail` names its reasons; `undecided` where too few clips were made.
+    """
+
+    asked: Count
+    made: Count
+    failed: Count
+    skipped: Count
+    seconds: list[Seconds | None]
+    resident_bytes: list[Count | None]
+    open_files: list[Count | None]
+    threads: list[Count | None]
+    memory_trend: Trend | None
+    latency_trend: Trend | None
+    open_files_trend: Trend | None
+    threads_trend: Trend | None
+    second_half: Number | None
+    second_half_low: Number | None
+    second_half_high: Number | None
+    limits: dict[str, Number]
+    verdict: Literal["pass", "fail", "undecided"]
+    reasons: list[str] = []
+
+
+class Mlperf(Part):
+    """One test through MLPerf's load generator, in its own words where it has any.
+
+    valid, reasons: its verdict on the settings that were used. short_of_task: where those ask for less than the task does; a
+    valid test that is short of it is no result in MLPerf's sense. settings: what the load generator used. p90_seconds: its
+    early-stopping estimate. samples: clips that were asked for and answered. logs: folders, relative to the record.
+    accuracy: figures of the clips of the accuracy test, by a scorer that is not MLPerf's.
+    """
+
+    scenario: Literal["SingleStream", "Offline"]
+    modes: list[str]
+    valid: bool
+    reasons: list[str]
+    short_of_task: list[str]
+    division: Literal["open"] = "open"
+    division_reasons: list[str]
+    loadgen: str
+    settings: dict[str, Any]
+    results: dict[str, Any]
+    samples: Count
+    p90_seconds: Seconds | None
+    samples_per_second: Number | None
+    logs: list[str]
+    accuracy: dict[str, Any] | None = None
+    accuracy_note: str = ""
+
+
 class Record(Part):
     """The whole file. partial: it was interrupted, and holds what was measured until then."""
 
@@ -255,6 +322,8 @@ class Record(Part):
     limits: MachineLimits | None = None
     rows: list[Row]
     comparisons: list[Comparison] = []
+    soak: Soak | None = None
+    mlperf: Mlperf | None = None
     notes: list[str] = []
 
     def to_json(self) -> dict[str, Any]:

@@ -10,18 +10,19 @@ from ..errors import Cancelled, EdgereelError, EngineError
 from . import quality as pictures
 from .contenders import Clip, Contender, Watched, unknown_facts
 from .grid import Plan, bundle_facts, settings_of
-from .limits import stage_resources, work_or_reason
+from .limits import Work, stage_resources
 from .record import Conditions, EngineFacts, MachineLimits, Power, Quality, Row, StageResources
 from .stages import ClipTimes, without_openings
 from .summaries import timing_of
 
 
-@dataclass
+@dataclass(eq=False)
 class Measured:
     """What is known of a row so far.
 
     first: seconds of the last clip before those that are timed. watched: clips that were made while memory was sampled.
-    clips, psnr: pictures to compare with the first row's, and how near they are. scores: the scorer's, where asked for.
+    clips: pictures to compare; psnr: with the first row's; psnr_to_edgereel: a peer's with edgereel's of the same settings.
+    scores: the scorer's, where asked for.
     """
 
     plan: Plan
@@ -33,8 +34,10 @@ class Measured:
     power: Power = field(default_factory=Power)
     conditions: Conditions = field(default_factory=Conditions)
     installed_bytes: int | None = None
+    work: dict[str, Work] = field(default_factory=dict)
     clips: list[Clip] = field(default_factory=list, repr=False)
     psnr: float | None = None
+    psnr_to_edgereel: float | None = None
     scores: dict[str, float] | None = None
     failures: list[str] = field(default_factory=list)
 
@@ -62,7 +65,7 @@ class Measured:
         """
         precisions = [*(self.facts.precision if self.facts else []), *(ours.facts.precision if ours.facts else [])]
         limit = pictures.SAME_DB if set(precisions) == {"float32"} else pictures.NEAR_DB
-        found = pictures.mean_psnr(ours.clips, self.clips)
+        found = self.psnr_to_edgereel
         if found is None:
             raise EngineError("there is no clip of edgereel's to compare with: its time would say nothing")
         if found < limit:
@@ -76,8 +79,7 @@ def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, 
     job, request = row.plan.job, row.plan.job.request
     warm = timing_of(without_openings(row.warm), request.frames, request.fps)
     medians = {} if warm is None else {name: summary.median for name, summary in warm.stages.items()}
-    work, _ = work_or_reason(job.bundle, request)
-    stages = stage_resources(work, medians, limits)
+    stages = stage_resources(row.work, medians, limits)
     if row.watched is not None:
         for stage, peak in row.watched.host.items():
             if stage:
@@ -96,6 +98,7 @@ def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, 
         quality=quality_of(row),
         stages=stages,
         memory_timeline=[] if row.watched is None else row.watched.timeline,
+        memory_stages=[] if row.watched is None else row.watched.stages,
         bytes_read=None if row.watched is None else row.watched.bytes_read,
         installed_bytes=row.installed_bytes,
         power=row.power,
@@ -110,5 +113,5 @@ def quality_of(row: Measured) -> Quality:
     quality = pictures.carried(row.plan.job.bundle)
     if row.scores:
         quality = Quality(source="measured", figures={**quality.figures, **row.scores})
-    quality.psnr_to_first_db = row.psnr
+    quality.psnr_to_first_db, quality.psnr_to_edgereel_db = row.psnr, row.psnr_to_edgereel
     return quality

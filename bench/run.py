@@ -16,9 +16,9 @@ from . import quality as pictures
 from .ab import ROUNDS, interleave
 from .contenders import Contender, EdgereelContender, PeerFactory
 from .grid import Plan, bundle_facts, plan_rows
-from .limits import measure_limits, precision_of
+from .limits import measure_limits, precision_of, work_or_reason
 from .machine_facts import find_machine, find_versions
-from .record import MachineLimits, Record, Row
+from .record import Comparison, MachineLimits, Record, Row
 from .resources.conditions import ConditionsWatch
 from .resources.nvml import Nvml
 from .resources.power import PowerMeter, find_source
@@ -73,11 +73,11 @@ def run_bench(
 ) -> Record:
     """Return the record of every bundle on every engine at every number of steps, size and length.
 
-    None among bundles is the built-in one; among sizes and frames the bundle's default; steps: see
-    grid.default_steps. min_runs, min_seconds: warm
-    clips of each row; where neither says otherwise there are 64 of clips under half a second (what a 90th percentile
-    needs), else about a minute's worth, at least 8. cold: fresh processes for each row, 0 for none. quality: score fresh
-    clips. peers: who takes part beside edgereel, by name. on_progress: stages `limits`, `warm`, `resources`, `cold`.
+    None among bundles is the built-in one, among sizes and frames the bundle's default; steps: see grid.default_steps.
+    min_runs, min_seconds: warm clips of each row; where min_runs is None there are 64 of clips under half a second (what a
+    90th percentile needs), else about a minute's worth, at least 8. cold: fresh processes for each row, 0 for none.
+    quality: score fresh clips. peers: who takes part beside edgereel, by name. on_progress: stages `limits`, `warm`,
+    `resources`, `quality`, `cold`.
 
     Ctrl-C, or on_progress answering False, ends it: the record of what was measured until then is partial; where that is
     nothing, Cancelled or KeyboardInterrupt is passed on. A contender that fails is told in its row. Raises BundleError,
@@ -102,7 +102,7 @@ def run_bench(
         versions=find_versions(),
         limits=bench.limits.get(plans[0].job.engine),
         rows=bench.rows(partial),
-        comparisons=[found for turns in bench.turns for found in compare_with_first(turns)],
+        comparisons=bench.comparisons(),
         notes=bench.notes,
     )
 
@@ -146,6 +146,12 @@ class Bench:
             for row in reached
         ]
 
+    def comparisons(self) -> list[Comparison]:
+        """Return how rows compare with the first of their group; one that failed is not compared."""
+        failed = {row.plan.name for row in self.measured if row.failures}
+        found = [each for turns in self.turns for each in compare_with_first(turns)]
+        return [each for each in found if not failed & {each.first, each.second}]
+
     def _measure_limits(self) -> None:
         engines = list(dict.fromkeys(row.plan.job.engine for row in self.measured))
         for done, name in enumerate(engines):
@@ -154,6 +160,10 @@ class Bench:
             graphs = [graph for role in roles for graph in role.graphs().values()]
             int8 = any(precision_of(graph.quantization) == "int8" for graph in graphs)
             self.limits[name] = measure_limits(get_engine(name), self.options.threads, int8)
+        for row in self.measured:
+            row.work, reason = work_or_reason(row.plan.job.bundle, row.plan.job.request)
+            if reason and (note := f"Work was not counted: {reason}") not in self.notes:
+                self.notes.append(note)
         report_progress(self.options.on_progress, "limits", len(engines), len(engines))
 
     def _groups(self) -> list[list[Measured]]:
@@ -186,6 +196,7 @@ class Bench:
             for row in alive:
                 if row.warm is clips[row.plan.name]:
                     row.conditions = watch.result()
+            alive = [row for row in alive if not row.failures]
             for done, row in enumerate(alive):
                 report_progress(self.options.on_progress, "resources", done, len(alive))
                 self._watch(row, contenders[row.plan.name])
@@ -201,9 +212,11 @@ class Bench:
         prompts = self.options.prompts[: pictures.COMPARED_CLIPS]
         row.clips = [contender.frames(prompt, place) for place, prompt in enumerate(prompts)]
         row.psnr = pictures.mean_psnr(self.measured[0].clips, row.clips)
-        if contender.must_match:
-            ours = next(other for other in self.measured if other.plan.job is row.plan.job)
-            row.check_against(ours)
+        if row.plan.contender != EdgereelContender.kind:
+            own = next(each for each in self.measured if each.plan.job is row.plan.job)
+            row.psnr_to_edgereel = pictures.mean_psnr(own.clips, row.clips)
+            if contender.must_match:
+                row.check_against(own)
 
     def _take_turns(self, rows: Sequence[Measured], contenders: Mapping[str, Contender]) -> dict[str, list[ClipTimes]]:
         clips: dict[str, list[ClipTimes]] = {row.plan.name: [] for row in rows}
@@ -257,12 +270,23 @@ class Bench:
             if row.watched is None:
                 gpu = get_engine(row.plan.job.engine).device == "gpu"
                 with PowerMeter(find_source(gpu, nvml=self._nvml)) as meter:
-                    row.watched = contender.watch(prompts, WATCHED_CLIPS, WATCHED_SECONDS)
+                    clips = WATCHED_CLIPS if row.first < QUICK else 1
+                    row.watched = contender.watch(prompts, clips, WATCHED_SECONDS)
                 if row.watched is not None:
                     row.power = meter.result(row.watched.clips)
                 row.facts, row.installed_bytes = contender.facts(), contender.installed_bytes()
             if self.options.quality and row.scores is None and pictures.can_be_scored(row.plan.job.bundle):
-                row.scores = pictures.scored(contender.frames)
+                row.scores = self._score(row, contender)
+
+    def _score(self, row: Measured, contender: Contender) -> dict[str, float]:
+        before = self.measured.index(row) * pictures.SCORED_CLIPS
+        total = len(self.measured) * pictures.SCORED_CLIPS
+
+        def on_clip(done: int) -> None:
+            report_progress(self.options.on_progress, "quality", before + done, total)
+
+        on_clip(0)
+        return pictures.scored(contender.frames, on_clip=on_clip)
 
     def _measure_cold(self) -> None:
         rows = [row for row in self.measured if not row.failures]

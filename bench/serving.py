@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,16 @@ from ..errors import EdgereelError, UsageError, brief
 MOST_CLIPS = 10_000
 OnStage = Callable[[str], object]
 """Told the name of each stage as it begins; decode and encode may take turns, frame by frame."""
+
+
+class Answering(Protocol):
+    """What a worker's process is kept for."""
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a request. Raises EdgereelError, and KeyError or TypeError for one that is none."""
+
+    def close(self) -> None:
+        """Let go of everything; there are no more requests."""
 
 
 class ClipMaker(ABC):
@@ -75,6 +85,10 @@ class Server:
             raise UsageError("this worker has nothing open: the first command is open")
         return actions[action](request)
 
+    def close(self) -> None:
+        """See Answering."""
+        self._maker.close()
+
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
         self._opened = False
         stages = self._maker.open(request)
@@ -104,13 +118,12 @@ class Server:
         return {"clips": done, "seconds": seconds, "memory": sampler.to_json()}
 
 
-def serve(commands: IO[str], answers: IO[str], maker: ClipMaker, folder: Path) -> None:
+def serve(commands: IO[str], answers: IO[str], worker: Answering) -> None:
     """Answer every command until they end."""
-    server = Server(maker, folder)
     try:
         for line in commands:
             try:
-                answer = {"ok": True, **server.answer(json.loads(line))}
+                answer = {"ok": True, **worker.answer(json.loads(line))}
             except EdgereelError as error:
                 answer = {"ok": False, "error": str(error)}
             except MemoryError as error:
@@ -120,12 +133,12 @@ def serve(commands: IO[str], answers: IO[str], maker: ClipMaker, folder: Path) -
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
     finally:
-        maker.close()
+        worker.close()
 
 
-def serve_process(maker: ClipMaker) -> None:
-    """Serve on the process's own pipes; whatever libraries print goes to stderr."""
+def serve_pipes(make: Callable[[Path], Answering]) -> None:
+    """Serve on the process's own pipes; whatever libraries print goes to stderr. make: given a folder for files."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory(prefix="edgereel-bench-") as folder, answers:
-        serve(sys.stdin, answers, maker, Path(folder))
+        serve(sys.stdin, answers, make(Path(folder)))

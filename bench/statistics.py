@@ -235,6 +235,33 @@ def _resampled_medians(seconds: Seconds, resamples: int, generator: np.random.Ge
     return np.concatenate(parts)
 
 
+def median_ratio(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.99, seed: int = 0, resamples: int = 4000
+) -> Interval | None:
+    """Return the interval of the ratio of two medians, second by first, of runs that have nothing to do with each other.
+
+    The bootstrap of `median_interval` for both, each with the medians of its own resamples. What either has too few
+    samples for (99%: below eight) is the ratio of the ends of their ranges, with the confidence that has. None where a
+    median of the first is 0. Raises UsageError as `median_interval` does.
+    """
+    before, after = _checked(first), _checked(second)
+    check_confidence(confidence)
+    possible = [1 - 2.0 ** (1 - len(values)) for values in (before, after)]
+    if min(possible) < confidence:
+        if not before.all():
+            return None
+        both = max(0.0, sum(possible) - 1)
+        return Interval(float(after.min() / before.max()), float(after.max() / before.min()), both)
+    generator = np.random.default_rng(seed)
+    divisors = _resampled_medians(before, resamples, generator)
+    if not divisors.all():
+        return None
+    ratios = _resampled_medians(after, resamples, generator) / divisors
+    tail = _expanded_tail(min(len(before), len(after)), confidence)
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return Interval(float(low), float(high), confidence)
+
+
 def slope(samples: Sequence[float], confidence: float = 0.99) -> Slope:
     """Return by how many seconds per run the times grow or shrink, in the order they were measured.
 

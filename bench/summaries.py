@@ -55,17 +55,17 @@ def summary_of(values: Sequence[float]) -> Summary:
 
 def compare_with_first(rows: Mapping[str, Sequence[ClipTimes]]) -> list[Comparison]:
     """Return how each row's totals differ from the first one's, the n-th clips of all having been made in one round."""
-    names = list(rows)
-    rounds = min(map(len, rows.values()), default=0)
-    if len(names) < 2 or not rounds:
-        return []
-    turns = Turns({name: [clip.total for clip in rows[name][:rounds]] for name in names}, partial=False)
     found = []
-    for name in names[1:]:
-        result = compare(turns, names[0], name)
+    first, *others = rows
+    for name in others:
+        rounds = min(len(rows[first]), len(rows[name]))
+        if not rounds:
+            continue
+        seconds = {each: [clip.total for clip in rows[each][:rounds]] for each in (first, name)}
+        result = compare(Turns(seconds, partial=False), first, name)
         found.append(
             Comparison(
-                first=names[0],
+                first=first,
                 second=name,
                 stage="total",
                 ratio=result.ratio,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from ..runtime.reel import Reel, describe_engine, load
-from .serving import ClipMaker, OnStage, serve_process
+from .serving import ClipMaker, OnStage, Server, serve_pipes
 from .stages import make_clip
 
 
@@ -37,7 +37,9 @@ class ReelMaker(ClipMaker):
         """See ClipMaker.open: request has `bundle`, `engine`, `threads`, `settings`."""
         started = time.perf_counter()
         self.close()
-        self._reel = load(request["bundle"], request["engine"], request["threads"], cache=False)
+        self._reel = load(
+            request["bundle"], request["engine"], request["threads"], cache=False, memory=request.get("memory")
+        )
         self.uses_gpu = self._reel.graphs.engine.device == "gpu"
         settings = dict(request["settings"])
         self._settings = {**settings, "size": tuple(settings["size"])}
@@ -77,4 +79,4 @@ def engine_facts(reel: Reel) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve_process(ReelMaker())
+    serve_pipes(lambda folder: Server(ReelMaker(), folder))

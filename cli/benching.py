@@ -12,7 +12,12 @@ from ..errors import Cancelled, UsageError
 from ..interrupts import interrupts_wait
 from ..terminal import print_json, show_note, stage_progress
 from .application import app
-from .options import JsonOption, ThreadsOption, parse_size
+from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size
+
+OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the report is written.")]
+PromptsOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="One prompt per line, used in turn; the demo's if left out.")
+]
 
 bench = typer.Typer(help="Measure how long clips take, and what that takes from the machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -90,6 +95,155 @@ def run(
     if record.partial:
         show_note("interrupted: what was measured until then is in the record, which is marked partial")
         raise typer.Exit(Cancelled.exit_code)
+
+
+@bench.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="A record, or a report's folder.")],
+    second: Annotated[Path, typer.Argument(help="What to compare with it.")],
+    fail_over: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATIO", help="Exit with 1 where a total takes more than so many times as long, such as 1.08."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two records stage by stage, and name what else they differ in."""
+    with interrupts_wait():
+        from ..bench import diff as comparing
+
+    found = comparing.diff(comparing.read(first), comparing.read(second))
+    too_slow = [] if fail_over is None else found.slower(fail_over)
+    failed = [{"row": row.second, "kind": stage.kind, "ratio": stage.ratio} for row, stage in too_slow]
+    if as_json:
+        print_json({**found.to_json(), "fail_over": fail_over, "failed": failed})
+    else:
+        print("\n".join(comparing.describe(found)))
+    for row, stage in too_slow:
+        show_note(f"{row.second}: {stage.kind} clips take {stage.ratio:.3g} times as long, more than {fail_over:g}")
+    if too_slow:
+        raise typer.Exit(1)
+
+
+@bench.command()
+def soak(
+    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    output: OutputOption = Path("soak-report"),
+    clips: Annotated[int, typer.Option(min=1, help="How many clips, one after the other.")] = 500,
+    skip: Annotated[int, typer.Option(min=0, help="First clips that trends leave out.")] = 50,
+    engine: EngineOption = "auto",
+    prompts: PromptsOption = None,
+    fail_memory: Annotated[
+        float, typer.Option(metavar="MB", help="Fail if each clip adds more memory than that.")
+    ] = 0.1,
+    fail_latency: Annotated[
+        float,
+        typer.Option(metavar="TIMES", help="Fail if later clips surely take so many times as long as earlier ones."),
+    ] = 1.1,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make many clips in one process and tell whether it fails, grows or slows down."""
+    with interrupts_wait():
+        from ..bench.folder import prepare_folder, write_record, write_summary
+        from ..bench.soak import Limits, run_soak, soak_markdown
+        from ..runtime.batch import read_prompts
+
+    chosen = None if prompts is None else read_prompts(prompts)
+    folder = prepare_folder(output)
+    with stage_progress() as progress:
+        record = run_soak(
+            bundle,
+            engine,
+            clips=clips,
+            skip=skip,
+            prompts=chosen,
+            threads=threads,
+            memory=memory,
+            limits=Limits(fail_memory, fail_latency),
+            command=["edgereel", *sys.argv[1:]],
+            on_progress=progress,
+        )
+    path, text = write_record(record, folder), soak_markdown(record)
+    write_summary(text, folder)
+    if as_json:
+        found = (
+            {}
+            if record.soak is None
+            else record.soak.model_dump(include={"made", "failed", "verdict", "reasons", "memory_trend"})
+        )
+        print_json({"record": str(path), "partial": record.partial, **found})
+    else:
+        print(text)
+    _end(record.partial, path, record.soak is None or record.soak.verdict != "fail")
+
+
+@bench.command()
+def mlperf(
+    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    output: OutputOption = Path("mlperf-report"),
+    scenario: Annotated[
+        str, typer.Option(metavar="NAME", help="singlestream: one query after the other; offline: all at once.")
+    ] = "singlestream",
+    min_duration: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Test for so long at least; MLPerf's own if left out.")
+    ] = None,
+    min_queries: Annotated[
+        int | None, typer.Option(min=1, help="Make so many clips at least; MLPerf's own number if left out.")
+    ] = None,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Then make every clip once more, keep it, and score the demo's.")
+    ] = False,
+    engine: EngineOption = "auto",
+    prompts: PromptsOption = None,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
+    with interrupts_wait():
+        from ..bench.folder import prepare_folder, write_record, write_summary
+        from ..bench.mlperf import run_mlperf
+        from ..bench.mlperf_report import mlperf_markdown
+        from ..runtime.batch import read_prompts
+
+    chosen = None if prompts is None else read_prompts(prompts)
+    folder = prepare_folder(output)
+    with stage_progress() as progress:
+        record = run_mlperf(
+            bundle,
+            scenario,
+            folder,
+            engine=engine,
+            prompts=chosen,
+            threads=threads,
+            memory=memory,
+            min_seconds=min_duration,
+            min_queries=min_queries,
+            accuracy=accuracy,
+            command=["edgereel", *sys.argv[1:]],
+            on_progress=progress,
+        )
+    path, text = write_record(record, folder), mlperf_markdown(record)
+    write_summary(text, folder)
+    if as_json:
+        found = {} if record.mlperf is None else record.mlperf.model_dump(mode="json")
+        print_json({"record": str(path), "partial": record.partial, **found})
+    else:
+        print(text)
+    _end("interrupted" in record.rows[0].failures, path, record.mlperf is not None and record.mlperf.valid)
+
+
+def _end(interrupted: bool, path: Path, passed: bool) -> None:
+    """Say where the record is, and end with the exit code of an interrupted or failed measurement."""
+    show_note(f"the record is {path}")
+    if interrupted:
+        show_note("interrupted: what was measured until then is in the record, which is marked partial")
+        raise typer.Exit(Cancelled.exit_code)
+    if not passed:
+        raise typer.Exit(1)
 
 
 def _counts(option: str, text: str) -> list[int]:

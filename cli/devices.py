@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError, one_line
-from ..terminal import print_cache, print_json, show_note, show_plan, stage_progress
+from ..terminal import print_cache, print_json, show_note, show_pick, show_plan, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, parse_size
 
@@ -79,7 +79,7 @@ def build(
             raise UsageError(
                 "--target and --compute-capability are for --dry-run: what is built is for this device (--engine)"
             )
-        device = Device(engine, memory=memory, on_plan=show_plan(as_json, memory is not None), on_step_down=show_note)
+        device = Device(engine, None, memory, show_pick, show_plan(as_json, memory is not None), show_note)
         with stage_progress() as progress, device.load(bundle, progress) as reel:
             result = build_engines(reel, pixels, frames, progress)
         if as_json:
@@ -120,7 +120,7 @@ def list_cache(as_json: JsonOption = False) -> None:
 def remove_from_cache(
     engines: Annotated[list[str] | None, typer.Argument(help="Built engines, by the beginning of their names.")] = None,
     part: Annotated[
-        str | None, typer.Option(help="Everything of one kind: engines, lowered, embeddings or costs.")
+        str | None, typer.Option(help="Everything of one kind: engines, lowered, embeddings, costs or timings.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
     as_json: JsonOption = False,

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import one_line
 from ..interrupts import interrupts_wait
-from ..terminal import print_json, print_video, show_note, show_plan, stage_progress
+from ..terminal import print_json, print_video, show_note, show_pick, show_plan, stage_progress
 from .application import app
 from .options import (
     BundleOption,
@@ -89,7 +89,7 @@ def generate(
             jobs,
             settings,
             bundle=bundle,
-            device=Device(engine, threads, memory, show_plan(as_json, memory is not None), show_note),
+            device=Device(engine, threads, memory, show_pick, show_plan(as_json, memory is not None), show_note),
             private=private,
             cache=not no_cache,
             keep_latents=keep_latents,
@@ -128,7 +128,7 @@ def decode(
             latents,
             output,
             bundle=bundle,
-            device=Device(engine, threads, memory, show_plan(as_json, memory is not None), show_note),
+            device=Device(engine, threads, memory, show_pick, show_plan(as_json, memory is not None), show_note),
             private=private,
             on_progress=progress,
         )

@@ -11,7 +11,7 @@ from .engine_cache import EngineCache
 from .engine_cache_files import count, delete
 
 ENGINES: Final = "engines"
-OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs"})
+OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "timings"})
 """The folders that edgereel makes. EDGEREEL_CACHE may name a folder with other things in it: these are never cleared."""
 
 

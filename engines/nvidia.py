@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from ..machine import Gpu, find_gpus, read_machine
 
+NO_GPU = "no NVIDIA GPU is found (if there is one, install NVIDIA's driver until this lists it): nvidia-smi"
 Capability = tuple[int, int]
 """Compute capability, (8, 9) for 8.9."""
 
@@ -52,7 +53,7 @@ def no_fitting_gpu(fits: Callable[[Capability], bool], needed: str) -> str | Non
     if problem and not gpus:
         return f"{problem}: nvidia-smi"
     if not gpus:
-        return "no NVIDIA GPU is found (if there is one, install NVIDIA's driver until this lists it): nvidia-smi"
+        return NO_GPU
     known = [(gpu, capability_of(gpu)) for gpu in gpus]
     if any(capability is None or fits(capability) for _, capability in known):
         return None

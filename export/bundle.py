@@ -126,7 +126,7 @@ def _export_part(
     gc.collect()
     on_progress(part.name, 2, 3)
     with ExitStack() as stack:
-        runs = [stack.enter_context(opened(folder / f"{name}.onnx")) for name in names]
+        runs = [stack.enter_context(opened(folder / f"{name}.onnx", data.path)) for name in names]
         proofs = _prove(part, names, runs, trials, limit)
     for name, proof in proofs.items():
         exported.parity[name] = max(proof, in_torch.get(name, proof), key=lambda either: either.relative)

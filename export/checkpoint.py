@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, brief
+from . import weights
 
 INDEX_NAME = "model_index.json"
 OVERRIDES_NAME = "edgereel.json"
@@ -105,14 +107,21 @@ class Component:
                 raise CheckpointError(f"{path}: tensor {source} is {kind}; export from F32, F16 or BF16 weights")
 
     def load(self, skeleton: Any, aliases: Mapping[str, str] | None = None) -> Any:
-        """Fill the skeleton with the stored weights as float32 and return it; `check` comes first."""
+        """Fill the skeleton with the stored weights, which count as float32, and return it; `check` comes first.
+
+        Large ones stay in their files until something is computed with them: see `StoredWeight`.
+        """
         stored = self._stored()
         sources = {name: _source(name, stored, aliases or {}) or name for name in skeleton.state_dict()}
         loaded: dict[str, torch.Tensor] = {}
         for path in sorted({stored[source][0] for source in sources.values()}):
             with open_safetensors(path) as file:
                 for source in sorted({s for s in sources.values() if stored[s][0] == path}):
-                    loaded[source] = file.get_tensor(source).to(torch.float32)
+                    shape = stored[source][1]
+                    if len(shape) > 1 and math.prod(shape) >= weights.STORED_SIZE:
+                        loaded[source] = weights.StoredWeight(open_safetensors, path, source, shape, torch.float32)
+                    else:
+                        loaded[source] = file.get_tensor(source).to(torch.float32)
         skeleton.load_state_dict({name: loaded[source] for name, source in sources.items()}, assign=True)
         return skeleton.requires_grad_(False)
 

@@ -18,6 +18,7 @@ import onnx_ir as ir
 import torch
 
 from .family import GraphSource
+from .weights import Blanks, blank_weights
 
 OPSET = 23
 INLINE_BYTES = 1024
@@ -26,6 +27,8 @@ ALIGNMENT = 4096
 """Of tensors of a page or more in the data file, so that they can be memory-mapped."""
 HALVED_SIZE = 1024
 """Number of values from which a float32 matrix (or a tensor of more axes) is stored as bfloat16, where that is exact."""
+COMPARED = 2**24
+"""Number of values that are compared at once with their bfloat16 ones."""
 
 NOISY_LOGGERS = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir")
 
@@ -74,11 +77,12 @@ class DataFile:
 
 def save_graph(source: GraphSource, folder: Path, data: DataFile) -> None:
     """Write NAME.onnx into the folder and its weights into the data file."""
-    model = trace(source)
-    _name_interface(model.graph, source)
-    _name_linears(model.graph)
-    _strip(model)
-    _move_weights(model.graph, data)
+    with blank_weights(source.module) as blanks:
+        model = trace(source)
+        _name_interface(model.graph, source)
+        _name_linears(model.graph)
+        _strip(model)
+        _move_weights(model.graph, data, blanks)
     proto = ir.to_proto(model)
     proto.graph.ClearField("value_info")  # inferred while tracing; once a graph is rewritten, a trap for its readers
     (folder / f"{source.name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
@@ -166,7 +170,7 @@ def _strip(model: ir.Model) -> None:
             value.doc_string = None
 
 
-def _move_weights(graph: ir.Graph, data: DataFile) -> None:
+def _move_weights(graph: ir.Graph, data: DataFile, blanks: Blanks) -> None:
     """Put large constants into the data file, as bfloat16 where that is exact: half the bytes, the same numbers."""
     for value in list(graph.initializers.values()):
         constant = value.const_value
@@ -174,12 +178,12 @@ def _move_weights(graph: ir.Graph, data: DataFile) -> None:
             raise RuntimeError(f"initializer {value.name} has no value")
         if constant.nbytes <= INLINE_BYTES:
             continue
-        tensor = _as_torch(constant)
-        large = tensor.dtype == torch.float32 and tensor.ndim > 1 and tensor.numel() >= HALVED_SIZE
-        if large and torch.equal((halved := tensor.to(torch.bfloat16)).to(torch.float32), tensor):
-            _widen(graph, value, data.add(halved, value.name))
+        tensor = _halved(_values(constant, blanks))
+        stored = data.add(tensor, value.name)
+        if stored.dtype == constant.dtype:
+            value.const_value = stored
         else:
-            value.const_value = data.add(tensor, value.name)
+            _widen(graph, value, stored)
 
 
 def _widen(graph: ir.Graph, value: ir.Value, stored: ir.ExternalTensor) -> None:
@@ -211,11 +215,30 @@ def _widen(graph: ir.Graph, value: ir.Value, stored: ir.ExternalTensor) -> None:
     graph.insert_before(graph[0], cast)
 
 
-def _as_torch(constant: Any) -> torch.Tensor:
+def _values(constant: Any, blanks: Blanks) -> torch.Tensor:
+    """Return a constant's values: its own or, for a blank, those of the weight that it stands for."""
     raw = constant.raw
     if isinstance(raw, torch.Tensor):
-        return raw.detach().cpu()
-    return torch.from_numpy(constant.numpy().copy())
+        found = blanks.restore(raw.data_ptr(), raw.shape, raw.stride())
+        return raw.detach().cpu() if found is None else found
+    array = constant.numpy()
+    strides = [stride // array.itemsize for stride in array.strides]
+    found = blanks.restore(array.ctypes.data, array.shape, strides)
+    return torch.from_numpy(array.copy()) if found is None else found
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a large float32 matrix as bfloat16 where that is exact, anything else as it is."""
+    if tensor.dtype != torch.float32 or tensor.ndim < 2 or tensor.numel() < HALVED_SIZE:
+        return tensor
+    halved = torch.empty(tensor.shape, dtype=torch.bfloat16)
+    # In parts, since a table of embeddings is 4 GB.
+    for part, whole in zip(
+        torch.split(halved.flatten(), COMPARED), torch.split(tensor.flatten(), COMPARED), strict=True
+    ):
+        if not torch.equal(part.copy_(whole).to(torch.float32), whole):
+            return tensor
+    return halved
 
 
 def _onnx_type(dtype: torch.dtype) -> ir.DataType:

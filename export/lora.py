@@ -24,6 +24,7 @@ from ..runtime.manifest import FusedLora
 from .checkpoint import PICKLE_SUFFIXES, READABLE_TYPES, open_safetensors
 from .lora_keys import Naming, match_keys, other_kinds
 from .lora_request import SYNTAX, Lora
+from .weights import put_weight
 
 ALPHA_TYPES = (*READABLE_TYPES, "I64", "I32")
 CONFIG_KEY = "lora_adapter_metadata"
@@ -64,10 +65,10 @@ class CheckedLora:
         with open_safetensors(self.lora.path) as tensors:
             for name, change in self.changes.items():
                 parameter = module.get_parameter(name)
-                fused = parameter.data + self.lora.scale * change.delta(tensors, tuple(parameter.shape))
+                fused = parameter + self.lora.scale * change.delta(tensors, tuple(parameter.shape))
                 if not torch.isfinite(fused).all():
                     raise CheckpointError(f"{self.lora.path}: {name} overflows at scale {self.lora.scale:g}")
-                parameter.data = fused
+                put_weight(module, name, fused)
 
     def record(self, denoiser: str) -> FusedLora:
         """Return what the manifest says of it. denoiser: name of the graph it is fused into."""

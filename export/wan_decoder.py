@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .weights import cast_weights
+
 STATE_FRAMES = 2
 NORM_FLOOR = 1e-12  # torch.nn.functional.normalize's, which WanRMS_norm calls
 
@@ -32,8 +34,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.compute = compute
         self.patch = vae.config.patch_size or 1
-        self.decoder = vae.decoder.to(compute)
-        self.post_quant_conv = vae.post_quant_conv.to(compute)
+        self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
+        for module in (self.decoder, self.post_quant_conv):
+            cast_weights(module, compute)
         shape = (1, vae.config.z_dim, 1, 1, 1)
         self.mean: torch.Tensor
         self.std: torch.Tensor

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .weights import cast_own_weights, cast_weights
+
 MASKED_SCORE = -1e9
 """Added to the score of a padding token: its softmax weight is then exactly 0, and 0 · finite stays finite."""
 
@@ -39,8 +41,8 @@ class TextEncoder(nn.Module):
         self.register_buffer("buckets", attention._relative_position_bucket(offsets), persistent=False)
         if compute != torch.float32:
             for block in model.encoder.block:
-                _cast_weights(block.layer[0].SelfAttention, ("q", "k", "v", "o"), compute)
-                _cast_weights(block.layer[1].DenseReluDense, ("wi", "wi_0", "wi_1"), compute)
+                _cast_children(block.layer[0].SelfAttention, ("q", "k", "v", "o"), compute)
+                _cast_children(block.layer[1].DenseReluDense, ("wi", "wi_0", "wi_1"), compute)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return prompt embeddings float32 [B, L, D]; rows where the mask is 0 are zero."""
@@ -107,7 +109,7 @@ class Denoiser(nn.Module):
             keep = ("rope", "time_embedder", "norm1", "norm2", "norm3", "norm_out")
             for name, module in model.named_modules():
                 if not any(part in keep for part in name.split(".")):
-                    _cast_parameters(module, compute, except_for=("scale_shift_table",))
+                    cast_own_weights(module, compute, except_for=("scale_shift_table",))
 
     def forward(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Return the predicted velocity, float32, of the latents' shape."""
@@ -182,14 +184,7 @@ def _rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
-def _cast_weights(module: nn.Module, names: tuple[str, ...], dtype: torch.dtype) -> None:
+def _cast_children(module: nn.Module, names: tuple[str, ...], dtype: torch.dtype) -> None:
     for name in names:
         if hasattr(module, name):
-            getattr(module, name).to(dtype)
-
-
-def _cast_parameters(module: nn.Module, dtype: torch.dtype, except_for: tuple[str, ...]) -> None:
-    """Cast a module's own parameters (not its children's) in place."""
-    for name, parameter in module.named_parameters(recurse=False):
-        if name not in except_for:
-            parameter.data = parameter.data.to(dtype)
+            cast_weights(getattr(module, name), dtype)

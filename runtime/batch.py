@@ -110,17 +110,23 @@ def read_latents(path: Path) -> NDArray[np.float32]:
 
 
 class Device(NamedTuple):
-    """What videos are made on. memory: see budget_of. on_plan, on_step_down: told of the memory plan and what changes it."""
+    """What videos are made on.
+
+    memory: see budget_of. on_pick: told what `auto` picked and why; on_plan, on_step_down: of the memory plan and what changes it.
+    """
 
     engine: str = "auto"
     threads: int | None = None
     memory: str | None = None
+    on_pick: Callable[[str], object] | None = None
     on_plan: Callable[[MemoryPlan], object] | None = None
     on_step_down: Callable[[str], object] | None = None
 
     def load(self, bundle: Path | None, on_progress: Progress | None = None, cache: bool = True) -> Reel:
         """Open a bundle for this device; see reel.load."""
         reel = load(bundle, self.engine, self.threads, on_progress, cache, self.memory)
+        if self.on_pick is not None and reel.engine_picked:
+            self.on_pick(reel.engine_picked)
         reel.on_plan, reel.graphs.on_step = self.on_plan, self.on_step_down
         return reel
 
@@ -215,12 +221,13 @@ def _record(video: Video, output: Path, reel: Reel, before: dict[str, float], ca
         "output": str(output),
         "settings": video.request.settings(),
         "bundle_digest": reel.bundle.manifest.digest,
-        "engine": describe_engine(reel),
+        "engine": {**describe_engine(reel), "picked": reel.engine_picked},
         "seconds": {stage: round(total - before.get(stage, 0.0), 4) for stage, total in reel.timings.items()},
         "cached_prompts": cached,
         "memory": {
             "plan": None if plan is None else plan.to_json(),
             "peak_host_bytes": peak_host_memory(),
+            "peak_device_bytes": reel.peak_device_bytes,
             "steps_down": list(reel.graphs.steps_down),
         },
     }

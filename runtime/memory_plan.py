@@ -22,6 +22,8 @@ OVERHEAD = {"cpu": 170 * 2**20, "gpu": 600 * 2**20}
 
 LEAST_TILE = DEFAULT_OVERLAP + 2
 """Side of the smallest tile in latents: below, almost everything is overlap."""
+STREAMING_MARGIN = 1.25
+"""Of a streamed component's weight budget: a part, an eighth of it, takes three times its size for a moment as it is opened."""
 _TITLES = {TEXT_ENCODER: "the text encoder", DECODER: "the decoder", "denoiser": "the denoiser"}
 
 
@@ -33,10 +35,10 @@ class ComponentPlan:
     weight_budget: int | None = None
 
     def held(self, sizes: ComponentSizes) -> int:
-        """Return the bytes of weights on the device while it works."""
+        """Return the bytes that weights take on the device while it works."""
         if self.placement == "cpu":
             return 0
-        return sizes.weights if self.weight_budget is None else min(self.weight_budget, sizes.weights)
+        return sizes.weights if self.weight_budget is None else int(self.weight_budget * STREAMING_MARGIN)
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,13 @@ def _streamed(plan: MemoryPlan, name: str, weight_budgets: list[int]) -> Iterato
     """Yield plans under which a component's weights are fetched piece by piece; a decoder's are too few for that."""
     sizes = plan.sizes_of(name)
     for weight_budget in weight_budgets:
-        if name != DECODER and 0 < sizes.largest_weight <= weight_budget < sizes.weights:
+        if name != DECODER and 0 < sizes.largest_weight <= weight_budget < sizes.weights / STREAMING_MARGIN:
             yield plan.place(name, ComponentPlan("streamed", weight_budget))
 
 
 def _left(plan: MemoryPlan, name: str) -> int:
     """Return what a component that works alone may hold of its weights."""
-    return plan.budget.bytes - OVERHEAD[plan.device] - plan.sizes_of(name).activations
+    return int((plan.budget.bytes - OVERHEAD[plan.device] - plan.sizes_of(name).activations) / STREAMING_MARGIN)
 
 
 def describe_step(before: MemoryPlan, after: MemoryPlan, name: str) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..engines import EngineOptions, EngineReport, Session, Tensor, get_engine
 from ..engines.base import Engine
 from ..errors import BundleError, EngineError, UsageError
+from ..machine import gpu_memory_of_process
 from .bundle import Bundle, open_bundle
 from .clip import Video
 from .embedding import NEGATIVE, Prompt, PromptEmbedder
@@ -39,6 +40,7 @@ class Reel:
 
     graphs: the opened ones, and what had to be given up where memory ran out all the same.
     timings: seconds spent so far by stage (`open`, `text`, `denoise`, `decode`, `encode`).
+    peak_device_bytes: the most that this process was seen to hold on the GPU, None on a CPU or where nothing tells.
     embedder: embeds prompts; those in the cache need neither the tokenizer nor the text encoder.
     on_span: told of every piece of work as it ends, by who measures; None for nobody.
     on_plan: told of the memory plan before the first clip of each size.
@@ -55,6 +57,7 @@ class Reel:
         """memory: bytes, or text such as "6GiB", that may be used at most; None for what is free less a margin."""
         self.bundle = bundle
         self.timings: dict[str, float] = {}
+        self.peak_device_bytes: int | None = None
         self.on_span: Callable[[Span], None] | None = None
         self.on_plan: Callable[[MemoryPlan], object] | None = None
         self._engine = engine
@@ -81,6 +84,11 @@ class Reel:
         """Release every opened graph. Videos made by this reel can no longer be decoded."""
         self.graphs.close()
 
+    @property
+    def engine_picked(self) -> str:
+        """Which engine `auto` picked and why, "" where it was asked for by name."""
+        return self._engine.why
+
     def report(self) -> dict[str, EngineReport]:
         """Return what really runs, for each graph opened so far: no text encoder where all prompts were cached."""
         return self.graphs.reports()
@@ -89,6 +97,9 @@ class Reel:
         """Add the seconds since `started` (time.perf_counter) to a stage's account. name: what of the stage it was."""
         seconds = time.perf_counter() - started
         self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+        if self._engine.device == "gpu":
+            held = gpu_memory_of_process()
+            self.peak_device_bytes = held if held is None else max(held, self.peak_device_bytes or 0)
         if self.on_span is not None:
             self.on_span(Span(stage, name, started, seconds))
 

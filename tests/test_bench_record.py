@@ -21,7 +21,9 @@ from edgereel.errors import OutputError, UsageError
 
 def record() -> Record:
     """A record by hand, with every part of the schema in it."""
-    clips = [ClipTimes(0.5 + place / 100, {"text": 0.1, "denoise": 0.4}, {"denoise_step": [0.2, 0.2]}) for place in range(9)]
+    clips = [
+        ClipTimes(0.5 + place / 100, {"text": 0.1, "denoise": 0.4}, {"denoise_step": [0.2, 0.2]}) for place in range(9)
+    ]
     row = {
         "contender": "edgereel",
         "bundle": {"name": "demo", "digest": "00" * 32, "precision": "bf16", "bytes": 10},
@@ -124,8 +126,15 @@ def test_what_is_no_record_is_refused(tmp_path, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match="nothing.json: cannot be read"):
+    with pytest.raises(UsageError, match=r"nothing\.json: cannot be read"):
         read_record(tmp_path / "nothing.json")
+
+
+def read_or_message(tmp_path, content: bytes) -> tuple[Record | None, str]:
+    try:
+        return read(tmp_path, content), ""
+    except UsageError as error:
+        return None, str(error)
 
 
 WRONG = st.one_of(
@@ -150,13 +159,9 @@ def test_a_damaged_record_is_a_usage_error_of_one_line(tmp_path, place, wrong, r
         del inner[place[-1]]
     else:
         inner[place[-1]] = wrong
-    try:
-        back = read(tmp_path, json.dumps(changed).encode())
-    except UsageError as error:
-        assert "\n" not in str(error)
-        assert "record.json" in str(error)
-    else:
-        assert isinstance(markdown(back), str)
+    back, message = read_or_message(tmp_path, json.dumps(changed).encode())
+    assert "\n" not in message
+    assert "record.json" in message or (back is not None and markdown(back))
 
 
 @given(cut=st.integers(0, 20_000), flip=st.integers(0, 20_000), byte=st.integers(0, 255))
@@ -164,10 +169,11 @@ def test_a_damaged_record_is_a_usage_error_of_one_line(tmp_path, place, wrong, r
 def test_damaged_bytes_are_a_usage_error_of_one_line(tmp_path, cut, flip, byte):
     content = bytearray(json.dumps(DATA).encode())
     content[flip % len(content)] = byte
-    try:
-        read(tmp_path, bytes(content[: len(content) - cut % len(content)] if cut % 3 == 0 else content))
-    except UsageError as error:
-        assert "\n" not in str(error)
+    if cut % 3 == 0:
+        content = content[: len(content) - cut % len(content)]
+    back, message = read_or_message(tmp_path, bytes(content))
+    assert "\n" not in message
+    assert (back is None) == ("record.json" in message)
 
 
 def test_a_folder_that_cannot_be_is_found_out(tmp_path):

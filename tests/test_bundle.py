@@ -569,9 +569,6 @@ def test_what_a_bundle_says_of_itself_cannot_steer_a_terminal(reel):
     assert text.count("\nlicence") == 1
 
 
-# --- the parser of external data, against random bytes and against the onnx package
-
-
 @settings(max_examples=300, deadline=None)
 @given(content=st.binary(min_size=1, max_size=200))
 def test_random_bytes_give_references_or_a_bundle_error(tmp_path_factory, content):

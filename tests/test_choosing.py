@@ -117,9 +117,6 @@ def test_engines_for_gpus_are_not_imported_before_they_are_asked_for():
     assert ended.stdout.strip() == "[]"
 
 
-# --- the GPU
-
-
 def test_no_gpu_will_do(gpus, monkeypatch):
     def fits(capability):
         return capability >= (7, 5)

@@ -418,8 +418,6 @@ def test_failures_of_the_machine_are_one_line(run, monkeypatch, error, line):
     refused(run("generate", PROMPT), 1, line)
 
 
-# --- in processes of their own
-
 INTERRUPTED = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored

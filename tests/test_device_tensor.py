@@ -39,9 +39,6 @@ def counter(tmp_path):
     return write_counter(tmp_path)
 
 
-# --- tensors that stay where they are
-
-
 def test_the_demos_decoder_with_its_state_on_the_device(monkeypatch):
     """Bit for bit what the plain session gives, and only the frames are ever copied to the host."""
     random = np.random.default_rng()
@@ -143,9 +140,6 @@ def test_an_error_of_the_device_that_shows_late():
         DeviceTensor(Lost(), Device("cuda")).numpy()
 
 
-# --- fixed shapes
-
-
 def test_fixed_buffers_compute_the_same(counter):
     """Outputs of earlier runs stay as they were, and host and device tensors may be mixed."""
     random = np.random.default_rng()
@@ -212,9 +206,6 @@ def test_the_demos_denoiser_with_fixed_shapes():
             arrays = {name: normal(random, *shape) for name, shape in shapes.items()}
             found = session.run(tensors(arrays))["prediction"].numpy()
             np.testing.assert_array_equal(found, plain_run(path, arrays)["prediction"])
-
-
-# --- want of memory
 
 
 @pytest.fixture

@@ -154,9 +154,6 @@ def test_an_extra_does_not_bring_a_second_onnxruntime():
     assert only(findings, "export").detail == 'without torch: pip install "torch>=2.9"'
 
 
-# --- files
-
-
 def test_the_cache(tmp_path):
     folder = tmp_path / "cache" / "edgereel"
     (finding,) = doctor.check_cache(folder)
@@ -196,9 +193,6 @@ def test_the_bundle(tmp_path, demo_copy):
     edit_manifest(demo_copy, lambda data: data.update(schema=99))
     assert "schema 99 is newer" in doctor.check_bundle(demo_copy)[0].detail
     assert "no such bundle folder" in doctor.check_bundle(tmp_path / "missing")[0].detail
-
-
-# --- the command
 
 
 @pytest.fixture

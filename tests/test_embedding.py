@@ -165,9 +165,6 @@ def test_what_ran_is_told_alike_where_the_text_encoder_runs_otherwise(opened, mo
     assert described[0]["precision"] == ["float16", "float32"]
 
 
-# --- the key
-
-
 def key_of(bundle, prompt=Prompt(PROMPT), numerics=None):
     embedder = PromptEmbedder(bundle, lambda: numerics or {"engine": "fake"}, None, lambda: None, lambda *_: None)
     return embedder._key(prompt)
@@ -239,8 +236,6 @@ def test_an_option_of_a_later_engine_is_part_of_its_numerics():
     engine = FakeEngine({})
     assert engine.numerics(LaterOptions()) != engine.numerics(LaterOptions(precision="float16"))
 
-
-# --- the shipped demo on ONNX Runtime
 
 QUICK = {"steps": 2, "frames": 5, "size": (32, 32)}
 CAPTION = "a red ball bounces over the ocean"

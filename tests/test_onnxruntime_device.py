@@ -39,9 +39,6 @@ def counter(tmp_path):
     return write_counter(tmp_path)
 
 
-# --- where nodes run
-
-
 def nodes_of(*triples):
     return [AssignedNode(*triple) for triple in triples]
 
@@ -85,9 +82,6 @@ def test_a_real_session_is_judged():
     check_placement("denoiser.onnx", nodes, "CPUExecutionProvider")
     with pytest.raises(EngineError, match=r"cannot run on CUDAExecutionProvider: it leaves .* to CPUExecutionProvider"):
         check_placement("denoiser.onnx", nodes, "CUDAExecutionProvider")
-
-
-# --- why an engine cannot run
 
 
 def fake_onnxruntime(folder, cuda_version, providers, version="1.31.1"):
@@ -369,9 +363,6 @@ def test_numerics_tell_what_decides_the_numbers(machine):
     assert engine.numerics(half) != engine.numerics(full)
     assert engine.numerics(half) == engine.numerics(EngineOptions(compute="float16", threads=3))
     assert len({str(sorted(ENGINES[name]().numerics(half).items())) for name in ("cuda", "rtx")}) == 2
-
-
-# --- kernels that TensorRT-RTX compiled
 
 
 def key_of(graph):

@@ -1,8 +1,12 @@
-"""Wan 2.1 1.3B at its real size (seeded random weights): exported within 16 GB, equal to diffusers. Minutes; 12 GB of disk."""
+"""Wan 2.1 1.3B and its text encoder at their real size (seeded random weights): exported within 20 GB, equal to diffusers.
+
+The text encoder has UMT5-XXL's 24 layers and 256,384 tokens: 5.7 G parameters. Half an hour; 30 GB of disk.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +18,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from edgereel.bench.random_wan import write_random_wan
+from edgereel.runtime.planning import plan_bundle
 
 LIMIT = 1e-3
 WIDTH, HEIGHT, FRAMES = 832, 480, 9
@@ -43,12 +48,13 @@ pytestmark = pytest.mark.full
 def real(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the checkpoint, its bundle, and the export's peak memory in bytes."""
     folder = tmp_path_factory.mktemp("real")
-    checkpoint = write_random_wan(folder / "checkpoint")
+    checkpoint = write_random_wan(folder / "checkpoint", umt5_layers=24)
     assert len(list((checkpoint / "transformer").glob("*.safetensors"))) > 1
     printed = subprocess.run(
         [sys.executable, "-c", EXPORT, checkpoint, folder / "real.reel"], check=True, capture_output=True, text=True
     ).stdout
-    return checkpoint, folder / "real.reel", 1024 * int(printed.splitlines()[-1])
+    yield checkpoint, folder / "real.reel", 1024 * int(printed.splitlines()[-1])
+    shutil.rmtree(folder)  # pytest would keep those of three runs
 
 
 def run_graph(graph: Path, inputs: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
@@ -63,11 +69,28 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def test_export_takes_less_than_16_gb(real: Any) -> None:
+def test_export_takes_less_than_20_gb(real: Any) -> None:
     _, bundle, peak = real
-    assert peak < 16e9
+    assert (bundle / "text_encoder.data").stat().st_size > 11e9
+    assert peak < 20e9
     parity = json.loads((bundle / "reel.json").read_text())["parity"]
     assert max(figure["relative"] for figure in parity.values()) < 1e-4
+
+
+@pytest.mark.parametrize("card", ["8.9", None], ids=["card", "processor"])
+def test_81_frames_of_832x480_are_planned_within_8_gib(real: Any, card: str | None) -> None:
+    _, bundle, _ = real
+    plan = plan_bundle(
+        bundle,
+        size=(WIDTH, HEIGHT),
+        frames=81,
+        memory="8GiB",
+        engine="cpu" if card is None else "auto",
+        compute_capability=card,
+    )
+    assert plan.fits
+    assert plan.sizes.unknown == ""
+    assert plan.sizes.components["text_encoder"].weights > 10e9
 
 
 def test_a_denoiser_step_equals_diffusers(real: Any, tmp_path: Path) -> None:

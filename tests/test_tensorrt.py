@@ -84,9 +84,6 @@ def write_linear(folder: Path, dtype: int = onnx.TensorProto.FLOAT) -> tuple[Pat
 ROWS = {"rows": (1, 2, 8)}
 
 
-# --- numbers
-
-
 @pytest.mark.parametrize("version", ["10.3", "10.15", "11.0"])
 def test_the_denoiser_gives_the_cpu_engines_numbers_in_float32(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     install_fakes(monkeypatch, version)
@@ -162,9 +159,6 @@ def test_version_8_takes_int64_inputs_as_int32(monkeypatch: pytest.MonkeyPatch, 
         np.testing.assert_array_equal(session.run(tensors(arrays))["y"].numpy(), on_cpu(path, arrays)["y"])
         with pytest.raises(EngineError, match="beyond 32 bits"):
             session.run(tensors({"x": arrays["x"] + 2**40}))
-
-
-# --- building
 
 
 @pytest.mark.parametrize(("version", "typed"), [("10.3", True), ("10.15", True), ("11.0", False)])
@@ -287,9 +281,6 @@ def test_a_compute_that_a_version_lacks_is_refused(monkeypatch: pytest.MonkeyPat
         assert (session.report.lowered, session.report.precision) == ("off", "float32")
 
 
-# --- shapes
-
-
 def test_shapes_out_of_range_are_refused_with_the_range(trt: FakeTensorRT, tmp_path: Path) -> None:
     path, _ = write_linear(tmp_path)
     with TensorRt(ROWS).open(path, FLOAT32) as session:
@@ -314,9 +305,6 @@ def test_wrong_inputs_are_refused(trt: FakeTensorRT, tmp_path: Path) -> None:
         TensorRt().open(path, EngineOptions(compute="float32", shapes=(("x", (3, 5)),)))
     with pytest.raises(EngineError, match="a dimension 'rows' for which there is no range"):
         TensorRt().open(path, FLOAT32)
-
-
-# --- memory
 
 
 def decoder_state(first: Session) -> dict[str, Tensor]:
@@ -414,9 +402,6 @@ def test_a_version_that_cannot_stream_weights_says_so(monkeypatch: pytest.Monkey
         TensorRt(ROWS).open(write_linear(tmp_path)[0], EngineOptions(weight_budget=10))
 
 
-# --- CUDA graphs
-
-
 def test_runs_of_fixed_shapes_are_replayed_with_new_values(trt: FakeTensorRT, tmp_path: Path) -> None:
     path, arrays = write_linear(tmp_path)
     options = EngineOptions(compute="float32", shapes=shapes_of(arrays))
@@ -476,9 +461,6 @@ def test_varying_shapes_and_streamed_weights_are_not_captured(trt: FakeTensorRT,
             for _ in range(3):
                 session.run(tensors(arrays))
     assert "cudaStreamBeginCapture" not in trt.cudart.names()
-
-
-# --- what is known before opening
 
 
 def test_numerics_name_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,18 +16,17 @@ from fake_tensorrt import FakeTensorRT, install_fakes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereel import machine
+from edgereel import machine, paths
+from edgereel.engines.nvidia import NO_GPU
 from edgereel.engines.tensorrt import TensorRt, installed
 from edgereel.engines.tensorrt.device_memory import BufferPool, CudaDevice, DeviceBuffer, import_cudart
 from edgereel.engines.tensorrt.inspecting import OPAQUE, check_precision, describe_precision, product_types
 from edgereel.engines.tensorrt.profiles import RANGES, fixed_profiles, ranged_profiles
-from edgereel.engines.tensorrt.timings import read_timings, timings_path, write_timings
+from edgereel.engines.tensorrt.timings import read_timings, timings_key, write_timings
 from edgereel.engines.tensorrt.versions import FEATURES, features_of, parse_version, supports_card
 from edgereel.errors import EngineError, MissingExtraError, OutOfMemory
 
 ATTRIBUTES = json.loads((Path(__file__).parent / "fake_tensorrt_attributes.json").read_text())
-
-# --- versions
 
 
 @pytest.mark.parametrize(
@@ -94,9 +93,6 @@ def test_the_table_names_only_what_nvidias_bindings_have(version: str) -> None:
 )
 def test_old_cards_are_told_from_new_ones(version: tuple[int, int], card: str, supported: bool) -> None:
     assert supports_card(features_of(version), card) is supported
-
-
-# --- what the inspector tells
 
 
 def layer(kind: str, *types: str, tactic: str = "", weights: str = "") -> dict[str, Any]:
@@ -197,9 +193,6 @@ def test_float32_in_the_place_of_float16_is_refused() -> None:
         check_precision(Counter(bfloat16=20, float32=10), Counter(bfloat16=30), "bfloat16")
 
 
-# --- profiles
-
-
 def test_ranges_follow_the_names_of_dimensions() -> None:
     inputs = {"latent": (-1, 24, 1, -1, -1), "state": (-1, 56, 2, -1, -1), "fixed": (3, 4)}
     names = {
@@ -232,9 +225,6 @@ def test_fixed_shapes_must_fit_the_graph() -> None:
             fixed_profiles(inputs, (("x", wrong), ("y", (2,))))
     with pytest.raises(EngineError, match=r"shapes are for the inputs \['x'\], the graph has \['x', 'y'\]"):
         fixed_profiles(inputs, (("x", (5, 6)),))
-
-
-# --- CUDA
 
 
 def test_values_survive_the_way_to_the_device_and_back() -> None:
@@ -303,22 +293,17 @@ def test_the_older_cuda_python_is_found_too(monkeypatch: pytest.MonkeyPatch) -> 
     assert import_cudart() is older.cudart
 
 
-# --- timing caches on disk
-
-
 def test_timings_are_kept_and_damage_is_noticed() -> None:
-    path = timings_path({"tensorrt": "10.3.0", "card": "H100"})
-    assert path != timings_path({"tensorrt": "10.4.0", "card": "H100"})
-    assert read_timings(path) == b""
-    write_timings(path, b"measured")
-    assert read_timings(path) == b"measured"
+    key = timings_key({"tensorrt": "10.3.0", "card": "H100"})
+    assert key != timings_key({"tensorrt": "10.4.0", "card": "H100"})
+    assert read_timings(key) == b""
+    write_timings(key, b"measured")
+    assert read_timings(key) == b"measured"
+    path = paths.cache_folder() / "timings" / key
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     for damaged in (b"", path.read_bytes()[:-1], path.read_bytes()[:10]):
         path.write_bytes(damaged)
-        assert read_timings(path) == b""
-
-
-# --- what is missing
+        assert read_timings(key) == b""
 
 
 @pytest.fixture
@@ -354,9 +339,9 @@ def test_what_is_missing_is_told_with_a_command(trt: FakeTensorRT, monkeypatch: 
         assert "TensorRT 10.3.0 needs a card of compute capability 7.0, Some card has 6.1" in told()
     with monkeypatch.context() as patch:
         patch.setattr(machine, "find_gpus", lambda: ([], ""))
-        assert told() == "no NVIDIA GPU was found, which the tensorrt engine needs: run with --engine cpu"
+        assert told() == NO_GPU
         patch.setattr(machine, "find_gpus", lambda: ([], "nvidia-smi failed: exit code 9"))
-        assert told().startswith("nvidia-smi failed: exit code 9: repair NVIDIA's driver")
+        assert told() == "nvidia-smi failed: exit code 9: nvidia-smi"
     with monkeypatch.context() as patch:
         patch.setattr(trt, "__version__", "8.4.3")
         assert "TensorRT 8.4 cannot be used" in told()

@@ -89,9 +89,6 @@ def test_a_missing_encoder_is_named(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-# --- in processes of their own
-
-
 def python_in(path, code, prefix=()):
     """Run code in a process of its own, where `noise` are frames that compress badly and `path` is the output."""
     preamble = f"""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...runtime.noise import NoiseSource
 from ...runtime.video import write_mp4
-from ..serving import ClipMaker, OnStage, serve_process
+from ..serving import ClipMaker, OnStage, Server, serve_pipes
 
 
 class ListedEuler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
@@ -175,4 +175,4 @@ class DiffusersMaker(ClipMaker):
 
 
 if __name__ == "__main__":
-    serve_process(DiffusersMaker())
+    serve_pipes(lambda folder: Server(DiffusersMaker(), folder))

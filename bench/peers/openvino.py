@@ -33,7 +33,10 @@ class OpenVinoContender(EdgereelContender):
 
     kind = "openvino"
     must_match = True
-    packages = (*(name for name in EdgereelContender.packages if name not in ("onnxruntime", "onnx")), "openvino")
+    packages: tuple[str, ...] = (
+        *(name for name in EdgereelContender.packages if name not in ("onnxruntime", "onnx")),
+        "openvino",
+    )
 
     def __init__(self, name: str, job: Job, peer: OpenVinoPeer) -> None:
         super().__init__(name, job)

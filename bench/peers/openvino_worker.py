@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ...engines import ENGINES
-from ..serving import serve_process
+from ..serving import Server, serve_pipes
 from ..worker import ReelMaker
 from .openvino_engine import OpenVino
 
@@ -15,7 +15,7 @@ def main() -> None:
     """Serve; the engine is known as `openvino` in this process only."""
     precision, cache = sys.argv[1:]
     ENGINES["openvino"] = lambda: OpenVino(precision, Path(cache))
-    serve_process(ReelMaker())
+    serve_pipes(lambda folder: Server(ReelMaker(), folder))
 
 
 if __name__ == "__main__":

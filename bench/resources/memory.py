@@ -17,6 +17,7 @@ INTERVAL = 0.004
 POINTS = 500
 """How many points of the timeline are kept at most."""
 _SAMPLES = 50_000
+_MARKS = 2000
 Point = tuple[float, int]
 
 
@@ -38,6 +39,7 @@ class MemorySampler:
         self._host: dict[str, int] = {}
         self._device: dict[str, int] = {}
         self._timeline: list[Point] = []
+        self._marks: list[tuple[float, str]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory sampler", daemon=True)
         self._started = 0.0
@@ -56,15 +58,18 @@ class MemorySampler:
     def enter(self, stage: str) -> None:
         """Count what is sampled from now on as this stage's; the moment itself is sampled for both."""
         self._sample()
+        if stage != self._stage and len(self._marks) < _MARKS:
+            self._marks.append((time.perf_counter() - self._started, stage))
         self._stage = stage
         self._sample()
 
     def to_json(self) -> dict[str, Any]:
-        """Return peaks by stage in bytes, the thinned timeline of (seconds, bytes), and bytes read from disks so far."""
+        """Return peaks by stage in bytes, the thinned timeline of (seconds, bytes), stages as they began, and bytes read so far."""
         return {
             "host": self._host,
             "device": self._device,
             "timeline": thinned(self._timeline),
+            "stages": self._marks,
             "bytes_read": self._bytes_read(),
         }
 

@@ -24,7 +24,7 @@ from .inspecting import describe_precision
 from .installed import find_card, import_tensorrt, require_card, why_unavailable
 from .profiles import RANGES, Range
 from .session import TensorRtSession
-from .timings import read_timings, timings_path, write_timings
+from .timings import read_timings, timings_key, write_timings
 from .versions import NEWEST_KNOWN, Features, Version, features_of, parse_version
 
 _DEFAULT_COMPUTE: Compute = "float16"
@@ -96,7 +96,7 @@ class TensorRt(Engine):
         log = make_log(installed.trt)
         key = _key(graph_path, model, installed, settings)
 
-        timings = timings_path({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
+        timings = timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
         plan: Any = None
 
         def build(path: Path) -> None:

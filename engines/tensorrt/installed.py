@@ -8,6 +8,7 @@ from typing import Any
 from ... import machine
 from ...errors import EngineError, MissingExtraError, brief
 from ...interrupts import interrupts_wait
+from ..nvidia import NO_GPU, with_jetson
 from .device_memory import import_cudart
 from .versions import Features, features_of, parse_version, supports_card
 
@@ -55,13 +56,10 @@ def find_card() -> machine.Gpu:
     Raises EngineError where there is none, or the driver does not answer.
     """
     gpus, problem = machine.find_gpus()
-    if gpus:
-        return gpus[0]
-    if is_jetson():
-        return machine.Gpu(machine.read_machine().model, None, "", "")
-    if problem:
-        raise EngineError(f"{problem}: repair NVIDIA's driver, or run with --engine cpu")
-    raise EngineError("no NVIDIA GPU was found, which the tensorrt engine needs: run with --engine cpu")
+    known = with_jetson(tuple(gpus), machine.read_machine().model)
+    if known:
+        return known[0]
+    raise EngineError(f"{problem}: nvidia-smi" if problem else NO_GPU)
 
 
 def require_card(features: Features, card: machine.Gpu, version: str) -> None:

@@ -1,45 +1,27 @@
 """TensorRT's timing cache on disk: how fast each kernel was on this card, so that the next engine is built sooner.
 
-One file for each TensorRT, card and driver: `timings/KEY` in the cache folder, the sha256 of what follows and the cache.
-It is data, not code; TensorRT itself refuses one of another version or card. Losing one costs time and nothing else.
+One entry of the store `timings` for each TensorRT, card and driver. It is data, not code; TensorRT itself refuses one of
+another version or card. Of two processes that end at the same time, one's measurements stay; losing one costs time.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-from pathlib import Path
+from .. import store
 
-from ... import paths
-
-_HASH_LENGTH = 32
+_FOLDER = "timings"
 
 
-def timings_path(facts: dict[str, str]) -> Path:
-    """Return the file of all that a measured time depends on."""
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return paths.cache_folder() / "timings" / key
+def timings_key(facts: dict[str, str]) -> str:
+    """Return the name under which the times of one TensorRT, card and driver are kept."""
+    return store.key_of(sorted(facts.items()))
 
 
-def read_timings(path: Path) -> bytes:
+def read_timings(key: str) -> bytes:
     """Return a timing cache, b"" where there is none or it is damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return b""
-    digest, timings = content[:_HASH_LENGTH], content[_HASH_LENGTH:]
-    return timings if hashlib.sha256(timings).digest() == digest else b""
+    found = store.read_entry(_FOLDER, key)
+    return b"" if found is None else found[1]
 
 
-def write_timings(path: Path, timings: bytes) -> None:
-    """Keep a timing cache. Of two processes that end at the same time, one's measurements stay."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.write_bytes(hashlib.sha256(timings).digest() + timings)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+def write_timings(key: str, timings: bytes) -> None:
+    """Keep a timing cache."""
+    store.write_entry(_FOLDER, key, {}, timings)

@@ -1,0 +1,64 @@
+"""A measurement of one bundle on one engine: what it makes, and the record around what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from ..errors import UsageError
+from ..runtime.memory_budget import parse_bytes
+from ..runtime.progress import Progress
+from ..runtime.request import complete_request
+from .grid import Plan, plan_rows
+from .machine_facts import find_machine, find_versions
+from .record import Record
+from .rows import Measured, row_of
+
+
+def plan_one(
+    bundle: Path | None,
+    engine: str,
+    prompts: Sequence[str],
+    threads: int | None = None,
+    memory: str | None = None,
+    on_progress: Progress | None = None,
+) -> Plan:
+    """Return the plan of a bundle's default clips (None: the built-in bundle). Raises as `plan_rows` does, UsageError."""
+    if memory is not None:
+        parse_bytes(memory)
+    planned = plan_rows([bundle], [engine], None, [None], [None], prompts, threads, on_progress=on_progress)[0].job
+    request = complete_request(planned.bundle.manifest, prompts[0])
+    name = f"{planned.bundle.manifest.name}, {request.steps} step{'s' * (request.steps != 1)}"
+    return Plan(name, "edgereel", replace(planned, request=request, memory=memory))
+
+
+def record_one(
+    kind: Literal["soak", "mlperf"],
+    row: Measured,
+    prompts: Sequence[str],
+    *,
+    started: str,
+    seconds: float,
+    partial: bool,
+    command: Sequence[str],
+) -> Record:
+    """Return the record of the only row, to which the caller adds what its kind is about."""
+    return Record(
+        kind=kind,
+        partial=partial,
+        started=started,
+        seconds=seconds,
+        command=list(command),
+        machine=find_machine(),
+        versions=find_versions(),
+        rows=[row_of(row, prompts, None, own_limits=False)],
+        notes=["Embeddings of prompts are not cached: every clip runs the text encoder."],
+    )
+
+
+def check_count(name: str, value: int, least: int, most: int) -> None:
+    """Raise UsageError where a number is out of its range."""
+    if not least <= value <= most:
+        raise UsageError(f"{name} {value}: choose from {least} to {most}")
