@@ -1,12 +1,11 @@
 """Who takes part in a measurement: edgereel on one of its engines, or a peer that makes the same clip.
 
-A peer is a file of its own in `bench/peers/` with a class of this seam; where it speaks the language of `bench/worker.py`,
+A peer is a file of its own in `bench/peers/` with a class of this seam; where it speaks the language of `bench/serving.py`,
 `ProcessContender` is all but the command that starts it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import tempfile
 from abc import ABC, abstractmethod
@@ -24,6 +23,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.request import Request
 from .process import WorkerProcess
 from .record import EngineFacts
+from .resources.installed import installed_bytes
 from .stages import ClipTimes, times_from_json
 
 Clip = NDArray[np.uint8]
@@ -73,11 +73,13 @@ class Watched:
 class Contender(ABC):
     """Makes one kind of clip in a process of its own. Every method may raise EngineError where that process fails.
 
-    name: unique among those that take part. kind: `edgereel`, or the peer's name.
+    name: unique among those that take part. kind: `edgereel`, or the peer's name. must_match: its clips are to be those of
+    edgereel's row at the same settings, and without that its times are not believed.
     """
 
     name: str
     kind: str
+    must_match: bool = False
 
     @abstractmethod
     def start(self) -> dict[str, float]:
@@ -109,7 +111,7 @@ class Contender(ABC):
 
 
 class ProcessContender(Contender):
-    """A contender whose process speaks the language of bench/worker.py. Derived classes say what to start and open."""
+    """A contender whose process speaks the language of bench/serving.py. Derived classes say what to start and open."""
 
     packages: tuple[str, ...] = ()
     """The packages that it needs, without those that they need."""
@@ -133,10 +135,14 @@ class ProcessContender(Contender):
     def opening(self) -> dict[str, Any]:
         """Return the request `open`, without its name."""
 
+    def environment(self) -> dict[str, str]:
+        """Return what is added to the process's environment."""
+        return {}
+
     def start(self) -> dict[str, float]:
         """See Contender.start."""
         self.close()
-        self._process = WorkerProcess(self.command())
+        self._process = WorkerProcess(self.command(), self.environment())
         stages = self._process.request(do="open", **self.opening()).get("stages")
         return dict(stages) if isinstance(stages, Mapping) else {}
 
@@ -181,11 +187,7 @@ class ProcessContender(Contender):
 
     def installed_bytes(self) -> int | None:
         """See Contender.installed_bytes."""
-        if not self.packages or importlib.util.find_spec("packaging") is None:
-            return None
-        from .prompt_to_mp4 import installed_bytes
-
-        return installed_bytes(list(self.packages))
+        return installed_bytes(self.packages) if self.packages else None
 
     def close(self) -> None:
         """See Contender.close."""
@@ -203,7 +205,7 @@ class EdgereelContender(ProcessContender):
     """edgereel itself: a bundle on one of its engines."""
 
     kind = "edgereel"
-    packages = (
+    packages: tuple[str, ...] = (
         *("numpy", "tokenizers", "av", "pydantic", "platformdirs", "typer", "rich", "ftfy", "safetensors"),
         *("onnxruntime", "onnx"),
     )
@@ -222,6 +224,17 @@ class EdgereelContender(ProcessContender):
 
 PeerFactory = Callable[[str, Job], Contender]
 """Makes a peer's contender of a row's name and what it is to make: for `run_bench(peers=...)`."""
+
+
+class CheckpointPeer(ABC):
+    """A PeerFactory whose contenders run a checkpoint in the place of a bundle's graphs.
+
+    It has a row beside the first bundle only: beside another precision of the same model it would be the same row again.
+    """
+
+    @abstractmethod
+    def __call__(self, name: str, job: Job) -> Contender:
+        """Return the contender of that name."""
 
 
 def unknown_facts(job: Job) -> EngineFacts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..runtime.progress import Progress
 from ..runtime.reel import demo_bundle_path
 from ..runtime.request import complete_request
 from ..runtime.text import PromptTokenizer
-from .contenders import Job
+from .contenders import CheckpointPeer, Job, PeerFactory
 from .record import BundleFacts, Settings
 
 MOST_ROWS = 100
@@ -40,7 +40,7 @@ def plan_rows(
     frames: Sequence[int | None],
     prompts: Sequence[str],
     threads: int | None,
-    peers: Sequence[str] = (),
+    peers: Mapping[str, PeerFactory] | None = None,
     on_progress: Progress | None = None,
 ) -> list[Plan]:
     """Return the rows in order; None stands for the built-in bundle, and for a bundle's own defaults (`default_steps`).
@@ -57,8 +57,8 @@ def plan_rows(
     opened = [open_bundle(demo_bundle_path() if path is None else path, on_progress=on_progress) for path in bundles]
     for bundle in opened:
         _check_prompts(bundle, prompts)
-    labels = _labels(opened)
-    plans = []
+    labels, taking_part = _labels(opened), dict(peers or {})
+    plans: list[Plan] = []
     each = [
         (bundle, label, count) for bundle, label in zip(opened, labels, strict=True) for count in _steps(bundle, steps)
     ]
@@ -70,7 +70,14 @@ def plan_rows(
         name += [f"{request.width}x{request.height}"] if len(sizes) > 1 else []
         name += [f"{request.frames} frames"] if len(frames) > 1 else []
         own = Plan(", ".join(name), "edgereel", job)
-        plans += [own, *(Plan(", ".join([peer, *name]), peer, job) for peer in peers)]
+        plans.append(own)
+        if engine == engines[0]:  # a peer runs on none of ours: another one's row would be the same again
+            beside = [
+                peer
+                for peer, make in taking_part.items()
+                if bundle is opened[0] or not isinstance(make, CheckpointPeer)
+            ]
+            plans += [Plan(", ".join([peer, *name]), peer, job) for peer in beside]
     if len(plans) > MOST_ROWS:
         raise UsageError(f"{len(plans)} rows are too many for one report: choose at most {MOST_ROWS}")
     return _unique(plans)

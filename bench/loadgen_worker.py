@@ -1,6 +1,6 @@
 """`python -m edgereel.bench.loadgen_worker`: MLPerf's load generator and the system under test, in a process of their own.
 
-It speaks the language of bench/worker.py with two commands: `begin` starts one test in a thread of its own, and `news` is
+It speaks the language of bench/serving.py with two commands: `begin` starts one test in a thread of its own, and `news` is
 answered, twice a second, with the clips that were completed since, and at the end with how it went. The load generator
 calls the opened reel directly, in the thread that opened it: no pipe and no queue is between them while a query is timed.
 
@@ -25,8 +25,9 @@ from ..demo.scorer import Reading, read, score_readings
 from ..errors import EdgereelError, EngineError, UsageError, brief, require_packages
 from ..runtime.clip import Video
 from ..runtime.reel import Reel, load
+from .serving import serve_pipes
 from .stages import ClipTimes, make_clip
-from .worker import engine_facts, serve_pipes
+from .worker import engine_facts
 
 TASK = "wan-2.2-t2v-a14b"
 """The load generator's name for MLPerf Inference's text-to-video task, under which it has its rules."""

@@ -16,6 +16,10 @@ from .record import Quality
 Clip = NDArray[np.uint8]
 EQUAL_DB = 100.0
 """What clips without any difference are said to have."""
+SAME_DB = 60.0
+"""From which clips are the same but for float32's rounding."""
+NEAR_DB = 30.0
+"""From which clips are the same but for what a smaller type loses."""
 SCORED_CLIPS = 24
 COMPARED_CLIPS = 2
 _FEWEST_FRAMES = 5  # that the scorer can read

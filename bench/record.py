@@ -230,7 +230,10 @@ class Row(Part):
 
 
 class Comparison(Part):
-    """Two rows measured in turns: the median ratio of their times (second by first) with its 99% interval."""
+    """The median ratio of two rows' times (second by first) with its 99% interval.
+
+    in_turns: whether they were measured in turns, round by round; else rounds are the runs of the one that has fewer.
+    """
 
     first: str
     second: str
@@ -240,6 +243,7 @@ class Comparison(Part):
     high: Number
     rounds: Count
     verdict: Literal["faster", "slower", "no difference found"]
+    in_turns: bool = True
 
 
 class Trend(Part):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ..errors import Cancelled, EdgereelError
+from ..errors import Cancelled, EdgereelError, EngineError
 from . import quality as pictures
 from .contenders import Clip, Contender, Watched, unknown_facts
 from .grid import Plan, bundle_facts, settings_of
@@ -57,6 +57,21 @@ class Measured:
         contender.make(prompts[0], 0)
         self.first = contender.make(prompts[0], 0).total
         self.facts = contender.facts()
+
+    def check_against(self, ours: Measured) -> None:
+        """Make sure that the clips are those of edgereel's row with the same job. Raises EngineError where they are not.
+
+        Where both calculate in float32 they may differ by rounding alone, elsewhere by what a smaller type loses.
+        """
+        precisions = [*(self.facts.precision if self.facts else []), *(ours.facts.precision if ours.facts else [])]
+        limit = pictures.SAME_DB if set(precisions) == {"float32"} else pictures.NEAR_DB
+        found = self.psnr_to_edgereel
+        if found is None:
+            raise EngineError("there is no clip of edgereel's to compare with: its time would say nothing")
+        if found < limit:
+            raise EngineError(
+                f"it made another clip ({found:.1f} dB, {limit:.0f} at least): its time would say nothing"
+            )
 
 
 def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, own_limits: bool) -> Row:

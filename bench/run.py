@@ -90,7 +90,7 @@ def run_bench(
     chosen = list(prompts) if prompts is not None else pictures.default_prompts(DEFAULT_PROMPTS)
     taking_part = dict(peers or {})
     options = Options(chosen, min_runs, min_seconds, cold, quality, threads, taking_part, on_progress)
-    plans = plan_rows(bundles, engines, steps, sizes, frames, chosen, threads, list(taking_part), on_progress)
+    plans = plan_rows(bundles, engines, steps, sizes, frames, chosen, threads, taking_part, on_progress)
     bench = Bench(plans, options)
     partial = bench.measure()
     return Record(
@@ -186,6 +186,7 @@ class Bench:
                 with row.failing():
                     contenders[row.plan.name] = self._contender(row.plan)
                     row.open(contenders[row.plan.name], self.options.prompts)
+                    self._look(row, contenders[row.plan.name])
             alive = [row for row in group if not row.failures]
             if not alive:
                 return
@@ -203,6 +204,19 @@ class Bench:
         finally:
             for contender in contenders.values():
                 contender.close()
+
+    def _look(self, row: Measured, contender: Contender) -> None:
+        """Have a few clips made to compare their pictures. Raises EngineError where a peer makes others than edgereel does."""
+        if row.clips or len(self.measured) < 2:
+            return
+        prompts = self.options.prompts[: pictures.COMPARED_CLIPS]
+        row.clips = [contender.frames(prompt, place) for place, prompt in enumerate(prompts)]
+        row.psnr = pictures.mean_psnr(self.measured[0].clips, row.clips)
+        if row.plan.contender != EdgereelContender.kind:
+            own = next(each for each in self.measured if each.plan.job is row.plan.job)
+            row.psnr_to_edgereel = pictures.mean_psnr(own.clips, row.clips)
+            if contender.must_match:
+                row.check_against(own)
 
     def _take_turns(self, rows: Sequence[Measured], contenders: Mapping[str, Contender]) -> dict[str, list[ClipTimes]]:
         clips: dict[str, list[ClipTimes]] = {row.plan.name: [] for row in rows}
@@ -250,7 +264,7 @@ class Bench:
         return runs + runs % 2 if len(rows) > 1 else runs
 
     def _watch(self, row: Measured, contender: Contender) -> None:
-        """Have clips made that are not timed: for memory and power, for pictures to compare, for the scorer."""
+        """Have clips made that are not timed: for memory and power, for the scorer."""
         prompts = self.options.prompts
         with row.failing():
             if row.watched is None:
@@ -261,13 +275,6 @@ class Bench:
                 if row.watched is not None:
                     row.power = meter.result(row.watched.clips)
                 row.facts, row.installed_bytes = contender.facts(), contender.installed_bytes()
-            if not row.clips and len(self.measured) > 1:
-                places = range(min(pictures.COMPARED_CLIPS, len(prompts)))
-                row.clips = [contender.frames(prompts[place], place) for place in places]
-                row.psnr = pictures.mean_psnr(self.measured[0].clips, row.clips)
-                if row.plan.contender != EdgereelContender.kind:
-                    own = next(each for each in self.measured if each.plan.job is row.plan.job)
-                    row.psnr_to_edgereel = pictures.mean_psnr(own.clips, row.clips)
             if self.options.quality and row.scores is None and pictures.can_be_scored(row.plan.job.bundle):
                 row.scores = self._score(row, contender)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import EngineOptions, Tensor, get_engine
+from .peers.openvino_engine import cpu_settings
 from .step_model import CONFIG, LATENTS, denoiser_of, random_inputs
 
 Step = Callable[[], Any]
@@ -71,12 +72,11 @@ def diffusers_bfloat16(folder: Path, threads: int) -> tuple[Step, str]:
     return _diffusers(folder, threads, "bfloat16")
 
 
-def _openvino(graph: Path, threads: int, precision: str, **properties: Any) -> tuple[Step, str]:
-    import openvino  # type: ignore[import-not-found]
+def _openvino(graph: Path, threads: int, precision: str, by_token: bool = False) -> tuple[Step, str]:
+    import openvino
 
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(graph), "CPU", settings | properties)
+    compiled = core.compile_model(core.read_model(graph), "CPU", cpu_settings(precision, threads, by_token))
     inputs = random_inputs()
     runs_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     return lambda: compiled(inputs)[0], f"{runs_in}, openvino {openvino.__version__.split('-')[0]}"
@@ -94,8 +94,7 @@ def openvino_bfloat16(folder: Path, threads: int) -> tuple[Step, str]:
 
 def openvino_int8(folder: Path, threads: int) -> tuple[Step, str]:
     """Return OpenVINO on the int8 graph, activations quantized by token, the rest in bfloat16."""
-    # A group as long as the row: one scale for each token, as ours.
-    return _openvino(denoiser_of(folder, "int8"), threads, "bf16", DYNAMIC_QUANTIZATION_GROUP_SIZE=str(2**64 - 1))
+    return _openvino(denoiser_of(folder, "int8"), threads, "bf16", by_token=True)
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[Path, int], tuple[Step, str]]]] = {

@@ -52,12 +52,31 @@ def run(
     cold: Annotated[bool, typer.Option("--cold/--no-cold", help="Measure clips made by fresh processes too.")] = True,
     cold_runs: Annotated[int, typer.Option(min=1, help="How many fresh processes for each row.")] = 5,
     quality: Annotated[bool, typer.Option("--quality", help="Score fresh clips beside the times.")] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|RECORD",
+            help="Measure a peer beside it (diffusers, openvino; with -bfloat16 in that type), or show an earlier record's rows; "
+            "may be given several times.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The diffusers checkpoint that the first bundle was exported from."),
+    ] = None,
+    transformer: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A transformer to take in the place of the checkpoint's.")
+    ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every stage of making clips, cold and warm, and write the record into a folder."""
     with interrupts_wait():
+        from ..bench.before import with_earlier
+        from ..bench.diff import read
         from ..bench.folder import prepare_folder, write_record
+        from ..bench.peers.choosing import find_peers
+        from ..bench.peers.table import has_peers, peer_table
         from ..bench.report import markdown_table, write_report
         from ..bench.run import run_bench
         from ..runtime.batch import read_prompts
@@ -66,8 +85,12 @@ def run(
     counts = None if steps is None else _counts("--steps", steps)
     pixels = [None] if sizes is None else [parse_size(size) for size in sizes.split(",")]
     lengths = [None] if frames is None else _counts("--frames", frames)
+    records = [name for name in against or [] if name.endswith(".json") or Path(name).is_dir()]
+    earlier = [(Path(name), read(Path(name))) for name in records]
+    names = [name for name in against or [] if name not in records]
     folder = prepare_folder(output)
-    with stage_progress() as progress:
+    first = bundles[0] if bundles else None
+    with find_peers(names, first, checkpoint, transformer) as peers, stage_progress() as progress:
         record = run_bench(
             bundles or (None,),
             [name.strip() for name in engine.split(",")],
@@ -80,9 +103,11 @@ def run(
             cold=cold_runs if cold else 0,
             threads=threads,
             quality=quality,
+            peers=peers,
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
+    record = with_earlier(record, earlier) if earlier else record
     path = write_record(record, folder)
     pages = write_report(record, folder)
     if as_json:
@@ -92,6 +117,8 @@ def run(
         print_json({"record": str(path), "partial": record.partial, "rows": medians})
     else:
         print(markdown_table(record))
+        if has_peers(record):
+            print(f"\n{peer_table(record)}")
         show_note(f"the page is {pages[-1]}, the record {path}")
     if record.partial:
         show_note("interrupted: what was measured until then is in the record, which is marked partial")

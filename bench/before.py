@@ -1,0 +1,63 @@
+"""An earlier record beside a new one: its rows as references, and how the new ones compare with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .diff import match_rows, record_differences
+from .record import Comparison, Record, Row
+from .statistics import median_ratio
+
+PREFIX = "before: "
+CONFIDENCE = 0.99
+
+
+def with_earlier(record: Record, earlier: Sequence[tuple[Path, Record]]) -> Record:
+    """Return the record with the rows of earlier ones, their names after "before: ", and with comparisons of warm totals.
+
+    The runs of two records were not made in turns: the interval is that of the ratio of two medians that have nothing to do
+    with each other, and what else the records differ in is noted.
+    """
+    rows, comparisons, notes = list(record.rows), list(record.comparisons), list(record.notes)
+    for path, other in earlier:
+        notes.append(
+            f'Rows named "{PREFIX}…" are of {path}, measured {other.started}, and not in turns with the others.'
+        )
+        notes += [f"{path.name} differs: {text}" for text in record_differences(other, record)]
+        names = {row.name for row in rows}
+        renamed = {row.name: _new_name(row.name, names) for row in other.rows}
+        rows += [row.model_copy(update={"name": renamed[row.name]}) for row in other.rows]
+        pairs, _, _ = match_rows(other.rows, record.rows)
+        comparisons += [found for before, after in pairs if (found := _compare(before, after, renamed[before.name]))]
+    return record.model_copy(update={"rows": rows, "comparisons": comparisons, "notes": notes})
+
+
+def _new_name(name: str, taken: set[str]) -> str:
+    new = PREFIX + name
+    while new in taken:
+        new = PREFIX + new
+    taken.add(new)
+    return new
+
+
+def _compare(before: Row, after: Row, name: str) -> Comparison | None:
+    if before.warm is None or after.warm is None or before.failures or after.failures:
+        return None
+    times = before.warm.samples["total"], after.warm.samples["total"]
+    medians = before.warm.stages["total"].median, after.warm.stages["total"].median
+    found = median_ratio(*times, CONFIDENCE) if all(times) else None
+    if found is None or not medians[0]:
+        return None
+    sure = found.confidence >= CONFIDENCE and not found.low <= 1 <= found.high
+    return Comparison(
+        first=name,
+        second=after.name,
+        stage="total",
+        ratio=medians[1] / medians[0],
+        low=found.low,
+        high=found.high,
+        rounds=min(map(len, times)),
+        verdict="no difference found" if not sure else "slower" if found.low > 1 else "faster",
+        in_turns=False,
+    )
