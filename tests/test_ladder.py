@@ -40,6 +40,9 @@ class LimitedEngine(Engine):
             self.refusals += 1
             raise OutOfMemory(f"the device has no room for {graph}")
 
+    def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
+        return OnnxRuntimeCpu().graph_to_run(graph_path, options)
+
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         self.check(graph_path.stem, options, None)
         session = LimitedSession(self, graph_path.stem, options, OnnxRuntimeCpu().open(graph_path, options))
