@@ -167,7 +167,11 @@ class Engine(ABC):
 
         Needs no device. Raises EngineError where it cannot be made, MissingExtraError where what makes it is not installed.
         """
-        return graph_path
+        if options.part is None:
+            return graph_path
+        from .lowering import canonical_part
+
+        return canonical_part(graph_path, options.part)
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Return all that decides, beside a graph and its inputs, what numbers come out of it, as known before `open`.

@@ -14,7 +14,7 @@ from conftest import load_helper
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.record import Conditions, Power, Quality, Record, StageResources, read_record
+from edgereel.bench.record import Conditions, Mlperf, Power, Quality, Record, Soak, StageResources, Trend, read_record
 from edgereel.bench.report import content, html_report, markdown_report, markdown_table, write_report
 from edgereel.bench.report.drawing import (
     INK,
@@ -241,6 +241,40 @@ def test_other_kinds_begin_with_their_result(kind):
     page = checked(record)
     assert page.text.index("VALID: everything held.") < page.text.index("What a clip’s time is made of")
     assert content.title(record) == {"soak": "Soak: demo", "mlperf": "MLPerf: demo"}[kind]
+
+
+def test_a_soaks_verdict_and_trends_are_told():
+    trend = Trend(per_clip=0.0123, low=0.01, high=0.02, confidence=0.99)
+    soak = Soak(
+        asked=500, made=499, failed=1, skipped=50, seconds=[], resident_bytes=[], open_files=[], threads=[],
+        memory_trend=trend, latency_trend=None, open_files_trend=None, threads_trend=None, second_half=1.25,
+        second_half_low=1.2, second_half_high=1.3, limits={}, verdict="fail", reasons=["<b>grows</b>"],
+    )  # fmt: skip
+    record = make_record(make_row(), kind="soak", soak=soak)
+    page = checked(record)
+    for sentence in (
+        "Soak: fail. 499 of 500 clips made, 1 failed.",
+        "<b>grows</b>",
+        "Each clip adds 0.0123 MB of memory (99% interval 0.0100 to 0.0200).",
+        "Each clip takes longer than the one before it by an unknown number of s: too few clips were made.",
+        "The later half of the clips took 1.25 times as long as the earlier (99% interval 1.20 to 1.30).",
+    ):
+        assert sentence in page.text
+        assert _escaped(sentence) in markdown_report(record)
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_mlperfs_verdict_is_told(valid):
+    mlperf = Mlperf(
+        scenario="SingleStream", modes=["performance"], valid=valid, reasons=["as it said"], short_of_task=["too short"],
+        division_reasons=["the model is distilled"], loadgen="loadgen 6", settings={}, results={}, samples=64,
+        p90_seconds=0.125, samples_per_second=None, logs=[],
+    )  # fmt: skip
+    text = checked(make_record(make_row(), kind="mlperf", mlperf=mlperf)).text
+    assert f"MLPerf SingleStream: {'VALID' if valid else 'INVALID'}, open division." in text
+    assert ("no result in MLPerf's sense" in text) == valid
+    for part in ("as it said", "Short of the task: too short", "the model is distilled", "early-stopping rule: 125 ms"):
+        assert part in text
 
 
 def test_power_is_told_where_it_was_measured():

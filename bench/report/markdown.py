@@ -8,6 +8,7 @@ from ...errors import one_line
 from ..record import Record
 from . import content
 from .content import Table
+from .results import result_sentences
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
 
@@ -31,6 +32,7 @@ def markdown_report(record: Record) -> str:
         _list(content.warnings_of(record)),
         _escaped(content.headline(record)),
         _escaped(content.machine_line(record)),
+        _section("Result", _list(result_sentences(record))),
         _titled(tables[0]),
         _section("Comparisons", _list(content.comparison_sentences(record))),
         *(_titled(table) for table in tables[1:]),

@@ -8,6 +8,7 @@ from .content import STAGE_NAMES, Table
 from .drawing import WIDTHS, Plot, style, svg
 from .html import Safe, element, together
 from .resource_plots import memory_over_time, quality_against_time, roofline
+from .results import result_sentences
 from .stylesheet import STYLESHEET
 from .time_plots import distribution, stage_stack
 
@@ -37,7 +38,7 @@ def _sections(record: Record) -> list[Safe]:
         _table(_compact(content.rows_table(record))),
     ]
     if record.kind != "run":
-        parts.append(_list("Result", record.notes))
+        parts.append(_list("Result", [*result_sentences(record), *record.notes]))
     parts.append(_list("Comparisons", content.comparison_sentences(record)))
     with style():
         for place, make in enumerate((stage_stack, distribution, quality_against_time, memory_over_time, roofline)):

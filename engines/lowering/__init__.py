@@ -28,6 +28,7 @@ __all__ = [
     "LoweringSummary",
     "Source",
     "Target",
+    "canonical_part",
     "describe_lowering",
     "graph_data_files",
     "lower_for_target",
@@ -113,24 +114,30 @@ def not_lowered(part: Part | None) -> LoweredGraph:
     return LoweredGraph(None, "off")
 
 
-def part_inputs(graph_path: Path, part: Part) -> dict[str, tuple[int | str, ...]]:
-    """Return the shape of each input of a part of a canonical graph, in the extents' names.
+def canonical_part(graph_path: Path, part: Part) -> bytes:
+    """Return a part of a canonical graph, serialized and not lowered.
 
     Raises EngineError where the graph cannot be read or has no such part, MissingExtraError where onnx is not installed.
     """
     try:
         with interrupts_wait():
             from .parts import cut_part
-            from .segments import interface_of
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
         raise MissingExtraError("onnx", "cpu", _IN_PARTS) from error
     try:
-        content = graph_path.read_bytes()
+        return cut_part(graph_path.read_bytes(), part, graph_path.name)
     except OSError as error:
         raise EngineError(f"cannot open {graph_path.name}: {brief(error)}") from error
-    return {name: info.shape for name, info in interface_of(cut_part(content, part, graph_path.name)).inputs.items()}
+
+
+def part_inputs(graph_path: Path, part: Part) -> dict[str, tuple[int | str, ...]]:
+    """Return the shape of each input of a part of a canonical graph, in the extents' names; raises as canonical_part does."""
+    content = canonical_part(graph_path, part)
+    from .segments import interface_of
+
+    return {name: info.shape for name, info in interface_of(content).inputs.items()}
 
 
 def _lowered(
