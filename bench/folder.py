@@ -9,7 +9,7 @@ from ..errors import OutputError
 from ..runtime.writing import check_file_target, output_errors, replace_file, temporary_beside
 from .record import Record
 
-RECORD, SUMMARY = "record.json", "summary.md"
+RECORD = "record.json"
 
 
 def prepare_folder(folder: Path) -> Path:
@@ -27,20 +27,17 @@ def prepare_folder(folder: Path) -> Path:
 
 def write_record(record: Record, folder: Path) -> Path:
     """Write the record into the folder, whole or not at all, and return its path. Raises OutputError."""
-    return _write(folder / RECORD, json.dumps(record.to_json(), indent=1) + "\n")
+    return write_text(folder / RECORD, json.dumps(record.to_json(), indent=1) + "\n")
 
 
-def write_summary(text: str, folder: Path) -> Path:
-    """Write a Markdown summary beside the record, whole or not at all, and return its path. Raises OutputError."""
-    return _write(folder / SUMMARY, text.rstrip("\n") + "\n")
-
-
-def _write(path: Path, text: str) -> Path:
-    temporary = temporary_beside(path)
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file, whole or not at all, and return its path. Raises OutputError."""
+    target = check_file_target(path)
+    temporary = temporary_beside(target)
     try:
         with output_errors(path):
             temporary.write_text(text, encoding="utf-8")
-            replace_file(temporary, path)
+            replace_file(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -175,7 +175,8 @@ def soak(
 ) -> None:
     """Make many clips in one process and tell whether it fails, grows or slows down."""
     with interrupts_wait():
-        from ..bench.folder import prepare_folder, write_record, write_summary
+        from ..bench.folder import prepare_folder, write_record
+        from ..bench.report import write_report
         from ..bench.soak import Limits, run_soak, soak_markdown
         from ..runtime.batch import read_prompts
 
@@ -195,7 +196,7 @@ def soak(
             on_progress=progress,
         )
     path, text = write_record(record, folder), soak_markdown(record)
-    write_summary(text, folder)
+    write_report(record, folder)
     if as_json:
         found = (
             {}
@@ -232,9 +233,10 @@ def mlperf(
 ) -> None:
     """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
     with interrupts_wait():
-        from ..bench.folder import prepare_folder, write_record, write_summary
+        from ..bench.folder import prepare_folder, write_record
         from ..bench.mlperf import run_mlperf
         from ..bench.mlperf_report import mlperf_markdown
+        from ..bench.report import write_report
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
@@ -255,7 +257,7 @@ def mlperf(
             on_progress=progress,
         )
     path, text = write_record(record, folder), mlperf_markdown(record)
-    write_summary(text, folder)
+    write_report(record, folder)
     if as_json:
         found = {} if record.mlperf is None else record.mlperf.model_dump(mode="json")
         print_json({"record": str(path), "partial": record.partial, **found})

@@ -168,7 +168,8 @@ def test_the_demo_makes_clips_and_the_command_says_how_it_went(tmp_path):
     assert record.to_json() == json.loads((tmp_path / "report" / "record.json").read_text(encoding="utf-8"))
     assert record.soak.limits == {"memory_mb_per_clip": 1000, "latency_second_half": 1000}
     assert record.rows[0].engine.engine == "cpu"
-    assert "## Soak: pass" in (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
+    assert "pass" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "pass" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_limit_that_is_broken_is_the_exit_code(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import OutputError, require_packages
-from ...runtime.writing import check_file_target, output_errors, replace_file, temporary_beside
+from ..folder import write_text
 from ..record import Record
 from .markdown import markdown_report, markdown_table
 
@@ -20,7 +20,7 @@ def write_report(record: Record, folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise OutputError(f"cannot write a report into {folder}: it is not a folder")
     reports = {"report.md": markdown_report(record), "report.html": html_report(record)}
-    return [_write(folder / name, text) for name, text in reports.items()]
+    return [write_text(folder / name, text) for name, text in reports.items()]
 
 
 def html_report(record: Record) -> str:
@@ -29,15 +29,3 @@ def html_report(record: Record) -> str:
     from .page import html_page
 
     return html_page(record)
-
-
-def _write(path: Path, text: str) -> Path:
-    target = check_file_target(path)
-    temporary = temporary_beside(target)
-    try:
-        with output_errors(path):
-            temporary.write_text(text, encoding="utf-8")
-            replace_file(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
