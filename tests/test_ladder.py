@@ -35,9 +35,6 @@ class LimitedEngine(Engine):
         self.most_open = 0
         self.refusals = 0
 
-    def graph_to_run(self, graph_path, options):
-        return OnnxRuntimeCpu().graph_to_run(graph_path, options)
-
     def check(self, graph, options, inputs):
         if self.rule(graph, options, inputs, self.open_now):
             self.refusals += 1
