@@ -183,8 +183,8 @@ def test_openvino_runs_our_graphs_to_our_clip(tmp_path):
 
 
 def test_a_sampler_that_diffusers_does_not_have_is_an_error_of_one_line(tmp_path, demo_copy):
-    edit_manifest(demo_copy, lambda data: data["recipes"][0].update(sampler="lcm"))
-    with pytest.raises(EngineError, match="euler and unipc only, and the recipe has lcm"):
+    edit_manifest(demo_copy, lambda data: data["recipes"][0].update(sampler="sde"))
+    with pytest.raises(EngineError, match="euler and unipc only, and the recipe has sde"):
         peer(tmp_path)("it", job_of(demo_copy)).opening()
 
 
