@@ -65,7 +65,8 @@ def _fractions(row: Row) -> list[str]:
 def _comparisons(record: Record) -> list[str]:
     return [
         f"- {one_line(each.second)}: {each.ratio:.3f} times the {each.stage} time of {one_line(each.first)} "
-        f"(99% interval {each.low:.3f} to {each.high:.3f}, {each.rounds} {"rounds" if each.in_turns else "runs, not in turns"}): {each.verdict}"
+        f"(99% interval {each.low:.3f} to {each.high:.3f}, {each.rounds} "
+        f"{'rounds' if each.in_turns else 'runs, not in turns'}): {each.verdict}"
         for each in record.comparisons
     ]
 
