@@ -76,7 +76,7 @@ def run_bench(
     None among bundles is the built-in one, among sizes and frames the bundle's default; steps: see grid.default_steps.
     min_runs, min_seconds: warm clips of each row; where min_runs is None there are 64 of clips under half a second (what a
     90th percentile needs), else about a minute's worth, at least 8. cold: fresh processes for each row, 0 for none.
-    quality: score fresh clips. peers: who takes part beside edgereel, by name. on_progress: stages `limits`, `warm`,
+    quality: score fresh clips. peers: who takes part beside edgereel, by name. on_progress: stages `limits`, `open`, `warm`,
     `resources`, `quality`, `cold`.
 
     Ctrl-C, or on_progress answering False, ends it: the record of what was measured until then is partial; where that is
@@ -182,11 +182,13 @@ class Bench:
     def _measure_group(self, group: Sequence[Measured]) -> None:
         contenders: dict[str, Contender] = {}
         try:
-            for row in group:
+            for done, row in enumerate(group):
+                report_progress(self.options.on_progress, "open", done, len(group))
                 with row.failing():
                     contenders[row.plan.name] = self._contender(row.plan)
                     row.open(contenders[row.plan.name], self.options.prompts)
                     self._look(row, contenders[row.plan.name])
+            report_progress(self.options.on_progress, "open", len(group), len(group))
             alive = [row for row in group if not row.failures]
             if not alive:
                 return

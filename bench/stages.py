@@ -134,7 +134,8 @@ def cold_times(outside: float, opening: Mapping[str, float], clip: ClipTimes) ->
     outside: seconds from starting the process until the clip was there, taken by who waited for it. opening: seconds by
     stage before the clip was asked for. What neither accounts for is `start`.
     """
-    stages = {name: seconds + opening.get(name, 0.0) for name, seconds in clip.stages.items()}
+    names = dict.fromkeys([*opening, *clip.stages])  # a peer's clips open nothing, its process does
+    stages = {name: clip.stages.get(name, 0.0) + opening.get(name, 0.0) for name in names}
     return ClipTimes(outside, {"start": max(0.0, outside - sum(stages.values())), **stages}, clip.details)
 
 

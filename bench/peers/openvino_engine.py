@@ -142,4 +142,4 @@ def _precision_of(compiled: Any) -> str:
         told = operation.get_rt_info()
         if "layerType" in told and told["layerType"].astype(str) in _PRODUCTS and "runtimePrecision" in told:
             found.add(told["runtimePrecision"].astype(str))
-    return " and ".join(sorted(_TYPES.get(kind, kind) for kind in found)) or "unknown"
+    return "/".join(sorted(_TYPES.get(kind, kind) for kind in found)) or "unknown"

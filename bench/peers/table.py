@@ -34,7 +34,7 @@ def _cells(row: Row) -> list[str]:
     if psnr is None:
         psnr = row.quality.psnr_to_first_db
     if row.failures:
-        return [f"{row.name}: failed", *[_NOTHING] * 10, _NOTHING if psnr is None else f"{psnr:.1f}"]
+        return [f"{row.name}: failed", *[_NOTHING] * 11, _NOTHING if psnr is None else f"{psnr:.1f}"]
     peaks = [stage.peak_host_bytes for stage in row.stages.values() if stage.peak_host_bytes is not None]
     times = [
         _NOTHING if timing is None or stage not in timing.stages else f"{timing.stages[stage].median:.3f}"

@@ -302,7 +302,7 @@ def ran_table(record: Record) -> Table:
 
 
 def comparison_sentences(record: Record) -> list[str]:
-    """Return what the rows that took turns are to each other."""
+    """Return what rows that took turns, or those of an earlier record, are to each other."""
     return [_compared(each) for each in record.comparisons]
 
 
@@ -310,7 +310,7 @@ def _compared(each: Comparison) -> str:
     stage = STAGE_NAMES.get(each.stage, each.stage)
     figures = (
         f"{significant(each.ratio)} times its {stage} time, 99% interval {significant(each.low)} to "
-        f"{significant(each.high)}, {plural(each.rounds, 'round')}"
+        f"{significant(each.high)}, {plural(each.rounds, 'round' if each.in_turns else 'run')}"
     )
     if each.verdict == "no difference found":
         return f"{each.second} and {each.first}: no difference found ({figures})."
