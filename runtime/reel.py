@@ -175,6 +175,9 @@ class Reel:
         if max(request.guidances) > 1:
             prompts.append(Prompt(request.negative_prompt, NEGATIVE))
         embeddings = self.graphs.run(TEXT_ENCODER, lambda: self.embedder.embed(prompts, on_progress))
+        if not self.graphs.stays_open(TEXT_ENCODER):
+            # What a session gives lies in its own pool of memory, and would keep the pool, weights and all, from being freed.
+            embeddings = [Tensor.from_numpy(embedding.numpy().copy()) for embedding in embeddings]
         # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
         drawn = noise.draw(latent_shape(self.bundle.manifest.latent, request.width, request.height, request.frames))
         sampled = self._sample(request, drawn if latents is None else latents, noise, embeddings, on_progress)
