@@ -88,17 +88,20 @@ def build(
             made = f"engine {graph['build']}" if graph["build"] else f"graph {graph['lowered']}"
             print(f"{name:<14} {graph['provider']}, {graph['precision']}, {made}")
         return
+    if target is None:
+        raise UsageError("--dry-run needs a --target, such as tensorrt-10.3, tensorrt-rtx or cuda")
     if compute not in ("float16", "bfloat16", "float32"):
         raise UsageError(f"--compute {compute}: choose float16, bfloat16 or float32")
     with stage_progress() as progress:
         shown = show_build(
             bundle,
-            target or "cuda",
+            target,
             compute=compute,  # type: ignore[arg-type]
             size=pixels,
             frames=frames,
             memory=memory,
             compute_capability=compute_capability,
+            on_plan=show_plan(as_json, True),
             on_progress=progress,
         )
     if as_json:

@@ -175,6 +175,7 @@ def decode_file(
     """
     output = check_output(output)
     with device.load(bundle, on_progress) as reel:
+        reel.only_decodes = True
         video = read_video(latents, reel)
         video.save(output, private=private, on_progress=on_progress)
         return _record(video, output, reel, {}, 0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..engines import Compute
 from ..engines.lowering import describe_lowering, lower_for_target, parse_target
-from ..errors import EngineError, brief
+from ..errors import EngineError, UsageError, brief
 from .bundle import Bundle, open_bundle
 from .geometry import latent_shape
 from .graph_shapes import input_shapes
@@ -17,6 +18,9 @@ from .memory_plan import MemoryPlan
 from .planning import plan_bundle
 from .progress import Progress, report_progress
 from .reel import Reel, demo_bundle_path
+
+_ANY_CARD = "8.9"
+_LONG = 160
 
 
 def build_engines(
@@ -58,12 +62,14 @@ def show_build(
     frames: int | None = None,
     memory: str | None = None,
     compute_capability: str | None = None,
+    on_plan: Callable[[MemoryPlan], object] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return what would be built for a target, with no device there: each graph's rewrites, operators, types and shapes.
 
-    With `memory`, the memory plan for a card with that much. Raises UsageError for an unknown target, EngineError where it
-    cannot have an operator of a graph, BundleError, GeometryError, PlanError, MissingExtraError, Cancelled.
+    With `memory`, the memory plan for a card with that much, which on_plan is told of.
+
+    Raises UsageError for an unknown target, EngineError where it cannot have an operator of a graph, BundleError, GeometryError, PlanError, MissingExtraError, Cancelled.
     """
     wanted = parse_target(target)
     bundle = open_bundle(path or demo_bundle_path())
@@ -73,8 +79,12 @@ def show_build(
     latents = latent_shape(bundle.manifest.latent, width, height, frames)
     plan: MemoryPlan | None = None
     if memory is not None:
-        capability = compute_capability or "8.9"
+        capability = compute_capability or _ANY_CARD
         plan = plan_bundle(path, size=size, frames=frames, memory=memory, compute_capability=capability)
+        if on_plan is not None:
+            on_plan(plan)
+    elif compute_capability is not None:
+        raise UsageError("--compute-capability is for planning memory: say how much there is with --memory")
     graphs = {}
     names = list(bundle.manifest.roles.graphs())
     report_progress(on_progress, "lower", 0, len(names))
@@ -126,6 +136,3 @@ def describe_build(shown: dict[str, Any]) -> list[str]:
             f"  for        {shapes if len(shapes) < _LONG else shapes[:_LONG].rpartition(',')[0] + ', …'}",
         ]
     return lines
-
-
-_LONG = 160

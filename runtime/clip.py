@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,10 @@ class Video:
                 report_progress(on_progress, "decode", done, len(self))
             check.finish()
 
+        if not self._reel.report():  # the metadata say what ran
+            self._reel.plan(self.request.width, self.request.height, self.request.frames)
+            with suppress(OutOfMemory):
+                self._reel.graphs.sessions(DECODER_GRAPHS[0])
         metadata = {
             "title": "AI-generated video" if private else self.request.prompt,
             "description": "AI-generated video",

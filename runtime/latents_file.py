@@ -96,7 +96,8 @@ def _read(path: Path) -> tuple[dict[str, str], NDArray[np.float32]]:
     """Return a file's metadata and latents; safetensors checks every size against the file's before it allocates."""
     try:
         if not path.is_file():
-            raise UsageError(f"{path}: there is no such file of latents")
+            missing = "is not a file" if path.exists() else "there is no such file"
+            raise UsageError(f"{path}: {missing}: give what --keep-latents kept")
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             if list(file.keys()) != ["latents"]:
@@ -108,7 +109,9 @@ def _read(path: Path) -> tuple[dict[str, str], NDArray[np.float32]]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise UsageError(f"{path}: is not a whole safetensors file: {one_line(error)}") from error
+        raise UsageError(
+            f"{path}: is not a whole file of latents, as --keep-latents keeps them: {one_line(error)}"
+        ) from error
     if latents.shape[0] != 1 or not np.isfinite(latents).all():
         raise UsageError(f"{path}: the latents must be float32 [1, C, F, H, W], all of them finite numbers")
     return metadata, latents

@@ -34,7 +34,7 @@ def parse_bytes(text: str) -> int:
         raise UsageError(f"{text!r} is no amount of memory: write it as 6GiB or 512MiB")
     count = int(float(match[1]) * _UNITS[match[2].lower()])
     if not 0 < count <= _MOST:
-        raise UsageError(f"{text!r} is no amount of memory that a machine has")
+        raise UsageError(f"{text!r} is no amount of memory that a machine has: write it as 6GiB or 512MiB")
     return count
 
 
@@ -55,7 +55,12 @@ def budget_of(memory: int | str | None, device: str, root: Path = Path("/")) -> 
     machine's. Raises UsageError.
     """
     if memory is not None:
-        return Budget(parse_bytes(memory) if isinstance(memory, str) else memory, "as asked for")
+        count = parse_bytes(memory) if isinstance(memory, str) else memory
+        there = read_machine(root).memory if device == "cpu" else None
+        more = there is not None and count > there
+        return Budget(
+            count, f"as asked for, of the {format_bytes(there or 0)} that there are" if more else "as asked for"
+        )
     free = free_gpu_memory() if device == "gpu" else None
     of = "free on the GPU"
     if free is None:

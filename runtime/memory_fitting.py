@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable
 
 from ..errors import PlanError
 from .manifest import LatentGeometry
@@ -13,15 +14,26 @@ Size = tuple[int, int, int]
 """Width and height in pixels, frames."""
 
 
-def check_fit(size: Size, plan: MemoryPlan, plan_of: Callable[[Size], MemoryPlan], latent: LatentGeometry) -> None:
-    """Raise PlanError where the plan of a size exceeds its budget, naming what is too large and what would fit."""
+def check_fit(
+    size: Size,
+    plan: MemoryPlan,
+    plan_of: Callable[[Size], MemoryPlan],
+    latent: LatentGeometry,
+    *,
+    sampled: bool = False,
+) -> None:
+    """Raise PlanError where the plan of a size exceeds its budget, naming what is too large and what would fit.
+
+    sampled: the clip's latents are there, so that no other size or length is of use.
+    """
     if plan.fits:
         return
     width, height, frames = size
     worst = max(plan.phases, key=lambda name: plan.phases[name])
-    found = nearest_that_fit(size, lambda candidate: plan_of(candidate).fits, latent)
+    found = [] if sampled else nearest_that_fit(size, lambda candidate: plan_of(candidate).fits, latent)
     alternatives = [f"{w}x{h} with {f} frame{'s' * (f > 1)}" for w, h, f in found]
-    would = f": {' or '.join(alternatives)} would" if alternatives else ", nor does any smaller or shorter clip"
+    none = "" if sampled else ", and no smaller or shorter clip fits"
+    would = f": {' or '.join(alternatives)} would" if alternatives else none
     raise PlanError(
         f"{width}x{height} with {frames} frames does not fit into {format_bytes(plan.budget.bytes)} of memory "
         f"({plan.budget.source}): {worst.replace('_', ' ')} needs {format_bytes(plan.phases[worst])} at the least{would} "
@@ -37,17 +49,5 @@ def nearest_that_fit(size: Size, fits: Callable[[Size], bool], latent: LatentGeo
     pixels = [latent.spatial_scale * patch for patch in latent.patch[1:]]
     widths = range(width - pixels[1], 0, -pixels[1])
     sizes = [(w, max(1, round(height * w / width / pixels[0])) * pixels[0], frames) for w in widths]
-    found = (_first(candidates, fits) for candidates in (lengths, sizes))
-    return [candidate for candidate in found if candidate is not None]
-
-
-def _first(candidates: Sequence[Size], fits: Callable[[Size], bool]) -> Size | None:
-    """Return the first of falling candidates that fits, None where not even the last does; few are tried."""
-    low, high = 0, len(candidates)
-    while low < high:
-        middle = (low + high) // 2
-        if fits(candidates[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return candidates[low] if low < len(candidates) else None
+    found = ((candidates, bisect_left(candidates, True, key=fits)) for candidates in (lengths, sizes))
+    return [candidates[at] for candidates, at in found if at < len(candidates)]

@@ -7,6 +7,7 @@ processor (`cpu`) beside a GPU. A decoder whose activations are too large decode
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
@@ -24,6 +25,7 @@ LEAST_TILE = DEFAULT_OVERLAP + 2
 """Side of the smallest tile in latents: below, almost everything is overlap."""
 STREAMING_MARGIN = 1.25
 """Of a streamed component's weight budget: a part, an eighth of it, takes three times its size for a moment as it is opened."""
+_PROCESS = {"cpu": "Python, libraries, video encoder", "gpu": "CUDA and its libraries"}
 _TITLES = {TEXT_ENCODER: "the text encoder", DECODER: "the decoder", "denoiser": "the denoiser"}
 
 
@@ -127,16 +129,24 @@ def plan_memory(sizes: ClipSizes, budget: Budget, device: Literal["cpu", "gpu"] 
     Components leave memory in the order in which keeping them open saves least: the text encoder works once a clip.
     """
     plan = MemoryPlan(sizes, budget, device, {name: ComponentPlan("resident") for name in sizes.components})
-    for name in (TEXT_ENCODER, DECODER, *(name for name in sizes.components if name not in (TEXT_ENCODER, DECODER))):
+    first = [name for name in (TEXT_ENCODER, DECODER) if name in sizes.components]
+    for name in (*first, *(name for name in sizes.components if name not in first)):
         if plan.fits:
             return plan
         plan = plan.place(name, ComponentPlan("swapped"))
     for name in sizes.components:
-        ways = [plan, *_streamed(plan, name, [_left(plan, name)]), *_smaller(plan, name)]
-        plan = next(
-            (way for way in ways if way.phases[name] <= budget.bytes), min(ways, key=lambda way: way.phases[name])
-        )
+        if plan.phases[name] > budget.bytes:
+            plan = _within(plan, name)
     return plan
+
+
+def _within(plan: MemoryPlan, name: str) -> MemoryPlan:
+    """Return the plan under which a component that works alone takes as much as the budget leaves, or the least it can."""
+    for streamed in _streamed(plan, name, [_left(plan, name)]):
+        return streamed
+    ways = list(_smaller(plan, name)) or [plan]
+    # What a tile takes is counted from graphs, so that not all are tried.
+    return ways[min(bisect_left(ways, True, key=lambda way: way.phases[name] <= plan.budget.bytes), len(ways) - 1)]
 
 
 def step_down(plan: MemoryPlan, name: str) -> MemoryPlan | None:
@@ -221,6 +231,7 @@ def describe_plan(plan: MemoryPlan) -> list[str]:
     lines = [f"memory       {needs}{budget}{'' if plan.fits else ': does not fit'}"]
     if plan.sizes.unknown:
         lines.append(f"  counted    weights alone: {plan.sizes.unknown}")
+    lines.append(f"  {'process':<12} {format_bytes(OVERHEAD[plan.device])}: {_PROCESS[plan.device]}, whatever runs")
     for name, own in plan.components.items():
         sizes = plan.sizes_of(name)
         weights = format_bytes(sizes.weights)

@@ -58,33 +58,45 @@ def component_of(graph: str) -> str:
 
 
 def clip_sizes(
-    bundle: Bundle, width: int, height: int, frames: int, engine: Engine, options: EngineOptions
+    bundle: Bundle,
+    width: int,
+    height: int,
+    frames: int,
+    engine: Engine,
+    options: EngineOptions,
+    *,
+    only_decoder: bool = False,
 ) -> ClipSizes:
     """Return what a clip of this many pixels and frames takes on an engine, which need not be able to run here.
 
-    Raises GeometryError where the model cannot do the size.
+    only_decoder: leave the other components out. Raises GeometryError where the model cannot do the size.
     """
     latents = latent_shape(bundle.manifest.latent, width, height, frames)
     try:
-        return _analysed(bundle, latents, engine, options)
+        sizes = _analysed(bundle, latents, engine, options, only_decoder)
     except (MissingExtraError, BundleError, EngineError, ValueError) as error:
-        return _by_files(bundle, latents, str(error))
+        sizes = _by_files(bundle, latents, str(error))
+    return replace(sizes, components={DECODER: sizes.components[DECODER]}) if only_decoder else sizes
 
 
 def _analysed(
-    bundle: Bundle, latents: tuple[int, int, int, int, int], engine: Engine, options: EngineOptions
+    bundle: Bundle, latents: tuple[int, int, int, int, int], engine: Engine, options: EngineOptions, only_decoder: bool
 ) -> ClipSizes:
     counted = _Counted(bundle, engine, options)
-    names = [TEXT_ENCODER, *bundle.manifest.roles.denoiser_names()]
+    names = [] if only_decoder else [TEXT_ENCODER, *bundle.manifest.roles.denoiser_names()]
     components = {name: counted.sizes(name, latents) for name in names}
     components[DECODER] = _together([counted.sizes(name, latents) for name in DECODER_GRAPHS])
+
+    @lru_cache
+    def front_of() -> ComponentSizes:
+        return _together([counted.sizes(name, latents, "front") for name in DECODER_GRAPHS])
 
     @lru_cache
     def decoder_of(height: int, width: int) -> ComponentSizes:
         rear = _together([counted.sizes(name, (*latents[:3], height, width), "rear") for name in DECODER_GRAPHS])
         if "latent" in counted.inputs(DECODER_GRAPHS[0], "rear"):
             return rear
-        front = _together([counted.sizes(name, latents, "front") for name in DECODER_GRAPHS])
+        front = front_of()
         # The front stays open, and what an arena has taken for its activations it does not give back.
         return ComponentSizes(
             front.weights + rear.weights,

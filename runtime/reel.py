@@ -43,6 +43,7 @@ class Reel:
     peak_device_bytes: the most that this process was seen to hold on the GPU, None on a CPU or where nothing tells.
     embedder: embeds prompts; those in the cache need neither the tokenizer nor the text encoder.
     on_span: told of every piece of work as it ends, by who measures; None for nobody.
+    only_decodes: whether nothing will be sampled, so that memory is planned for the decoder alone.
     on_plan: told of the memory plan before the first clip of each size.
     """
 
@@ -59,6 +60,7 @@ class Reel:
         self.timings: dict[str, float] = {}
         self.peak_device_bytes: int | None = None
         self.on_span: Callable[[Span], None] | None = None
+        self.only_decodes = False
         self.on_plan: Callable[[MemoryPlan], object] | None = None
         self._engine = engine
         self._options = options
@@ -118,7 +120,7 @@ class Reel:
         if latents not in self.graphs.plans:
             plan = self._new_plan(size)
             if not plan.sizes.unknown:
-                check_fit(size, plan, self._new_plan, self.bundle.manifest.latent)
+                check_fit(size, plan, self._new_plan, self.bundle.manifest.latent, sampled=self.only_decodes)
             self.graphs.plans[latents] = plan
             if self.on_plan is not None:
                 self.on_plan(plan)
@@ -127,7 +129,7 @@ class Reel:
         return self.graphs.plan
 
     def _new_plan(self, size: Size) -> MemoryPlan:
-        sizes = clip_sizes(self.bundle, *size, self._engine, self._options)
+        sizes = clip_sizes(self.bundle, *size, self._engine, self._options, only_decoder=self.only_decodes)
         return plan_memory(sizes, self._budget, self._engine.device)
 
     def generate(

@@ -54,7 +54,9 @@ def test_a_dry_run_with_a_plan_for_a_described_card(run):
         (["--target", "tensorrt-7.0", "--dry-run"], 2, "unknown target tensorrt-7.0: there are "),
         (["--target", "abacus", "--dry-run"], 2, "unknown target abacus"),
         (["--target", "cuda"], 2, "are for --dry-run"),
-        (["--compute", "int1", "--dry-run"], 2, "choose float16, bfloat16 or float32"),
+        (["--dry-run"], 2, "needs a --target"),
+        (["--target", "cuda", "--dry-run", "--compute-capability", "8.9"], 2, "say how much there is with --memory"),
+        (["--compute", "int1", "--target", "cuda", "--dry-run"], 2, "choose float16, bfloat16 or float32"),
         (["--size", "65x64", "--dry-run", "--target", "cuda"], 2, "the nearest is 64x64"),
         (["--dry-run", "--target", "cuda", "--memory", "1MiB"], 1, "does not fit into 1 MiB"),
         (["--engine", "cuda"], 1, "the cuda engine cannot run here: "),
@@ -79,7 +81,7 @@ def test_a_plan(run):
     found = json.loads(done(run("plan", BUNDLE, "--memory", "1GiB", "--json")))
     assert (found["fits"], found["budget"], found["device"]) == (True, 2**30, "cpu")
     assert "memory       needs " in done(run("plan", BUNDLE, "--memory", "8GiB", "--compute-capability", "8.9"))
-    refused(run("plan", BUNDLE, "--memory", "1MiB"), 1, "nor does any smaller or shorter clip")
+    refused(run("plan", BUNDLE, "--memory", "1MiB"), 1, "no smaller or shorter clip fits")
     refused(run("plan", BUNDLE, "--memory", "six"), 2, "'six' is no amount of memory")
     refused(run("plan", BUNDLE, "--compute-capability", "8.9"), 2, "say how much with --memory")
 

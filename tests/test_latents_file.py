@@ -7,6 +7,7 @@ import json
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import test_cli
@@ -139,10 +140,10 @@ def test_a_size_that_is_not_there_is_not_allocated(kept, tmp_path):
     )
     path = tmp_path / "huge.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
-    with pytest.raises(UsageError, match="not a whole safetensors file"):
+    with pytest.raises(UsageError, match="not a whole file of latents"):
         read_video(path, kept[1])
     path.write_bytes(struct.pack("<Q", 2**62))
-    with pytest.raises(UsageError, match="not a whole safetensors file"):
+    with pytest.raises(UsageError, match="not a whole file of latents"):
         read_video(path, kept[1])
 
 
@@ -158,9 +159,36 @@ def test_any_damage_is_a_refusal_or_a_whole_clip(kept, tmp_path, place, value, l
         assert read_video(other, reel).latents.shape == video.latents.shape
 
 
-@pytest.mark.parametrize("name", ["nothing.safetensors", "."])
-def test_missing_files(run, name):
-    refused(run("decode", name, "--bundle", str(DEMO_REEL)), 2, "there is no such file")
+@pytest.mark.parametrize(("name", "part"), [("nothing.safetensors", "there is no such file"), (".", "is not a file")])
+def test_missing_files(run, name, part):
+    refused(run("decode", name, "--bundle", str(DEMO_REEL)), 2, part)
+
+
+def test_decoding_needs_memory_for_the_decoder_alone(run):
+    done(
+        run(
+            "generate",
+            PROMPT,
+            "-o",
+            "a.mp4",
+            *QUICK[:2],
+            "--size",
+            "256x256",
+            "--bundle",
+            str(DEMO_REEL),
+            "--keep-latents",
+        )
+    )
+    bundle = ["--bundle", str(DEMO_REEL)]
+    record = json.loads(done(run("decode", "a.safetensors", "-o", "b.mp4", *bundle, "--memory", "1GiB", "--json")))
+    assert list(record["memory"]["plan"]["components"]) == ["decoder"]
+    code, _, err = run("decode", "a.safetensors", "-o", "c.mp4", *bundle, "--memory", "100MiB")
+    assert code == 1
+    assert "decoder needs" in err
+    assert "frames would" not in err
+    assert not Path("c.mp4").exists()
+    comment = json.loads(av.open("b.mp4").metadata["comment"])
+    assert comment["ran"]["engine"] == "cpu"
 
 
 def test_the_digest_of_a_decoder_is_its_files(kept):

@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused_with_what_would():
 
 
 def test_nothing_fits_at_all():
-    with pytest.raises(PlanError, match="nor does any smaller or shorter clip"):
+    with pytest.raises(PlanError, match="no smaller or shorter clip fits"):
         plan_bundle(DEMO_REEL, memory="10MiB")
 
 

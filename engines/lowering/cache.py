@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .. import store
 
-VERSION = 2
+VERSION = 3
 """Part of every key: raise it whenever a rewrite gives another graph than before."""
 _FOLDER = "lowered"
 
