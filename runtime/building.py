@@ -69,7 +69,8 @@ def show_build(
 
     With `memory`, the memory plan for a card with that much, which on_plan is told of.
 
-    Raises UsageError for an unknown target, EngineError where it cannot have an operator of a graph, BundleError, GeometryError, PlanError, MissingExtraError, Cancelled.
+    Raises UsageError for an unknown target, EngineError where it cannot have an operator of a graph,
+    BundleError, GeometryError, PlanError, MissingExtraError, Cancelled.
     """
     wanted = parse_target(target)
     bundle = open_bundle(path or demo_bundle_path())

@@ -112,13 +112,11 @@ class _Counted:
 
     def __init__(self, bundle: Bundle, engine: Engine, options: EngineOptions) -> None:
         self._bundle, self._engine, self._options = bundle, engine, options
-        self._inputs: dict[tuple[str, Part], dict[str, tuple[int | str, ...]]] = {}
 
     def inputs(self, name: str, part: Part) -> dict[str, tuple[int | str, ...]]:
         """Return the shape of each input of a part of a graph, in the extents' names."""
-        if (name, part) not in self._inputs:
-            self._inputs[name, part] = part_inputs(self._path(name), part)
-        return self._inputs[name, part]
+        path = self._path(name)
+        return _inputs_of(path, part, path.stat().st_mtime_ns)
 
     def sizes(self, name: str, latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
         """Return the sizes of a graph or of a part of it for latents of a shape."""
@@ -136,6 +134,12 @@ class _Counted:
 
     def _path(self, name: str) -> Path:
         return self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
+
+
+@lru_cache(maxsize=32)
+def _inputs_of(path: Path, part: Part, changed: int) -> dict[str, tuple[int | str, ...]]:
+    """Return what part_inputs does; one plan asks for it again and again. changed: the file's time of last change."""
+    return part_inputs(path, part)
 
 
 def _together(parts: list[ComponentSizes]) -> ComponentSizes:
