@@ -6,9 +6,11 @@ PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
 # Tests of what a device runs: none of them needs torch.
-LEAN := balancing bundle byte_products cli decoding doctor embed_ahead embedding embedding_cache forms geometry installed \
-	interrupts lowering lowering_cache machine memory mixed noise outputs packaging png probe recipes reel request rewriting \
-	runtime_without_torch video writing
+LEAN := balancing building bundle byte_products choosing cli decoding doctor embed_ahead embedding embedding_cache forms \
+	frame_check geometry installed interrupts latents_file lowering lowering_cache machine memory memory_plan mixed noise outputs \
+	packaging png probe recipes reel request rewriting runtime_without_torch video writing
+# A process for each core; the tests of one file share its fixtures.
+PARALLEL := -n auto --dist loadfile
 
 .PHONY: help demo test test-lean test-full lint types scores train distill clean
 
@@ -29,16 +31,16 @@ demo: $(VENV)/runtime.done ## Set up the lean runtime (no torch) and make a vide
 	$(BIN)/edgereel generate "$(PROMPT)" -o $(OUT)
 
 test: lint types test-lean ## Set up everything and run all tests
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not full"
 
 $(VENV)-lean/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-lean
-	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest hypothesis pillow
+	$(VENV)-lean/bin/python -m pip install --quiet -c constraints.txt -e ".[cpu]" pytest pytest-xdist hypothesis pillow
 	touch $@
 
 test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers and transformers are not installed
 	! $(VENV)-lean/bin/python -c "import torch" 2>/dev/null
-	$(VENV)-lean/bin/python -m pytest -q -m "not full" $(addprefix tests/test_,$(addsuffix .py,$(LEAN)))
+	$(VENV)-lean/bin/python -m pytest -q $(PARALLEL) -m "not full" $(addprefix tests/test_,$(addsuffix .py,$(LEAN)))
 
 test-full: $(VENV)/dev.done ## Run the slow checks too
 	$(BIN)/python -m pytest
