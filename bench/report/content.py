@@ -34,7 +34,7 @@ STAGE_NAMES = {
     "decode": "decode",
     "encode": "encode",
     "denoise_step": "one denoiser step",
-    "first_frame": "to the first frame",
+    "first_frame": "decode to first frame",
     "frame": "each frame after it",
 }
 
@@ -64,10 +64,13 @@ def headline(record: Record) -> str:
     total, row = min(timed, key=lambda pair: pair[0].median)
     timing = timing_of(row, kind)
     assert timing is not None
-    start = f"Fastest of {whole(len(record.rows))} rows: {row.name}" if len(timed) > 1 else row.name
+    start = f"Fastest of {whole(len(timed))} rows: {row.name}" if len(timed) > 1 else row.name
+    told = f"a single {kind} run"
+    if total.runs > 1:
+        interval = f"{percent(total.median_confidence)} interval {span(total.median_low, total.median_high)}"
+        told = f"median of {plural(total.runs, kind + ' run')}, {interval}"
     text = (
-        f"{start} makes a clip of {clip_size(row)} in {duration(total.median)} (median of {plural(total.runs, kind + ' run')}, "
-        f"{percent(total.median_confidence)} interval {span(total.median_low, total.median_high)}), "
+        f"{start} makes a clip of {clip_size(row)} in {duration(total.median)} ({told}), "
         f"{pace(timing)}; quality: {quality_text(row, record)}."
     )
     near = [
@@ -136,7 +139,9 @@ def _cells(row: Row, record: Record) -> list[str]:
     times = [NOT_MEASURED] * 4
     if warm is not None:
         total = warm.stages["total"]
-        sure = f"{span(total.median_low, total.median_high)} ({percent(total.median_confidence)})"
+        sure = "none: one run"
+        if total.runs > 1:
+            sure = f"{span(total.median_low, total.median_high)} ({percent(total.median_confidence)})"
         times = [duration(total.median), sure, tail(warm, 90), tail(warm, 99)]
     return [
         row.name,
@@ -196,6 +201,8 @@ def resource_table(record: Record) -> Table | None:
     """Return what each stage took beside the machine's limits; None where nothing of that is known."""
     lines = []
     for row in record.rows:
+        if row.warm is None and row.cold is None:
+            continue
         for name, stage in row.stages.items():
             lines.append(
                 [
@@ -308,6 +315,12 @@ def comparison_sentences(record: Record) -> list[str]:
 
 def _compared(each: Comparison) -> str:
     stage = STAGE_NAMES.get(each.stage, each.stage)
+    if each.verdict == "too few rounds to tell":
+        kind = "round" if each.in_turns else "run"
+        return (
+            f"{each.second} and {each.first}: too few {kind}s to tell "
+            f"({significant(each.ratio)} times its {stage} time in {plural(each.rounds, kind)})."
+        )
     figures = (
         f"{significant(each.ratio)} times its {stage} time, 99% interval {significant(each.low)} to "
         f"{significant(each.high)}, {plural(each.rounds, 'round' if each.in_turns else 'run')}"
