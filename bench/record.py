@@ -349,7 +349,9 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is not JSON: {one_line(error)}") from error
+        raise UsageError(
+            f"{path}: is not a record of edgereel bench (or a report folder): not JSON: {one_line(error)}"
+        ) from error
     version = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UsageError(f"{path}: is not a record of edgereel bench: it has no schema version")

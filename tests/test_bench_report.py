@@ -40,6 +40,7 @@ from edgereel.bench.report.drawing import (
 from edgereel.bench.report.html import element
 from edgereel.bench.report.markdown import _escaped
 from edgereel.bench.report.resource_plots import memory_over_time, quality_against_time, roofline
+from edgereel.bench.report.results import result_sentences
 from edgereel.bench.report.scores import pareto_front, quality_text
 from edgereel.bench.report.time_plots import distribution, stage_stack
 from edgereel.bench.report.wording import duration, memory, percent, plural, rate, significant, span
@@ -278,11 +279,23 @@ def test_a_soaks_verdict_and_trends_are_told():
         "Soak: fail. 499 of 500 clips made, 1 failed.",
         "<b>grows</b>",
         "Each clip adds 0.0123 MB of memory (99% interval 0.0100 to 0.0200).",
-        "Each clip takes longer than the one before it by an unknown number of s: too few clips were made.",
+        "Of the clips, the first 50 do not count.",
         "The later half of the clips took 1.25 times as long as the earlier (99% interval 1.20 to 1.30).",
     ):
         assert sentence in page.text
         assert _escaped(sentence) in markdown_report(record)
+
+
+def test_a_soak_of_too_few_clips_says_so_throughout():
+    soak = Soak(
+        asked=500, made=8, failed=0, skipped=50, seconds=[], resident_bytes=[], open_files=[], threads=[],
+        memory_trend=None, latency_trend=None, open_files_trend=None, threads_trend=None, second_half=None,
+        second_half_low=None, second_half_high=None, limits={}, verdict="undecided",
+    )  # fmt: skip
+    record = make_record(make_row(warm_runs=0, cold_runs=0), kind="soak", soak=soak)
+    said = "Too few clips for a trend: 8 made, the first 50 do not count."
+    assert content.headline(record) == said
+    assert result_sentences(record) == ["Soak: undecided. 8 of 500 clips made, 0 failed.", said]
 
 
 @pytest.mark.parametrize("valid", [True, False])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...errors import one_line
 from ..record import DETAILS, STAGES, Comparison, GpuFacts, MachineLimits, Record, Row, Timing
 from ..statistics import runs_needed
+from .results import skipped_sentence
 from .scores import quality_text
 from .wording import (
     NOT_MEASURED,
@@ -23,6 +24,9 @@ from .wording import (
     whole,
 )
 
+_ONCE = (
+    "These limits were measured once, before the clips; they vary with what else the machine does, and with its clocks."
+)
 TITLES = {"run": "Bench", "soak": "Soak", "mlperf": "MLPerf"}
 STAGE_NAMES = {
     "total": "total",
@@ -60,6 +64,8 @@ def headline(record: Record) -> str:
         if timed:
             break
     else:
+        if record.soak is not None and record.soak.made:
+            return skipped_sentence(record.soak)
         return "No clip was measured to its end."
     total, row = min(timed, key=lambda pair: pair[0].median)
     timing = timing_of(row, kind)
@@ -349,7 +355,9 @@ def limits_sentences(record: Record) -> list[str]:
     """Return what the machine was found to do at most, and how that was measured."""
     named: list[tuple[str, MachineLimits]] = [] if record.limits is None else [("", record.limits)]
     named += [(f"{row.name}: ", row.limits) for row in record.rows if row.limits is not None]
-    return [f"{name}{_limits(limits)}" for name, limits in named] or [f"Limits of the machine: {NOT_MEASURED}."]
+    if not named:
+        return [f"Limits of the machine: {NOT_MEASURED}."]
+    return [*(f"{name}{_limits(limits)}" for name, limits in named), _ONCE]
 
 
 def _limits(limits: MachineLimits) -> str:
