@@ -240,7 +240,7 @@ def test_a_process_that_dies_is_told_in_its_row(monkeypatch):
     monkeypatch.setattr(EdgereelContender, "command", lambda self: [sys.executable, "-c", code])
     record = run_bench(steps=[1], **SMALL, min_runs=1, cold=1)
     assert record.rows[0].failures == ["a contender's process ended with exit code 3: no such device"]
-    assert (record.rows[0].warm, record.rows[0].cold, record.rows[0].quality.source) == (None, None, "bundle")
+    assert (record.rows[0].warm, record.rows[0].cold, record.rows[0].quality.source) == (None, None, "none")
 
 
 def test_a_process_that_is_killed_meanwhile_is_told_in_its_row():
