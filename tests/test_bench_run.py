@@ -21,6 +21,7 @@ from edgereel.bench.grid import default_steps, plan_rows
 from edgereel.bench.process import WorkerProcess
 from edgereel.bench.quality import psnr
 from edgereel.bench.record import EngineFacts, read_record
+from edgereel.bench.report.content import stage_table
 from edgereel.bench.run import run_bench
 from edgereel.bench.stages import ClipTimes
 from edgereel.errors import Cancelled, EngineError, GeometryError, MissingExtraError, PromptError, UsageError
@@ -424,8 +425,11 @@ def test_the_command_writes_a_record_and_prints_a_table(tmp_path):
     assert done.returncode == 0, done.stderr
     record = read_record(tmp_path / "report" / "record.json")
     assert record.command[:3] == ["edgereel", "bench", "run"]
-    assert f"| edgereel demo, 1 step | 2 | {record.rows[0].warm.stages['total'].median:.3f} |" in done.stdout
-    assert "| cold, median seconds |" in done.stdout
+    table = stage_table(record, "warm")
+    assert table is not None
+    assert f"| {' | '.join(table.rows[0][:3])} |" in done.stdout
+    assert table.rows[0][:2] == ["edgereel demo, 1 step", "2"]
+    assert "Stages of cold clips" in done.stdout
 
 
 def test_the_command_prints_json(tmp_path):
