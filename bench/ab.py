@@ -28,7 +28,7 @@ ROUNDS = 28
 CONFIDENCE = 0.99
 EXACT_ROUNDS = 100
 """Up to how many rounds the distribution of the signed-rank statistic is computed; beyond, it is as good as normal."""
-Verdict = Literal["faster", "slower", "no difference found"]
+Verdict = Literal["faster", "slower", "no difference found", "too few rounds to tell"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Comparison:
     """How the times of `contender` compare with those of `baseline`.
 
     ratio: contender over baseline, above 1 where the contender takes longer; interval: of the ratio. verdict: of the
-    contender, which is "faster" or "slower" only where the interval does not hold 1.
+    contender, which is "faster" or "slower" only where the interval does not hold 1, and "too few rounds to tell" where
+    no interval has the confidence that was asked for.
     """
 
     baseline: str
@@ -125,8 +126,8 @@ def compare(turns: Turns, baseline: str, contender: str, confidence: float = CON
     Wilcoxon signed-rank test (Hollander, Wolfe and Chicken, Nonparametric statistical methods, 2014, section 3.3). It
     assumes no shape of the noise, only that equals differ in either direction alike, which is so as they take turns: the
     chance of calling equals different is at most 1 - confidence. Where the rounds are too few for that confidence (99%:
-    below eight), the interval is the range of the rounds' ratios with what confidence that has, and no difference is
-    found. More than 1000 rounds are first reduced by `block_medians`. Raises UsageError for times that are not above zero,
+    below eight), the interval is the range of the rounds' ratios with what confidence that has, and the verdict says so.
+    More than 1000 rounds are first reduced by `block_medians`. Raises UsageError for times that are not above zero,
     or not equally many, names that did not take part, or a confidence not between 0 and 1.
     """
     if missing := {baseline, contender} - turns.seconds.keys():
@@ -142,7 +143,7 @@ def compare(turns: Turns, baseline: str, contender: str, confidence: float = CON
     averages = np.sort((differences[first] + differences[second]) / 2)
     outside, reached = _signed_rank(len(differences), confidence)
     interval = Interval(math.exp(averages[outside]), math.exp(averages[-1 - outside]), reached)
-    verdict: Verdict = "no difference found"
+    verdict: Verdict = "no difference found" if reached >= confidence else "too few rounds to tell"
     if reached >= confidence and not interval.low <= 1 <= interval.high:
         verdict = "slower" if interval.low > 1 else "faster"
     medians = np.median(times, axis=1)

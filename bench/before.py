@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from .ab import Verdict
 from .diff import match_rows, record_differences
 from .record import Comparison, Record, Row
 from .statistics import median_ratio
@@ -49,7 +50,11 @@ def _compare(before: Row, after: Row, name: str) -> Comparison | None:
     found = median_ratio(*times, CONFIDENCE) if all(times) else None
     if found is None or not medians[0]:
         return None
-    sure = found.confidence >= CONFIDENCE and not found.low <= 1 <= found.high
+    verdict: Verdict = "no difference found"
+    if found.confidence < CONFIDENCE:
+        verdict = "too few rounds to tell"
+    elif not found.low <= 1 <= found.high:
+        verdict = "slower" if found.low > 1 else "faster"
     return Comparison(
         first=name,
         second=after.name,
@@ -58,6 +63,6 @@ def _compare(before: Row, after: Row, name: str) -> Comparison | None:
         low=found.low,
         high=found.high,
         rounds=min(map(len, times)),
-        verdict="no difference found" if not sure else "slower" if found.low > 1 else "faster",
+        verdict=verdict,
         in_turns=False,
     )

@@ -88,6 +88,8 @@ class Diff:
 
 def read(path: Path) -> Record:
     """Return the record in a file, or in a report's folder. Raises UsageError, naming the file."""
+    if path.is_dir() and not (path / RECORD).is_file():
+        raise UsageError(f"{path}: is not a record of edgereel bench (or a report folder): it has no {RECORD}")
     return read_record(path / RECORD if path.is_dir() else path)
 
 

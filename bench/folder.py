@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
@@ -23,6 +25,19 @@ def prepare_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     check_file_target(folder / RECORD)
     return folder
+
+
+@contextmanager
+def report_folder(folder: Path) -> Iterator[Path]:
+    """Give `prepare_folder`'s folder; where the block raises, what was made for it and is still empty is removed again."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield prepare_folder(folder)
+    except BaseException:
+        for each in made:
+            with suppress(OSError):  # not empty: something was written
+                each.rmdir()
+        raise
 
 
 def write_record(record: Record, folder: Path) -> Path:

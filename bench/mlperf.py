@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -92,9 +93,9 @@ def run_mlperf(
     and not valid; where that is nothing, Cancelled or EngineError is raised. Raises BundleError, GeometryError, PromptError,
     UsageError, OutputError before the test, and MissingExtraError without the load generator.
     """
-    require_packages(("mlperf_loadgen",), "mlperf", "MLPerf's load generator")
     if scenario not in SCENARIOS:
         raise UsageError(f"--scenario {scenario}: choose {' or '.join(SCENARIOS)}")
+    require_packages(("mlperf_loadgen",), "mlperf", "MLPerf's load generator")
     if min_seconds is not None and not 0 < min_seconds <= _MOST_SECONDS:
         raise UsageError(f"--min-duration {min_seconds:g}: choose more than 0 and at most {_MOST_SECONDS:.0f} seconds")
     if min_queries is not None and not 1 <= min_queries <= _MOST_QUERIES:
@@ -105,6 +106,8 @@ def run_mlperf(
     started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
     outcome = run_mode(plan.job, asked, "PerformanceOnly", False, on_progress)
     if outcome.failure and not outcome.clips:
+        with suppress(OSError):  # not empty: the load generator wrote its logs
+            (folder / _LOGS["PerformanceOnly"]).rmdir()
         raise Cancelled(outcome.failure) if outcome.interrupted else EngineError(outcome.failure)
     kept, note = None, "not asked for: --accuracy makes every clip once more and keeps it"
     if accuracy and not outcome.failure:

@@ -232,7 +232,8 @@ class Row(Part):
 class Comparison(Part):
     """The median ratio of two rows' times (second by first) with its 99% interval.
 
-    in_turns: whether they were measured in turns, round by round; else rounds are the runs of the one that has fewer.
+    in_turns: whether they were measured in turns, round by round; else rounds are the runs of the one that has fewer. Where
+    the verdict is that these are too few, low and high are the range of what was seen, and no such interval.
     """
 
     first: str
@@ -242,7 +243,7 @@ class Comparison(Part):
     low: Number
     high: Number
     rounds: Count
-    verdict: Literal["faster", "slower", "no difference found"]
+    verdict: Literal["faster", "slower", "no difference found", "too few rounds to tell"]
     in_turns: bool = True
 
 
@@ -348,7 +349,9 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is not JSON: {one_line(error)}") from error
+        raise UsageError(
+            f"{path}: is not a record of edgereel bench (or a report folder): not JSON: {one_line(error)}"
+        ) from error
     version = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UsageError(f"{path}: is not a record of edgereel bench: it has no schema version")

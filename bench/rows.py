@@ -79,7 +79,7 @@ def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, 
     job, request = row.plan.job, row.plan.job.request
     warm = timing_of(without_openings(row.warm), request.frames, request.fps)
     medians = {} if warm is None else {name: summary.median for name, summary in warm.stages.items()}
-    stages = stage_resources(row.work, medians, limits)
+    stages = stage_resources(row.work if row.warm or row.cold else {}, medians, limits)
     if row.watched is not None:
         for stage, peak in row.watched.host.items():
             if stage:
@@ -109,9 +109,10 @@ def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, 
 
 
 def quality_of(row: Measured) -> Quality:
-    """Return the bundle's own figures, fresh ones before them where there are any."""
-    quality = pictures.carried(row.plan.job.bundle)
-    if row.scores:
+    """Return the bundle's own figures, fresh ones before them where there are any; a row without times has none of them."""
+    timed = bool(row.warm or row.cold)
+    quality = pictures.carried(row.plan.job.bundle) if timed else Quality(source="none")
+    if row.scores and timed:
         quality = Quality(source="measured", figures={**quality.figures, **row.scores})
     quality.psnr_to_first_db, quality.psnr_to_edgereel_db = row.psnr, row.psnr_to_edgereel
     return quality

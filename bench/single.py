@@ -9,6 +9,7 @@ from typing import Literal
 
 from ..errors import UsageError
 from ..runtime.memory_budget import parse_bytes
+from ..runtime.planning import plan_bundle
 from ..runtime.progress import Progress
 from ..runtime.request import complete_request
 from .grid import Plan, plan_rows
@@ -25,10 +26,14 @@ def plan_one(
     memory: str | None = None,
     on_progress: Progress | None = None,
 ) -> Plan:
-    """Return the plan of a bundle's default clips (None: the built-in bundle). Raises as `plan_rows` does, UsageError."""
+    """Return the plan of a bundle's default clips (None: the built-in bundle).
+
+    Raises as `plan_rows` does, UsageError, and PlanError where they do not fit into memory.
+    """
     if memory is not None:
         parse_bytes(memory)
     planned = plan_rows([bundle], [engine], None, [None], [None], prompts, threads, on_progress=on_progress)[0].job
+    plan_bundle(planned.bundle.folder, memory=memory, engine=engine)
     request = complete_request(planned.bundle.manifest, prompts[0])
     name = f"{planned.bundle.manifest.name}, {request.steps} step{'s' * (request.steps != 1)}"
     return Plan(name, "edgereel", replace(planned, request=request, memory=memory))

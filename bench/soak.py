@@ -21,6 +21,7 @@ from ..runtime.progress import Progress, report_progress
 from . import quality as pictures
 from .contenders import EdgereelContender, ProcessContender
 from .record import Record, Soak, Trend
+from .report.results import skipped_sentence
 from .rows import Measured
 from .single import check_count, plan_one, record_one
 from .stages import ClipTimes
@@ -82,7 +83,10 @@ def run_soak(
     """
     require_packages(("psutil",), "bench", "a soak")
     check_count("--clips", clips, FEWEST_CLIPS, MOST_CLIPS)
-    check_count("--skip", skip, 0, clips - FEWEST_CLIPS)
+    if not 0 <= skip <= clips - FEWEST_CLIPS:
+        raise UsageError(
+            f"--skip {skip}: choose from 0 to {clips - FEWEST_CLIPS}: of {clips} clips, trends need {FEWEST_CLIPS} after those"
+        )
     if not (math.isfinite(limits.memory) and math.isfinite(limits.latency) and min(limits.memory, limits.latency) >= 0):
         raise UsageError("--fail-memory and --fail-latency are numbers from 0 on")
     chosen = list(prompts) if prompts is not None else pictures.default_prompts(min(clips, CAPTIONS))
@@ -268,7 +272,7 @@ def soak_markdown(record: Record) -> str:
             f"Later clips took {soak.second_half:.3f} times as long as earlier ones (99% interval {soak.second_half_low:.3f}"
             f" to {soak.second_half_high:.3f}; at most {soak.limits['latency_second_half']:g} allowed)."
         )
-    lines.append(f"The first {soak.skipped} clips count in none of this. {_memory_told(soak)}")
+    lines.append(f"{skipped_sentence(soak)} {_memory_told(soak)}".rstrip())
     lines.append(f"{row.name}: {row.engine.version}, {row.engine.threads} threads; {record.seconds:.0f} s in all.")
     return "\n".join(lines)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,8 @@ OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", 
 PromptsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="One prompt per line, used in turn; the demo's if left out.")
 ]
+
+_PARTIAL = "what was measured until then is in the record, which is marked partial"
 
 bench = typer.Typer(help="Measure how long clips take, and what that takes from the machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -74,7 +78,7 @@ def run(
     with interrupts_wait():
         from ..bench.before import with_earlier
         from ..bench.diff import read
-        from ..bench.folder import prepare_folder, write_record
+        from ..bench.folder import write_record
         from ..bench.peers.choosing import find_peers
         from ..bench.peers.table import has_peers, peer_table
         from ..bench.report import markdown_table, write_report
@@ -88,9 +92,12 @@ def run(
     records = [name for name in against or [] if name.endswith(".json") or Path(name).is_dir()]
     earlier = [(Path(name), read(Path(name))) for name in records]
     names = [name for name in against or [] if name not in records]
-    folder = prepare_folder(output)
     first = bundles[0] if bundles else None
-    with find_peers(names, first, checkpoint, transformer) as peers, stage_progress() as progress:
+    with (
+        _measuring(output),
+        find_peers(names, first, checkpoint, transformer) as peers,
+        stage_progress() as progress,
+    ):
         record = run_bench(
             bundles or (None,),
             [name.strip() for name in engine.split(",")],
@@ -108,8 +115,8 @@ def run(
             on_progress=progress,
         )
     record = with_earlier(record, earlier) if earlier else record
-    path = write_record(record, folder)
-    pages = write_report(record, folder)
+    path = write_record(record, output)
+    pages = write_report(record, output)
     if as_json:
         warm = {row.name: None if row.warm is None else row.warm.stages["total"].median for row in record.rows}
         coldly = {row.name: None if row.cold is None else row.cold.stages["total"].median for row in record.rows}
@@ -121,7 +128,7 @@ def run(
             print(f"\n{peer_table(record)}")
         show_note(f"the page is {pages[-1]}, the record {path}")
     if record.partial:
-        show_note("interrupted: what was measured until then is in the record, which is marked partial")
+        show_note(_PARTIAL)
         raise typer.Exit(Cancelled.exit_code)
 
 
@@ -158,8 +165,8 @@ def diff(
 def soak(
     bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
     output: OutputOption = Path("soak-report"),
-    clips: Annotated[int, typer.Option(min=1, help="How many clips, one after the other.")] = 500,
-    skip: Annotated[int, typer.Option(min=0, help="First clips that trends leave out.")] = 50,
+    clips: Annotated[int, typer.Option(min=16, help="How many clips, one after the other.")] = 500,
+    skip: Annotated[int, typer.Option(min=0, help="First clips that trends leave out; 16 must be left.")] = 50,
     engine: EngineOption = "auto",
     prompts: PromptsOption = None,
     fail_memory: Annotated[
@@ -175,14 +182,13 @@ def soak(
 ) -> None:
     """Make many clips in one process and tell whether it fails, grows or slows down."""
     with interrupts_wait():
-        from ..bench.folder import prepare_folder, write_record
+        from ..bench.folder import write_record
         from ..bench.report import write_report
         from ..bench.soak import Limits, run_soak, soak_markdown
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
-    folder = prepare_folder(output)
-    with stage_progress() as progress:
+    with _measuring(output), stage_progress() as progress:
         record = run_soak(
             bundle,
             engine,
@@ -195,8 +201,8 @@ def soak(
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
-    path, text = write_record(record, folder), soak_markdown(record)
-    write_report(record, folder)
+    path, text = write_record(record, output), soak_markdown(record)
+    pages = write_report(record, output)
     if as_json:
         found = (
             {}
@@ -206,7 +212,7 @@ def soak(
         print_json({"record": str(path), "partial": record.partial, **found})
     else:
         print(text)
-    _end(record.partial, path, record.soak is None or record.soak.verdict != "fail")
+    _end(record.partial, path, pages[-1], record.soak is None or record.soak.verdict != "fail")
 
 
 @bench.command()
@@ -233,19 +239,18 @@ def mlperf(
 ) -> None:
     """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
     with interrupts_wait():
-        from ..bench.folder import prepare_folder, write_record
+        from ..bench.folder import write_record
         from ..bench.mlperf import run_mlperf
         from ..bench.mlperf_report import mlperf_markdown
         from ..bench.report import write_report
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
-    folder = prepare_folder(output)
-    with stage_progress() as progress:
+    with _measuring(output), stage_progress() as progress:
         record = run_mlperf(
             bundle,
             scenario,
-            folder,
+            output,
             engine=engine,
             prompts=chosen,
             threads=threads,
@@ -256,21 +261,34 @@ def mlperf(
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
-    path, text = write_record(record, folder), mlperf_markdown(record)
-    write_report(record, folder)
+    path, text = write_record(record, output), mlperf_markdown(record)
+    pages = write_report(record, output)
     if as_json:
         found = {} if record.mlperf is None else record.mlperf.model_dump(mode="json")
         print_json({"record": str(path), "partial": record.partial, **found})
     else:
         print(text)
-    _end("interrupted" in record.rows[0].failures, path, record.mlperf is not None and record.mlperf.valid)
+    _end("interrupted" in record.rows[0].failures, path, pages[-1], record.mlperf is not None and record.mlperf.valid)
 
 
-def _end(interrupted: bool, path: Path, passed: bool) -> None:
-    """Say where the record is, and end with the exit code of an interrupted or failed measurement."""
-    show_note(f"the record is {path}")
+@contextmanager
+def _measuring(output: Path) -> Iterator[None]:
+    """Have the report's folder ready for the block; one that is interrupted measured nothing, and that is said."""
+    from ..bench.folder import report_folder
+
+    with report_folder(output):
+        try:
+            yield
+        except (KeyboardInterrupt, Cancelled):
+            show_note("nothing was measured yet")
+            raise
+
+
+def _end(interrupted: bool, path: Path, page: Path, passed: bool) -> None:
+    """Say where page and record are, and end with the exit code of an interrupted or failed measurement."""
+    show_note(f"the page is {page}, the record {path}")
     if interrupted:
-        show_note("interrupted: what was measured until then is in the record, which is marked partial")
+        show_note(_PARTIAL)
         raise typer.Exit(Cancelled.exit_code)
     if not passed:
         raise typer.Exit(1)

@@ -207,3 +207,10 @@ def test_damage_and_absence_end_with_2(folders, tmp_path):
         assert len(done.stderr.strip().splitlines()) == 1
         assert str(path) in done.stderr
     assert run(folders / "first", folders / "slow", "--fail-over", "0.5").returncode == 2
+
+
+def test_a_folder_without_a_record_and_a_file_of_another_kind_are_told(tmp_path):
+    (tmp_path / "text.txt").write_text("no JSON")
+    for path in (tmp_path, tmp_path / "text.txt"):
+        with pytest.raises(UsageError, match=r"is not a record of edgereel bench \(or a report folder\)"):
+            read(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import psutil
@@ -272,3 +273,9 @@ def test_any_log_is_read(tmp_path_factory, content, marked):
     assert log.values["result_validity"] == "VALID"
     assert (reasons_invalid(log) == []) == (log.errors == [])
     assert all("\n" not in error for error in log.errors)
+
+
+def test_a_scenario_that_is_none_is_refused_before_anything_else(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
+    with pytest.raises(UsageError, match="--scenario server: choose singlestream or offline"):
+        run_mlperf(None, "server", tmp_path)

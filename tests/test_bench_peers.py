@@ -189,7 +189,15 @@ def test_a_sampler_that_diffusers_does_not_have_is_an_error_of_one_line(tmp_path
         peer(tmp_path)("it", job_of(demo_copy)).opening()
 
 
-def test_peers_are_chosen_by_name(tmp_path):
+@pytest.mark.parametrize(("name", "package"), [("diffusers", "torch"), ("openvino", "openvino")])
+def test_a_peer_that_is_not_installed_is_refused_at_once(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r'pip install "edgereel\['), find_peers([name], None):
+        pass
+
+
+def test_peers_are_chosen_by_name(monkeypatch):
+    monkeypatch.setattr("edgereel.bench.peers.choosing.require_packages", lambda *_: None)
     with find_peers(["diffusers", "openvino", "diffusers-bfloat16"], None) as peers:
         assert list(peers) == [
             *("diffusers eager", "diffusers compiled", "OpenVINO"),

@@ -14,7 +14,18 @@ from conftest import load_helper
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.record import Conditions, Mlperf, Power, Quality, Record, Soak, StageResources, Trend, read_record
+from edgereel.bench.record import (
+    Comparison,
+    Conditions,
+    Mlperf,
+    Power,
+    Quality,
+    Record,
+    Soak,
+    StageResources,
+    Trend,
+    read_record,
+)
 from edgereel.bench.report import content, html_report, markdown_report, markdown_table, write_report
 from edgereel.bench.report.drawing import (
     INK,
@@ -29,7 +40,8 @@ from edgereel.bench.report.drawing import (
 from edgereel.bench.report.html import element
 from edgereel.bench.report.markdown import _escaped
 from edgereel.bench.report.resource_plots import memory_over_time, quality_against_time, roofline
-from edgereel.bench.report.scores import pareto_front
+from edgereel.bench.report.results import result_sentences
+from edgereel.bench.report.scores import pareto_front, quality_text
 from edgereel.bench.report.time_plots import distribution, stage_stack
 from edgereel.bench.report.wording import duration, memory, percent, plural, rate, significant, span
 from edgereel.errors import MissingExtraError, OutputError, one_line
@@ -197,6 +209,17 @@ def test_comparisons_are_sentences(two_rows):
     assert content.comparison_sentences(twins)[0].startswith("b and a: no difference found (1.00 times")
 
 
+def test_a_single_run_and_a_single_round_have_no_interval():
+    compared = {"first": "a", "second": "b", "stage": "total", "ratio": 1.25, "low": 1.25, "high": 1.25, "rounds": 1}
+    lone = Comparison(**compared, verdict="too few rounds to tell")
+    record = make_record(make_row("a", warm_runs=1), make_row("b", warm_runs=1), comparisons=[lone])
+    assert content.comparison_sentences(record) == [
+        "b and a: too few rounds to tell (1.25 times its total time in 1 round)."
+    ]
+    assert "interval" not in content.headline(record)
+    assert content.rows_table(record).rows[0][6] == "none: one run"
+
+
 def test_what_was_not_measured_is_said():
     bare = make_row(
         "bare", cold_runs=0, stages={}, memory_timeline=[], memory_stages=[], quality=Quality(source="none")
@@ -256,11 +279,23 @@ def test_a_soaks_verdict_and_trends_are_told():
         "Soak: fail. 499 of 500 clips made, 1 failed.",
         "<b>grows</b>",
         "Each clip adds 0.0123 MB of memory (99% interval 0.0100 to 0.0200).",
-        "Each clip takes longer than the one before it by an unknown number of s: too few clips were made.",
+        "Of the clips, the first 50 do not count.",
         "The later half of the clips took 1.25 times as long as the earlier (99% interval 1.20 to 1.30).",
     ):
         assert sentence in page.text
         assert _escaped(sentence) in markdown_report(record)
+
+
+def test_a_soak_of_too_few_clips_says_so_throughout():
+    soak = Soak(
+        asked=500, made=8, failed=0, skipped=50, seconds=[], resident_bytes=[], open_files=[], threads=[],
+        memory_trend=None, latency_trend=None, open_files_trend=None, threads_trend=None, second_half=None,
+        second_half_low=None, second_half_high=None, limits={}, verdict="undecided",
+    )  # fmt: skip
+    record = make_record(make_row(warm_runs=0, cold_runs=0), kind="soak", soak=soak)
+    said = "Too few clips for a trend: 8 made, the first 50 do not count."
+    assert content.headline(record) == said
+    assert result_sentences(record) == ["Soak: undecided. 8 of 500 clips made, 0 failed.", said]
 
 
 @pytest.mark.parametrize("valid", [True, False])
@@ -469,7 +504,7 @@ def check_hostile(texts: list[str]) -> None:
     assert all(character == "\n" or character.isprintable() for character in text)
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     body = re.sub(r"(?s)^(`{3,})\n.*?\n\1$", "", text, flags=re.MULTILINE)
-    assert not re.search(r"(?<!\\)[<>`\[\]*]", body.replace("\\\\", ""))
+    assert not re.search(r"(?<!\\)(?:[<>`*]|\](?=[(\[:]))", body.replace("\\\\", ""))
     assert all(len(re.findall(r"(?<!\\)\|", line.replace("\\\\", ""))) in {15, 9, 10, 11, 12, 13} for line in lines)
 
 
@@ -491,6 +526,21 @@ def test_elements_escape_text_and_attributes(text, attribute):
 def test_markdown_shows_text_as_it_is(text):
     plain = re.sub(r"\\([\\`*\[\]<>|~_&])", r"\1", _escaped(text))
     assert plain == one_line(text)
+
+
+def test_a_command_in_markdown_can_be_pasted():
+    assert _escaped('it needs torch: pip install "edgereel[export]"').endswith('pip install "edgereel[export]"')
+    assert _escaped("[x] [a](b) [c]: d [e][f]") == r"\[x] [a\](b) [c\]: d [e\][f]"
+
+
+def test_a_row_without_times_has_no_quality_and_is_not_counted(two_rows):
+    failed = make_row("broken", warm_runs=0, cold_runs=0, failures=["it cannot"])
+    record = make_record(two_rows.rows[0], two_rows.rows[1], failed)
+    assert content.headline(record).startswith("Fastest of 2 rows")
+    assert quality_text(failed, record) == "not measured"
+    table = content.resource_table(record)
+    assert table is not None
+    assert not [line for line in table.rows if line[0].startswith("broken")]
 
 
 def test_reports_are_files_of_their_own(two_rows, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -179,3 +180,15 @@ def test_a_limit_that_is_broken_is_the_exit_code(tmp_path):
     answer = json.loads(result.stdout)
     assert answer["verdict"] == "fail"
     assert "later clips took" in " ".join(answer["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("options", "status"), [(["--memory", "100MiB"], 1), (["--clips", "15"], 2), (["--skip", "490"], 2)]
+)
+def test_what_cannot_be_measured_is_refused_and_leaves_no_folder(options, status, tmp_path):
+    folder = tmp_path / "new" / "report"
+    ended = subprocess.run(
+        [sys.executable, "-m", "edgereel", "bench", "soak", "-o", str(folder), *options], capture_output=True, text=True
+    )
+    assert ended.returncode == status, ended.stderr
+    assert not (tmp_path / "new").exists()

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...errors import UsageError
+from ...errors import UsageError, require_packages
 from ...runtime.reel import demo_bundle_path
 from ..contenders import PeerFactory
-from .diffusers import Checkpoint, DiffusersPeer
+from .diffusers import NEEDED, Checkpoint, DiffusersPeer
 from .openvino import OpenVinoPeer
+from .openvino_engine import EXTRA
 
 PEERS = ("diffusers", "diffusers-bfloat16", "openvino", "openvino-bfloat16")
 """What can be asked for. diffusers stands for two rows: eager, and compiled by torch."""
@@ -24,13 +25,18 @@ def find_peers(
     """Give the peers of these names (see PEERS) for `run_bench`; what they compile is kept until the block ends.
 
     first_bundle: the first that is measured, None for the built-in one, whose checkpoint is known. checkpoint, transformer:
-    see Checkpoint. Raises UsageError for a name that is none, and where there is no checkpoint for a peer that needs one.
+    see Checkpoint. Raises UsageError for a name that is none, and where there is no checkpoint for a peer that needs one;
+    MissingExtraError where what a peer needs is not installed.
     """
     if unknown := [name for name in names if name not in PEERS]:
         raise UsageError(
             f"there is no peer {unknown[0]!r}: choose from {', '.join(PEERS)}, or the JSON record of an earlier run"
         )
     runs_checkpoint = any(name.startswith("diffusers") for name in names)
+    if runs_checkpoint:
+        require_packages(NEEDED, "export", "comparing with diffusers")
+    if any(name.startswith("openvino") for name in names):
+        require_packages(("openvino",), EXTRA, "comparing with OpenVINO")
     found = find_checkpoint(first_bundle, checkpoint, transformer) if runs_checkpoint else None
     with tempfile.TemporaryDirectory(prefix="edgereel-bench-peers-") as folder:
         peers: dict[str, PeerFactory] = {}

@@ -16,6 +16,8 @@ from ..contenders import CheckpointPeer, Contender, Job, ProcessContender
 
 SAMPLERS = ("euler", "unipc")
 """Of our samplers those that diffusers has as well."""
+NEEDED = ("torch", "diffusers", "transformers", "ftfy")
+"""Packages without which diffusers cannot make a clip."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class DiffusersContender(ProcessContender):
 
     def start(self) -> dict[str, float]:
         """See Contender.start. Raises MissingExtraError where diffusers is not installed."""
-        require_packages(("torch", "diffusers", "transformers", "ftfy"), "export", "comparing with diffusers")
+        require_packages(NEEDED, "export", "comparing with diffusers")
         return super().start()
 
     def command(self) -> list[str]:

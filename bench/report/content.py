@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...errors import one_line
 from ..record import DETAILS, STAGES, Comparison, GpuFacts, MachineLimits, Record, Row, Timing
 from ..statistics import runs_needed
+from .results import skipped_sentence
 from .scores import quality_text
 from .wording import (
     NOT_MEASURED,
@@ -23,6 +24,9 @@ from .wording import (
     whole,
 )
 
+_ONCE = (
+    "These limits were measured once, before the clips; they vary with what else the machine does, and with its clocks."
+)
 TITLES = {"run": "Bench", "soak": "Soak", "mlperf": "MLPerf"}
 STAGE_NAMES = {
     "total": "total",
@@ -34,7 +38,7 @@ STAGE_NAMES = {
     "decode": "decode",
     "encode": "encode",
     "denoise_step": "one denoiser step",
-    "first_frame": "to the first frame",
+    "first_frame": "decode to first frame",
     "frame": "each frame after it",
 }
 
@@ -60,14 +64,19 @@ def headline(record: Record) -> str:
         if timed:
             break
     else:
+        if record.soak is not None and record.soak.made:
+            return skipped_sentence(record.soak)
         return "No clip was measured to its end."
     total, row = min(timed, key=lambda pair: pair[0].median)
     timing = timing_of(row, kind)
     assert timing is not None
-    start = f"Fastest of {whole(len(record.rows))} rows: {row.name}" if len(timed) > 1 else row.name
+    start = f"Fastest of {whole(len(timed))} rows: {row.name}" if len(timed) > 1 else row.name
+    told = f"a single {kind} run"
+    if total.runs > 1:
+        interval = f"{percent(total.median_confidence)} interval {span(total.median_low, total.median_high)}"
+        told = f"median of {plural(total.runs, kind + ' run')}, {interval}"
     text = (
-        f"{start} makes a clip of {clip_size(row)} in {duration(total.median)} (median of {plural(total.runs, kind + ' run')}, "
-        f"{percent(total.median_confidence)} interval {span(total.median_low, total.median_high)}), "
+        f"{start} makes a clip of {clip_size(row)} in {duration(total.median)} ({told}), "
         f"{pace(timing)}; quality: {quality_text(row, record)}."
     )
     near = [
@@ -136,7 +145,9 @@ def _cells(row: Row, record: Record) -> list[str]:
     times = [NOT_MEASURED] * 4
     if warm is not None:
         total = warm.stages["total"]
-        sure = f"{span(total.median_low, total.median_high)} ({percent(total.median_confidence)})"
+        sure = "none: one run"
+        if total.runs > 1:
+            sure = f"{span(total.median_low, total.median_high)} ({percent(total.median_confidence)})"
         times = [duration(total.median), sure, tail(warm, 90), tail(warm, 99)]
     return [
         row.name,
@@ -196,6 +207,8 @@ def resource_table(record: Record) -> Table | None:
     """Return what each stage took beside the machine's limits; None where nothing of that is known."""
     lines = []
     for row in record.rows:
+        if row.warm is None and row.cold is None:
+            continue
         for name, stage in row.stages.items():
             lines.append(
                 [
@@ -308,6 +321,12 @@ def comparison_sentences(record: Record) -> list[str]:
 
 def _compared(each: Comparison) -> str:
     stage = STAGE_NAMES.get(each.stage, each.stage)
+    if each.verdict == "too few rounds to tell":
+        kind = "round" if each.in_turns else "run"
+        return (
+            f"{each.second} and {each.first}: too few {kind}s to tell "
+            f"({significant(each.ratio)} times its {stage} time in {plural(each.rounds, kind)})."
+        )
     figures = (
         f"{significant(each.ratio)} times its {stage} time, 99% interval {significant(each.low)} to "
         f"{significant(each.high)}, {plural(each.rounds, 'round' if each.in_turns else 'run')}"
@@ -336,7 +355,9 @@ def limits_sentences(record: Record) -> list[str]:
     """Return what the machine was found to do at most, and how that was measured."""
     named: list[tuple[str, MachineLimits]] = [] if record.limits is None else [("", record.limits)]
     named += [(f"{row.name}: ", row.limits) for row in record.rows if row.limits is not None]
-    return [f"{name}{_limits(limits)}" for name, limits in named] or [f"Limits of the machine: {NOT_MEASURED}."]
+    if not named:
+        return [f"Limits of the machine: {NOT_MEASURED}."]
+    return [*(f"{name}{_limits(limits)}" for name, limits in named), _ONCE]
 
 
 def _limits(limits: MachineLimits) -> str:

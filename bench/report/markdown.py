@@ -10,7 +10,8 @@ from . import content
 from .content import Table
 from .results import result_sentences
 
-_SPECIAL = re.compile(r"[\\`*\[\]<>|~]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
+_SPECIAL = re.compile(r"[\\`*<>|~]|^\[|\](?=[(\[:])|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
+"""Brackets are escaped only where they could begin a box to tick, a link or its target: commands stay as they are typed."""
 
 
 def markdown_table(record: Record) -> str:

@@ -228,8 +228,8 @@ def roofline(record: Record) -> Plot:
         for place, stage, intensity, achieved in points
     )
     notes = [
-        "A point is a stage of a row, its number beside it where rows lie apart: work done a second, above work for "
-        "each byte that graphs read and write. The sloping line "
+        "A point is a stage of a row: work done a second, above work for each byte that graphs read and write. Numbers "
+        "behind a stage’s name, where there are any, are those of the rows whose points are there. The sloping line "
         "is what copying memory allows, a level one what matrix products reach. Data that stay in caches can lie above the slope."
     ]
     names = [row.name for row in record.rows[:MOST_ROWS]] if len(record.rows) > 1 else []

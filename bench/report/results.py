@@ -15,19 +15,27 @@ def result_sentences(record: Record) -> list[str]:
 def _soak(soak: Soak) -> list[str]:
     made = f"{whole(soak.made)} of {plural(soak.asked, 'clip')} made, {whole(soak.failed)} failed"
     sentences = [f"Soak: {soak.verdict}. {made}.", *soak.reasons]
-    sentences.append(f"Each clip adds {_trend(soak.memory_trend, 'MB of memory')}.")
-    sentences.append(f"Each clip takes longer than the one before it by {_trend(soak.latency_trend, 's')}.")
+    if soak.memory_trend is not None:
+        sentences.append(f"Each clip adds {_trend(soak.memory_trend, 'MB of memory')}.")
+    if soak.latency_trend is not None:
+        sentences.append(f"Each clip takes longer than the one before it by {_trend(soak.latency_trend, 's')}.")
     if soak.second_half is not None and soak.second_half_low is not None and soak.second_half_high is not None:
         sentences.append(
             f"The later half of the clips took {significant(soak.second_half)} times as long as the earlier (99% interval "
             f"{significant(soak.second_half_low)} to {significant(soak.second_half_high)})."
         )
-    return [*sentences, f"The first {plural(soak.skipped, 'clip')} count in none of this."]
+    return [*sentences, skipped_sentence(soak)]
 
 
-def _trend(trend: Trend | None, unit: str) -> str:
-    if trend is None:
-        return f"an unknown number of {unit}: too few clips were made"
+def skipped_sentence(soak: Soak) -> str:
+    """Return how many clips count in no trend, and where there is none, that too few were made."""
+    skipped = f"the first {whole(soak.skipped)} do not count"
+    if soak.memory_trend is None:
+        return f"Too few clips for a trend: {whole(soak.made)} made, {skipped}."
+    return f"Of the clips, {skipped}."
+
+
+def _trend(trend: Trend, unit: str) -> str:
     sure = f"{percent(trend.confidence)} interval {significant(trend.low)} to {significant(trend.high)}"
     return f"{significant(trend.per_clip)} {unit} ({sure})"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..quality import EQUAL_DB
 from ..record import Record, Row
-from .wording import percent, significant
+from .wording import NOT_MEASURED, percent, significant
 
 _TRAITS = ("colour_shown", "scene_shown", "motion_shown", "shape_shown")
 
@@ -26,6 +26,8 @@ class Axis:
 
 def quality_text(row: Row, record: Record) -> str:
     """Return a row's quality in a few words: nearness to the first row's clips, then what the bundle or a scorer says."""
+    if row.warm is None and row.cold is None:
+        return NOT_MEASURED
     quality, parts = row.quality, []
     first = record.rows[0]
     if quality.psnr_to_first_db is not None and row is not first:
@@ -80,6 +82,8 @@ def comparable(record: Record) -> Axis | str:
     scores: dict[int, float] = {}
     near: dict[int, float] = {}
     for place, row in enumerate(record.rows):
+        if row.warm is None and row.cold is None:
+            continue
         figures = number_figures(row.quality.figures)
         shown = [figures[name] for name in _TRAITS if name in figures]
         if row.quality.source == "measured" and shown:

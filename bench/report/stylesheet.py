@@ -53,6 +53,8 @@ tbody th { font-weight: 600; min-width: 12rem; max-width: 20rem; overflow-wrap: 
 td { min-width: 5.3rem; max-width: 22rem; }
 .numbers:not(.words-last) td { min-width: 3.4rem; }
 .words-last td:last-child, .words-last thead th:last-child { text-align: left; min-width: 10rem; }
+.words td, .words tbody th { min-width: 4rem; overflow-wrap: anywhere; }
+.words tbody th { min-width: 8rem; }
 th small, td small { display: block; font-weight: 400; font-size: .78rem; }
 figure { margin: 0 0 1rem; }
 figcaption { margin-top: .5rem; }
