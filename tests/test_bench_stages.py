@@ -17,7 +17,7 @@ from edgereel.errors import EngineError
 from edgereel.runtime.progress import Span
 
 CLIPS = 7
-DELAYS = {"text_encoder": 0.03, "denoiser": 0.02, "decoder_first": 0.025, "decoder_next": 0.012, "writer": 0.004}
+DELAYS = {"text_encoder": 0.09, "denoiser": 0.06, "decoder_first": 0.075, "decoder_next": 0.045, "writer": 0.02}
 
 
 def near(measured: list[float], planted: list[float]) -> bool:
