@@ -22,7 +22,7 @@ from edgereel.bench.mlperf_report import mlperf_markdown
 from edgereel.bench.record import read_record
 from edgereel.cli import app
 from edgereel.demo.evaluate import held_out_captions
-from edgereel.errors import Cancelled, EngineError, MissingExtraError, PromptError, UsageError
+from edgereel.errors import Cancelled, MissingExtraError, PlanError, PromptError, UsageError
 
 needs_loadgen = pytest.mark.skipif(
     importlib.util.find_spec("mlperf_loadgen") is None,
@@ -200,9 +200,10 @@ def test_interrupted_before_the_first_clip_there_is_nothing(small, tmp_path, mon
 
 
 @needs_loadgen
-def test_a_process_that_cannot_start_its_test_is_an_error(small, tmp_path):
-    with pytest.raises(EngineError):
+def test_clips_that_do_not_fit_are_refused_before_the_test_starts(small, tmp_path):
+    with pytest.raises(PlanError, match="does not fit into 1 B of memory"):
         run(tmp_path / "report", small, memory="1B", min_seconds=0.1)
+    assert not list(tmp_path.glob("report/*"))
 
 
 @needs_loadgen
