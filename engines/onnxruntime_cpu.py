@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, MissingExtraError, brief
-from ..machine import usable_cores
+from ..machine import give_back_memory, usable_cores
 from .base import Engine, EngineOptions, EngineReport, Session, Tensor
 from .byte_products import byte_products_are_exact
 from .lowering import LoweredGraph, lower_graph, not_lowered
@@ -154,6 +154,7 @@ class OnnxRuntimeCpuSession(Session):
     def close(self) -> None:
         """Release the graph."""
         self._session = None
+        give_back_memory()
 
 
 def _precision(nodes: list[AssignedNode], rewrites: dict[str, int]) -> str:
