@@ -35,6 +35,7 @@ NVIDIA_SMI = (
     "--query-gpu=name,memory.total,compute_cap,driver_version",
     "--format=csv,noheader,nounits",
 )
+NVIDIA_SMI_FREE = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
 
 
 @dataclass(frozen=True)
@@ -127,15 +128,27 @@ def find_gpus(command: Sequence[str] = NVIDIA_SMI, timeout: float = 5) -> tuple[
 
     timeout: seconds; where the driver hangs, so does nvidia-smi.
     """
+    output, problem = _ask_driver(command, timeout)
+    return ([], problem) if problem or not output else parse_gpus(output)
+
+
+def free_gpu_memory(command: Sequence[str] = NVIDIA_SMI_FREE, timeout: float = 5) -> int | None:
+    """Return the bytes that are free on the first NVIDIA GPU; None where there is none, or it shares the machine's memory."""
+    first = _ask_driver(command, timeout)[0].strip().partition("\n")[0].strip()
+    return int(first) * 2**20 if first.isdecimal() else None
+
+
+def _ask_driver(command: Sequence[str], timeout: float) -> tuple[str, str]:
+    """Return what nvidia-smi answers ("" where there is no GPU), and what went wrong."""
     try:
         # Not subprocess.run: after its time limit it waits, and a process that hangs in the driver cannot be killed.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, errors="replace"
         )
     except FileNotFoundError:
-        return [], ""
+        return "", ""
     except OSError as error:
-        return [], f"nvidia-smi cannot be started: {brief(error)}"
+        return "", f"nvidia-smi cannot be started: {brief(error)}"
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -144,23 +157,12 @@ def find_gpus(command: Sequence[str] = NVIDIA_SMI, timeout: float = 5) -> tuple[
             process.wait(1)
         if process.stdout is not None:
             process.stdout.close()
-        return [], f"nvidia-smi did not answer within {timeout:g} s: the driver hangs"
+        return "", f"nvidia-smi did not answer within {timeout:g} s: the driver hangs"
     if "no devices were found" in output.lower():
-        return [], ""
+        return "", ""
     if process.returncode:
-        return [], f"nvidia-smi failed: {one_line(brief(Exception(output))) or f'exit code {process.returncode}'}"
-    return parse_gpus(output)
-
-
-def free_gpu_memory(timeout: float = 5) -> int | None:
-    """Return the bytes that are free on the first NVIDIA GPU; None where there is none, or it shares the machine's memory."""
-    command = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=timeout, errors="replace").stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    first = output.strip().partition("\n")[0].strip()
-    return int(first) * 2**20 if first.isdecimal() else None
+        return "", f"nvidia-smi failed: {one_line(brief(Exception(output))) or f'exit code {process.returncode}'}"
+    return output, ""
 
 
 def gpu_memory_of_process() -> int | None:

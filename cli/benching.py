@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from ..interrupts import interrupts_wait
 from ..terminal import print_json, show_note, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size
+
+if TYPE_CHECKING:
+    from ..bench.record import Record
 
 OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the report is written.")]
 PromptsOption = Annotated[
@@ -182,8 +185,6 @@ def soak(
 ) -> None:
     """Make many clips in one process and tell whether it fails, grows or slows down."""
     with interrupts_wait():
-        from ..bench.folder import write_record
-        from ..bench.report import write_report
         from ..bench.soak import Limits, run_soak, soak_markdown
         from ..runtime.batch import read_prompts
 
@@ -201,18 +202,10 @@ def soak(
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
-    path, text = write_record(record, output), soak_markdown(record)
-    pages = write_report(record, output)
-    if as_json:
-        found = (
-            {}
-            if record.soak is None
-            else record.soak.model_dump(include={"made", "failed", "verdict", "reasons", "memory_trend"})
-        )
-        print_json({"record": str(path), "partial": record.partial, **found})
-    else:
-        print(text)
-    _end(record.partial, path, pages[-1], record.soak is None or record.soak.verdict != "fail")
+    shown = {"made", "failed", "verdict", "reasons", "memory_trend"}
+    facts = {} if record.soak is None else record.soak.model_dump(include=shown)
+    passed = record.soak is None or record.soak.verdict != "fail"
+    _finish(record, output, facts if as_json else soak_markdown(record), record.partial, passed)
 
 
 @bench.command()
@@ -239,10 +232,8 @@ def mlperf(
 ) -> None:
     """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
     with interrupts_wait():
-        from ..bench.folder import write_record
         from ..bench.mlperf import run_mlperf
         from ..bench.mlperf_report import mlperf_markdown
-        from ..bench.report import write_report
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
@@ -261,14 +252,10 @@ def mlperf(
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
-    path, text = write_record(record, output), mlperf_markdown(record)
-    pages = write_report(record, output)
-    if as_json:
-        found = {} if record.mlperf is None else record.mlperf.model_dump(mode="json")
-        print_json({"record": str(path), "partial": record.partial, **found})
-    else:
-        print(text)
-    _end("interrupted" in record.rows[0].failures, path, pages[-1], record.mlperf is not None and record.mlperf.valid)
+    facts = {} if record.mlperf is None else record.mlperf.model_dump(mode="json")
+    interrupted = "interrupted" in record.rows[0].failures
+    passed = record.mlperf is not None and record.mlperf.valid
+    _finish(record, output, facts if as_json else mlperf_markdown(record), interrupted, passed)
 
 
 @contextmanager
@@ -284,9 +271,20 @@ def _measuring(output: Path) -> Iterator[None]:
             raise
 
 
-def _end(interrupted: bool, path: Path, page: Path, passed: bool) -> None:
-    """Say where page and record are, and end with the exit code of an interrupted or failed measurement."""
-    show_note(f"the page is {page}, the record {path}")
+def _finish(record: Record, output: Path, found: dict[str, Any] | str, interrupted: bool, passed: bool) -> None:
+    """Write record and page, print what was found, and end with the exit code of an interrupted or failed measurement.
+
+    found: facts for a program, or text for people.
+    """
+    from ..bench.folder import write_record
+    from ..bench.report import write_report
+
+    path, pages = write_record(record, output), write_report(record, output)
+    if isinstance(found, str):
+        print(found)
+    else:
+        print_json({"record": str(path), "partial": record.partial, **found})
+    show_note(f"the page is {pages[-1]}, the record {path}")
     if interrupted:
         show_note(_PARTIAL)
         raise typer.Exit(Cancelled.exit_code)

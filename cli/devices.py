@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError, one_line
-from ..terminal import print_cache, print_json, show_note, show_pick, show_plan, stage_progress
+from ..terminal import print_cache, print_json, show_plan, stage_progress
 from .application import app
-from .options import EngineOption, JsonOption, MemoryOption, parse_size
+from .options import EngineOption, JsonOption, MemoryOption, device_of, parse_size
 
 cache = typer.Typer(help="What is kept in the user's cache folder: built engines, lowered graphs, embeddings.")
 app.add_typer(cache, name="cache")
@@ -70,7 +70,6 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Build the engines for clips of a size and length, so that the first clip need not wait for them."""
-    from ..runtime.batch import Device
     from ..runtime.building import build_engines, describe_build, show_build
 
     pixels = None if size is None else parse_size(size)
@@ -79,7 +78,7 @@ def build(
             raise UsageError(
                 "--target and --compute-capability are for --dry-run: what is built is for this device (--engine)"
             )
-        device = Device(engine, None, memory, show_pick, show_plan(as_json, memory is not None), show_note)
+        device = device_of(engine, None, memory, as_json)
         with stage_progress() as progress, device.load(bundle, progress) as reel:
             result = build_engines(reel, pixels, frames, progress)
         if as_json:

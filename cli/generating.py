@@ -9,7 +9,7 @@ import typer
 
 from ..errors import one_line
 from ..interrupts import interrupts_wait
-from ..terminal import print_json, print_video, show_note, show_pick, show_plan, stage_progress
+from ..terminal import print_json, print_video, stage_progress
 from .application import app
 from .options import (
     BundleOption,
@@ -18,6 +18,7 @@ from .options import (
     MemoryOption,
     PrivateOption,
     ThreadsOption,
+    device_of,
     parse_size,
 )
 
@@ -69,7 +70,7 @@ def generate(
 ) -> None:
     """Make a video of a prompt."""
     with interrupts_wait():
-        from ..runtime.batch import Device, Job, read_latents, run_jobs
+        from ..runtime.batch import Job, read_latents, run_jobs
 
     jobs = Job.plan(prompt, prompts, output, format)
     settings = {
@@ -89,7 +90,7 @@ def generate(
             jobs,
             settings,
             bundle=bundle,
-            device=Device(engine, threads, memory, show_pick, show_plan(as_json, memory is not None), show_note),
+            device=device_of(engine, threads, memory, as_json),
             private=private,
             cache=not no_cache,
             keep_latents=keep_latents,
@@ -121,14 +122,14 @@ def decode(
 ) -> None:
     """Make the video of latents that were kept, without sampling again."""
     with interrupts_wait():
-        from ..runtime.batch import Device, decode_file
+        from ..runtime.batch import decode_file
 
     with stage_progress() as progress:
         result = decode_file(
             latents,
             output,
             bundle=bundle,
-            device=Device(engine, threads, memory, show_pick, show_plan(as_json, memory is not None), show_note),
+            device=device_of(engine, threads, memory, as_json),
             private=private,
             on_progress=progress,
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
+from ..terminal import show_note, show_pick, show_plan
+
+if TYPE_CHECKING:
+    from ..runtime.batch import Device
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto, cpu, cuda, tensorrt or rtx.")]
@@ -22,6 +26,13 @@ MemoryOption = Annotated[
 ]
 PrivateOption = Annotated[bool, typer.Option("--private", help="Leave the prompts out of what is written.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
+
+
+def device_of(engine: str, threads: int | None, memory: str | None, as_json: bool) -> Device:
+    """Return what a command's options say videos are made on, with what is told of it on the terminal."""
+    from ..runtime.batch import Device
+
+    return Device(engine, threads, memory, show_pick, show_plan(as_json, memory is not None), show_note)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import Compute
-from ..engines.lowering import describe_lowering, lower_for_target, parse_target
+from ..engines.lowering import Target, describe_lowering, lower_for_target, parse_target
 from ..errors import EngineError, UsageError, brief
 from .bundle import Bundle, open_bundle
 from .geometry import latent_shape
@@ -30,9 +30,7 @@ def build_engines(
 
     Raises GeometryError, PlanError, EngineError, Cancelled.
     """
-    defaults = reel.bundle.manifest.defaults
-    width, height = size or (defaults.width, defaults.height)
-    plan = reel.plan(width, height, defaults.frames if frames is None else frames)
+    plan = reel.plan(*reel.bundle.manifest.defaults.complete(size, frames))
     names = list(reel.bundle.manifest.roles.graphs())
     report_progress(on_progress, "build", 0, len(names))
     for done, name in enumerate(names, start=1):
@@ -74,10 +72,7 @@ def show_build(
     """
     wanted = parse_target(target)
     bundle = open_bundle(path or demo_bundle_path())
-    defaults = bundle.manifest.defaults
-    width, height = size or (defaults.width, defaults.height)
-    frames = defaults.frames if frames is None else frames
-    latents = latent_shape(bundle.manifest.latent, width, height, frames)
+    latents = latent_shape(bundle.manifest.latent, *bundle.manifest.defaults.complete(size, frames))
     plan: MemoryPlan | None = None
     if memory is not None:
         capability = compute_capability or _ANY_CARD
@@ -90,7 +85,7 @@ def show_build(
     names = list(bundle.manifest.roles.graphs())
     report_progress(on_progress, "lower", 0, len(names))
     for done, name in enumerate(names, start=1):
-        graphs[name] = _show_graph(bundle, name, target, compute, latents)
+        graphs[name] = _show_graph(bundle, name, wanted, compute, latents)
         report_progress(on_progress, "lower", done, len(names))
     return {
         "bundle_digest": bundle.manifest.digest,
@@ -102,11 +97,13 @@ def show_build(
     }
 
 
-def _show_graph(bundle: Bundle, name: str, target: str, compute: Compute, latents: tuple[int, ...]) -> dict[str, Any]:
+def _show_graph(
+    bundle: Bundle, name: str, target: Target, compute: Compute, latents: tuple[int, ...]
+) -> dict[str, Any]:
     graph = bundle.manifest.roles.graphs()[name]
     path = bundle.path(graph.file)
     try:
-        lowered = lower_for_target(path, parse_target(target), compute)
+        lowered = lower_for_target(path, target, compute)
         assert lowered.model is not None
         summary = describe_lowering(path.read_bytes(), lowered.model, lowered.rewrites)
     except (OSError, ValueError) as error:

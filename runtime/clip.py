@@ -102,9 +102,8 @@ class Video:
         What is there already is replaced when the new output is complete: a file, or a folder that holds nothing but
         the PNGs of an earlier clip. The settings and the note that the clip is AI-generated go into the metadata;
         private leaves the prompts out. on_progress is told of `decode`, and of `tiles` before it where pictures are decoded in
-        tiles. Raises EngineError where the frames are all alike, UsageError for another suffix or a
-        speed that the format cannot show,
-        OutputError where it cannot be written, Cancelled where on_progress returns False.
+        tiles. Raises EngineError where the frames are all alike, UsageError for another suffix or a speed that the format cannot
+        show, OutputError where it cannot be written, Cancelled where on_progress returns False.
         """
         check_fps(path, self.request.fps)
         path = check_output(path)

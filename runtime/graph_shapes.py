@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 
+from ..engines import Part
 from ..engines.extents import parse_extent
+from ..engines.lowering import part_inputs
 from ..errors import BundleError
 from .manifest import Manifest
 
@@ -28,6 +32,17 @@ def shapes_of(
     tokens = manifest.text.max_tokens
     known = {"batch": batch, "frames": frames, "height": height, "width": width, "tokens": tokens}
     return {name: tuple(_extent(graph, extent, known) for extent in shape) for name, shape in inputs.items()}
+
+
+def part_extents(path: Path, part: Part) -> dict[str, tuple[int | str, ...]]:
+    """Return the shape of each input of a part of a graph, in the extents' names; see engines.lowering.part_inputs."""
+    return _part_inputs(path, part, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _part_inputs(path: Path, part: Part, changed: int) -> dict[str, tuple[int | str, ...]]:
+    """Cut the graph once: plans and sessions ask again and again. changed: the file's time of last change."""
+    return part_inputs(path, part)
 
 
 def _extent(graph: str, extent: int | str, known: dict[str, int]) -> int:

@@ -253,6 +253,10 @@ class Defaults(Record):
     frames: PositiveInt
     fps: Annotated[int, Field(ge=1, le=240)]
 
+    def complete(self, size: tuple[int, int] | None, frames: int | None) -> tuple[int, int, int]:
+        """Return (width, height, frames) with what the caller left open filled in."""
+        return (*(size or (self.width, self.height)), self.frames if frames is None else frames)
+
 
 class FileRecord(Record):
     """Size in bytes and content hash of a file in the bundle."""

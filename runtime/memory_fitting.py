@@ -1,17 +1,39 @@
-"""What would fit where a clip does not: the nearest length at its size, and the nearest size at its length."""
+"""The memory plan of a clip, and what would fit where it does not: the nearest length at its size, and the nearest size."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
 
+from ..engines import Engine, EngineOptions
 from ..errors import PlanError
+from .bundle import Bundle
 from .manifest import LatentGeometry
-from .memory_budget import format_bytes
-from .memory_plan import MemoryPlan
+from .memory_budget import Budget, format_bytes
+from .memory_plan import MemoryPlan, plan_memory
+from .memory_sizes import clip_sizes
 
 Size = tuple[int, int, int]
 """Width and height in pixels, frames."""
+
+
+def plan_clip(
+    bundle: Bundle, size: Size, engine: Engine, options: EngineOptions, budget: Budget, *, only_decoder: bool = False
+) -> MemoryPlan:
+    """Return how memory is used for clips of a size on an engine, which need not be able to run here.
+
+    only_decoder: the latents are there, and nothing else is opened. Raises GeometryError where the model cannot do the size,
+    PlanError where nothing fits, naming what would.
+    """
+
+    def plan_of(candidate: Size) -> MemoryPlan:
+        sizes = clip_sizes(bundle, *candidate, engine, options, only_decoder=only_decoder)
+        return plan_memory(sizes, budget, engine.device)
+
+    plan = plan_of(size)
+    if not plan.sizes.unknown:
+        check_fit(size, plan, plan_of, bundle.manifest.latent, sampled=only_decoder)
+    return plan
 
 
 def check_fit(

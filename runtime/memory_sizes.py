@@ -13,11 +13,10 @@ from pathlib import Path
 
 from ..engines import Engine, EngineOptions, Part
 from ..engines.costs import CPU_ACTIVATION_MARGIN, graph_costs
-from ..engines.lowering import part_inputs
 from ..errors import BundleError, EngineError, MissingExtraError
 from .bundle import Bundle
 from .geometry import latent_shape
-from .graph_shapes import input_shapes, shapes_of
+from .graph_shapes import input_shapes, part_extents, shapes_of
 
 TEXT_ENCODER, DECODER = "text_encoder", "decoder"
 DECODER_GRAPHS = ("decoder_first", "decoder_next")
@@ -118,8 +117,7 @@ class _Counted:
 
     def inputs(self, name: str, part: Part) -> dict[str, tuple[int | str, ...]]:
         """Return the shape of each input of a part of a graph, in the extents' names."""
-        path = self._path(name)
-        return _inputs_of(path, part, path.stat().st_mtime_ns)
+        return part_extents(self._path(name), part)
 
     def sizes(self, name: str, latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
         """Return the sizes of a graph or of a part of it for latents of a shape."""
@@ -140,12 +138,6 @@ class _Counted:
 
     def _path(self, name: str) -> Path:
         return self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
-
-
-@lru_cache(maxsize=32)
-def _inputs_of(path: Path, part: Part, changed: int) -> dict[str, tuple[int | str, ...]]:
-    """Return what part_inputs does; one plan asks for it again and again. changed: the file's time of last change."""
-    return part_inputs(path, part)
 
 
 def _together(parts: list[ComponentSizes]) -> ComponentSizes:

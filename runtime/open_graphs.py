@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ..engines import Engine, EngineOptions, EngineReport, Part, Session, get_engine
-from ..engines.lowering import part_inputs
 from ..errors import EngineError, OutOfMemory
 from .bundle import Bundle
-from .graph_shapes import input_shapes, shapes_of
+from .graph_shapes import input_shapes, part_extents, shapes_of
 from .memory_plan import ComponentPlan, MemoryPlan, describe_step, step_down
 from .memory_sizes import DECODER, component_of
 
@@ -144,5 +143,5 @@ class OpenGraphs:
             return input_shapes(manifest, name, latents)
         if part == "rear" and plan.tile is not None:
             latents = (*latents[:3], plan.tile.height, plan.tile.width)
-        inputs = part_inputs(self._bundle.path(manifest.roles.graphs()[name].file), part)
+        inputs = part_extents(self._bundle.path(manifest.roles.graphs()[name].file), part)
         return shapes_of(manifest, name, latents, inputs)

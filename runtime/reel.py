@@ -23,9 +23,9 @@ from .embedding_cache import EmbeddingCache
 from .geometry import latent_shape
 from .manifest import Denoiser
 from .memory_budget import budget_of
-from .memory_fitting import Size, check_fit
-from .memory_plan import MemoryPlan, plan_memory
-from .memory_sizes import TEXT_ENCODER, clip_sizes
+from .memory_fitting import plan_clip
+from .memory_plan import MemoryPlan
+from .memory_sizes import TEXT_ENCODER
 from .noise import NoiseSource
 from .open_graphs import OpenGraphs
 from .progress import Progress, Span, report_progress
@@ -118,19 +118,14 @@ class Reel:
         latents = latent_shape(self.bundle.manifest.latent, *size)
         started = time.perf_counter()
         if latents not in self.graphs.plans:
-            plan = self._new_plan(size)
-            if not plan.sizes.unknown:
-                check_fit(size, plan, self._new_plan, self.bundle.manifest.latent, sampled=self.only_decodes)
-            self.graphs.plans[latents] = plan
+            plan = self.graphs.plans[latents] = plan_clip(
+                self.bundle, size, self._engine, self._options, self._budget, only_decoder=self.only_decodes
+            )
             if self.on_plan is not None:
                 self.on_plan(plan)
         self.graphs.plan = self.graphs.plans[latents]
         self.add_time("open", started, "plan")
         return self.graphs.plan
-
-    def _new_plan(self, size: Size) -> MemoryPlan:
-        sizes = clip_sizes(self.bundle, *size, self._engine, self._options, only_decoder=self.only_decodes)
-        return plan_memory(sizes, self._budget, self._engine.device)
 
     def generate(
         self,

@@ -74,8 +74,7 @@ def complete_request(
         raise UsageError(f"{fps} frames per second are not possible: choose from 1 to 240")
     if latents is not None:
         size, frames = _size_of_latents(manifest, latents, size, frames)
-    width, height = size or (defaults.width, defaults.height)
-    frames = defaults.frames if frames is None else frames
+    width, height, frames = defaults.complete(size, frames)
     latent_shape(manifest.latent, width, height, frames)
     return Request(
         prompt=prompt,

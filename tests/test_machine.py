@@ -7,7 +7,16 @@ import time
 
 import pytest
 
-from edgereel.machine import Gpu, Machine, find_gpus, parse_cpuinfo, parse_gpus, parse_meminfo, read_machine
+from edgereel.machine import (
+    Gpu,
+    Machine,
+    find_gpus,
+    free_gpu_memory,
+    parse_cpuinfo,
+    parse_gpus,
+    parse_meminfo,
+    read_machine,
+)
 from edgereel.runtime import doctor
 from edgereel.runtime.doctor import WARN
 
@@ -100,6 +109,24 @@ def test_an_nvidia_smi_that_hangs(tmp_path):
     gpus, problem = find_gpus(script(tmp_path, "sleep 30"), timeout=0.3)
     assert time.monotonic() - started < 10
     assert (gpus, problem) == ([], "nvidia-smi did not answer within 0.3 s: the driver hangs")
+
+
+@pytest.mark.parametrize(
+    ("answer", "free"),
+    [
+        ("echo 7800", 7800 * 2**20),
+        ("echo 7800; echo 5", 7800 * 2**20),
+        ("echo '[N/A]'", None),
+        ("exit 9", None),
+        ("", None),
+    ],
+)
+def test_free_memory_of_the_gpu(tmp_path, answer, free):
+    assert free_gpu_memory(script(tmp_path, answer)) == free
+
+
+def test_free_memory_of_a_gpu_whose_driver_hangs(tmp_path):
+    assert free_gpu_memory(script(tmp_path, "sleep 30"), timeout=0.3) is None
 
 
 def test_no_nvidia_smi(tmp_path):
