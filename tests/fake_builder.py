@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
+def wait_for_line() -> None:
+    """Read a line, awake now and then: a signal that comes just before a read of Python's is seen only when it is over."""
+    while os.name != "nt" and not select.select([sys.stdin], [], [], 0.05)[0]:
+        pass
+    sys.stdin.readline()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -58,7 +66,7 @@ def main() -> None:
         if stage == arguments.kill:
             os.kill(os.getpid(), signal.SIGKILL)
         if stage == arguments.stop:
-            sys.stdin.readline()
+            wait_for_line()
 
     def build(path: Path) -> None:
         content = os.urandom(arguments.size)
@@ -84,7 +92,7 @@ def main() -> None:
         assert Path(engine.path).read_bytes() == bytes(engine.data)
         say(engine.source, "kept" if engine.kept else "not kept", hashlib.sha256(engine.data).hexdigest())
         if arguments.hold:
-            sys.stdin.readline()
+            wait_for_line()
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ def test_nothing_is_left_in_the_folder(tmp_path, ends):
 
 KILLED = """
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 import numpy as np
@@ -186,7 +187,8 @@ from edgereel.runtime.tiling import Tile, decode_tiled
 
 def wait(inputs):
     print("decoding", flush=True)
-    sys.stdin.read()
+    for _ in range(600):  # in one long sleep, or read, a signal that comes just before it goes unseen
+        time.sleep(0.05)
 
 session = FakeEngine({"f": wait}).open(Path("f"), EngineOptions())
 geometry = LatentGeometry(channels=2, temporal_scale=2, spatial_scale=4, patch=[1, 1, 1])
@@ -198,7 +200,7 @@ next(decode_tiled(None, (session, session), np.zeros((1, 2, 1, 6, 6), np.float32
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_when_the_process_is_stopped(tmp_path, number):
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout.readline() == b"decoding\n"
         process.send_signal(number)
         assert process.wait(30) != 0
