@@ -165,6 +165,8 @@ class OnnxParser(Fake):
             location = {entry.key: entry.value for entry in tensor.external_data}.get("location")
             if location is not None and not (Path(folder) / location).is_file():
                 self._errors.append(trt.ParserError(-1, "", "", f"cannot open {location}"))
+            if tensor.data_type == onnx.TensorProto.BFLOAT16 and "BF16" not in trt.DataType.__members__:
+                self._errors.append(trt.ParserError(-1, "", "", f"unsupported type of {tensor.name}"))
         if self._errors:
             return False
         network = self._network
@@ -281,10 +283,15 @@ class Builder(Fake):
             (layer.__dict__["name"], layer.type.name, "FLOAT" if trt.builds_float32 else layer._source.dtype.name)
             for layer in network._layers
         ]
+        model = onnx.load_from_string(network._model)
+        weights = sum(
+            int(entry.value) for t in model.graph.initializer for entry in t.external_data if entry.key == "length"
+        )
+        onnx.load_external_data_for_model(model, network._folder)  # an engine has its weights in it
         plan = {
             "version": trt.__version__,
-            "model": base64.b64encode(network._model).decode(),
-            "folder": network._folder,
+            "model": base64.b64encode(model.SerializeToString()).decode(),
+            "weights": weights,
             "shapes": shapes,
             "layers": layers if config.profiling_verbosity is trt.ProfilingVerbosity.DETAILED else [],
             "streams": "WEIGHT_STREAMING" in config._flags,

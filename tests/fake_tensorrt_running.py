@@ -67,17 +67,11 @@ class ICudaEngine(Fake):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", plan["folder"])
         self._session = onnxruntime.InferenceSession(plan["model"], options, providers=["CPUExecutionProvider"])
         self._model = onnx.load_from_string(plan["model"])
         self._values = [*self._model.graph.input, *self._model.graph.output]
         self._contexts: list[IExecutionContext] = []
-        self._budget = self._total = sum(
-            int(entry.value)
-            for t in self._model.graph.initializer
-            for entry in t.external_data
-            if entry.key == "length"
-        )
+        self._budget = self._total = plan["weights"]
 
     @property
     def num_layers(self) -> int:

@@ -16,6 +16,7 @@ from conftest import DEMO_REEL
 from fake_tensorrt import FakeTensorRT, install_fakes
 from numpy.typing import NDArray
 
+from edgereel import paths
 from edgereel.engines import EngineOptions, Session, Tensor
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.engines.tensorrt import TensorRt
@@ -84,7 +85,7 @@ def write_linear(folder: Path, dtype: int = onnx.TensorProto.FLOAT) -> tuple[Pat
 ROWS = {"rows": (1, 2, 8)}
 
 
-@pytest.mark.parametrize("version", ["10.3", "10.15", "11.0"])
+@pytest.mark.parametrize("version", ["8.6", "10.3", "10.15", "11.0"])
 def test_the_denoiser_gives_the_cpu_engines_numbers_in_float32(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     install_fakes(monkeypatch, version)
     arrays = denoiser_inputs(seed=11)
@@ -95,7 +96,7 @@ def test_the_denoiser_gives_the_cpu_engines_numbers_in_float32(monkeypatch: pyte
     np.testing.assert_allclose(prediction, on_cpu(DENOISER, arrays)["prediction"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("version", ["10.3", "11.0"])
+@pytest.mark.parametrize("version", ["8.6", "10.3", "11.0"])
 def test_float16_is_the_default_and_what_was_built_is_reported(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     install_fakes(monkeypatch, version)
     arrays = denoiser_inputs(seed=12)
@@ -118,6 +119,19 @@ def test_frames_of_the_demo_are_those_of_the_cpu_engine(trt: FakeTensorRT) -> No
     assert np.abs(frames["tensorrt"] - frames["cpu"]).max() <= 1  # of 255: rounding falls on either side
 
 
+def test_version_8_plays_the_demo_whose_weights_are_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_fakes(monkeypatch, "8.6")
+    frames = {}
+    for engine, options in ((TensorRt(), FLOAT32), (OnnxRuntimeCpu(), CPU)):
+        with Reel(open_bundle(DEMO_REEL), engine, options) as reel:
+            video = reel.generate("a blue star rises in the snow", seed=4, steps=1, size=(64, 64), frames=9)
+            frames[engine.name] = np.stack(list(video)).astype(int)
+    assert frames["cpu"].std() > 1
+    assert np.abs(frames["tensorrt"] - frames["cpu"]).max() <= 1
+    kept = {path.suffix for path in (paths.cache_folder() / "engines").iterdir()}
+    assert kept == {".engine", ".json", ".lock"}  # what was written for the parser is gone
+
+
 def test_decoded_frames_agree_to_a_hundred_thousandth(trt: FakeTensorRT) -> None:
     latents = np.random.default_rng(13).standard_normal((2, 1, 24, 1, 4, 4), dtype=np.float32)
     engine = TensorRt()
@@ -135,7 +149,7 @@ def test_decoded_frames_agree_to_a_hundred_thousandth(trt: FakeTensorRT) -> None
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
-def test_version_8_builds_what_holds_no_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_version_8_is_told_the_precision_of_every_layer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trt = install_fakes(monkeypatch, "8.6")
     path, arrays = write_linear(tmp_path)
     with TensorRt(ROWS).open(path, FLOAT32) as session:

@@ -50,7 +50,7 @@ def rewrite_for_target(content: bytes, target: Target, compute: Compute, name: s
         raise ValueError(f"not an ONNX model: {error}") from error
     del model.graph.value_info[:]  # what it says of types is true no longer
     opset = _opset(model, target, compute)
-    _check_constants(model, target, compute, name)
+    _check_bfloat16(model, target, compute, name)
     counts = Counter(lower_precision(model, target, opset, compute))
     Graph(model).finish()
     counts.update(_expand(model, target, name))
@@ -67,17 +67,18 @@ def _opset(model: Any, target: Target, compute: Compute) -> int:
     return target.opset
 
 
-def _check_constants(model: Any, target: Target, compute: Compute, name: str) -> None:
+def _check_bfloat16(model: Any, target: Target, compute: Compute, name: str) -> None:
+    """Refuse what is more than stored in bfloat16 where the target lacks it; weights can be written in another type."""
     if target.bfloat16:
         return
     if compute == "bfloat16":
         raise EngineError(f"{target.name} does not calculate in bfloat16: ask for float16 or float32")
-    for tensor in model.graph.initializer:
-        if tensor.data_type == _TYPES.BFLOAT16:
-            raise EngineError(
-                f"{one_line(name)}: {target.name} reads no bfloat16, which {one_line(tensor.name)} is stored in: "
-                "export a checkpoint whose weights are float32 or float16, or use TensorRT 10"
-            )
+    for value in model.graph.input:
+        if value.type.tensor_type.elem_type == _TYPES.BFLOAT16:
+            raise EngineError(f"{one_line(name)}: {target.name} has no bfloat16, which {one_line(value.name)} is given in")
+    for node in model.graph.node:
+        if node.op_type == "Cast" and attributes(node)["to"] == _TYPES.BFLOAT16:
+            raise _refused(node, target, name, "it has no bfloat16")
 
 
 def _expand(model: Any, target: Target, name: str) -> dict[str, int]:

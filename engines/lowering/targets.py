@@ -24,8 +24,9 @@ class Target:
     reads; all others are expanded. fused_attention: a kernel of ONNX Runtime's own domain computes attention without a
     mask. quantized: it reads QuantizeLinear and DequantizeLinear of int8. quantized_opset: the opset of
     graphs that hold these with scales in half precision, or with float8 or int4 weights; None where it reads none of them.
-    bfloat16: it reads values of that type. float32_in_bfloat16: operators that it has no bfloat16 kernel for.
-    strongly_typed: types in the graph decide what is calculated in; otherwise the builder may choose others.
+    bfloat16: it reads that type; where it does not, `without_bfloat16` has to write weights that are stored in it.
+    float32_in_bfloat16: operators that it has no bfloat16 kernel for. strongly_typed: types in the graph decide what is
+    calculated in; otherwise the builder may choose others.
     """
 
     name: str

@@ -1,0 +1,140 @@
+"""Weights in bfloat16 are written in other types for a parser that lacks it: the same numbers, complete or not at all."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import DEMO_REEL
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from edgereel.engines.lowering import lower_for_target, parse_target, without_bfloat16  # noqa: E402
+from edgereel.errors import EngineError  # noqa: E402
+
+FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+make_node = onnx.helper.make_node
+
+
+def save(path, nodes, tensors, outputs, size_threshold=0):
+    values = [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()]
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n"])
+    graph = onnx.helper.make_graph(nodes, "main", [ids], values, tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=True, location="w.data", size_threshold=size_threshold)
+    return path
+
+
+def stored_in_bfloat16(name, bits):
+    return onnx.helper.make_tensor(name, BFLOAT16, bits.shape, bits.tobytes(), raw=True)
+
+
+def run(model, folder, ids):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return dict(zip([item.name for item in opened.get_outputs()], opened.run(None, {"ids": ids}), strict=True))
+
+
+def widened(bits):
+    """What bfloat16 means: the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize("size_threshold", [0, 2**30], ids=["in a file", "in the graph"])
+def test_every_bfloat16_becomes_the_same_number(tmp_path, size_threshold):
+    """All 65,536 of them, read by a Cast to either type and by a Gather; infinities, subnormals and no numbers included."""
+    bits = np.arange(2**16, dtype=np.uint16).reshape(2**12, 16)
+    np.random.default_rng().shuffle(bits)
+    nodes = [
+        make_node("Cast", ["w"], ["wide"], to=FLOAT),
+        make_node("Cast", ["w"], ["half"], to=FLOAT16),
+        make_node("Gather", ["w", "ids"], ["rows"], axis=0),
+        make_node("Cast", ["rows"], ["rows_wide"], to=FLOAT),
+        make_node("Gather", ["wide", "ids"], ["a"], axis=0),
+        make_node("Gather", ["half", "ids"], ["b"], axis=0),
+        make_node("Add", ["rows_wide", "other"], ["c"]),
+    ]
+    other = np.random.default_rng().standard_normal(16).astype(np.float32)
+    tensors = [stored_in_bfloat16("w", bits), onnx.numpy_helper.from_array(other, "other")]
+    path = save(tmp_path / "a.onnx", nodes, tensors, {"a": FLOAT, "b": FLOAT16, "c": FLOAT}, size_threshold)
+    folder = tmp_path / "written"
+    folder.mkdir()
+    model, beside = without_bfloat16(path.read_bytes(), path, folder)
+    assert beside.parent == folder
+    assert len(model) < 2000
+    parsed = onnx.load_from_string(model)
+    kinds = {tensor.name: tensor.data_type for tensor in parsed.graph.initializer}
+    assert kinds == {"w": FLOAT, "wide": FLOAT, "half": FLOAT16, "other": FLOAT}
+    assert [node.op_type for node in parsed.graph.node] == ["Gather", "Cast", "Gather", "Gather", "Add"]
+    ids = np.random.default_rng().permutation(2**12)
+    found, wanted = run(model, folder, ids), widened(bits)[ids]
+    np.testing.assert_array_equal(found["a"].view(np.uint32), wanted.view(np.uint32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(found["c"], wanted + other)
+        np.testing.assert_array_equal(found["b"], wanted.astype(np.float16))
+    assert np.isinf(found["b"]).sum() > np.isinf(wanted).sum()
+    assert np.isnan(wanted).any()
+
+
+def test_a_weight_that_is_only_converted_is_stored_once(tmp_path):
+    """In float16 no float32 copy is written: the file is as large as the weights were."""
+    path = DEMO_REEL / "denoiser.onnx"
+    model = lower_for_target(path, parse_target("tensorrt-8.6"), "float16", keep=False).model
+    without_bfloat16(model, path, tmp_path)
+    stored = (DEMO_REEL / "denoiser.data").stat().st_size
+    assert stored * 0.9 < (tmp_path / "weights").stat().st_size < stored * 1.25  # what stays in float32 takes twice as much
+
+
+def test_a_model_without_bfloat16_is_left_as_it_is(tmp_path):
+    weight = onnx.numpy_helper.from_array(np.ones((4, 4), np.float16), "w")
+    path = save(tmp_path / "a.onnx", [make_node("Gather", ["w", "ids"], ["y"])], [weight], {"y": FLOAT16})
+    content = path.read_bytes()
+    before = sorted(tmp_path.iterdir())
+    assert without_bfloat16(content, path, tmp_path) == (content, path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off", "outside"])
+def test_weights_that_cannot_be_read(tmp_path, damage):
+    weight = stored_in_bfloat16("w", np.ones((64, 64), np.uint16))
+    path = save(tmp_path / "a.onnx", [make_node("Gather", ["w", "ids"], ["y"])], [weight], {"y": BFLOAT16})
+    data, content = tmp_path / "w.data", path.read_bytes()
+    if damage == "missing":
+        data.unlink()
+    elif damage == "cut off":
+        data.write_bytes(data.read_bytes()[:100])
+    else:
+        (tmp_path / "inner").mkdir()
+        shutil.move(path, tmp_path / "inner")
+        path = tmp_path / "inner" / "a.onnx"
+        content = content.replace(b"w.data", b"../w.d")
+        data.rename(tmp_path / "w.d")
+    folder = tmp_path / "written"
+    folder.mkdir()
+    with pytest.raises(EngineError, match=r"^cannot write the weights of a\.onnx without bfloat16: [^\n]+$"):
+        without_bfloat16(content, path, folder)
+
+
+@pytest.mark.parametrize("how", ["Cast", "input"])
+def test_what_is_calculated_in_bfloat16_is_refused(tmp_path, how):
+    graph_input = onnx.helper.make_tensor_value_info("x", BFLOAT16 if how == "input" else FLOAT, ["n"])
+    output = onnx.helper.make_tensor_value_info("y", FLOAT, ["n"])
+    nodes = [make_node("Cast", ["x"], ["narrow"], name="narrow", to=BFLOAT16 if how == "Cast" else FLOAT)]
+    nodes.append(make_node("Cast", ["narrow"], ["y"], to=FLOAT))
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "main", [graph_input], [output]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    path = tmp_path / "a.onnx"
+    path.write_bytes(model.SerializeToString())
+    words = {
+        "Cast": r"a\.onnx: tensorrt-8\.6 cannot have Cast \(narrow\): it has no bfloat16",
+        "input": r"a\.onnx: tensorrt-8\.6 has no bfloat16, which x is given in",
+    }
+    with pytest.raises(EngineError, match=words[how]):
+        lower_for_target(path, parse_target("tensorrt-8.6"), "float32", keep=False)
