@@ -75,7 +75,9 @@ def _check_bfloat16(model: Any, target: Target, compute: Compute, name: str) -> 
         raise EngineError(f"{target.name} does not calculate in bfloat16: ask for float16 or float32")
     for value in model.graph.input:
         if value.type.tensor_type.elem_type == _TYPES.BFLOAT16:
-            raise EngineError(f"{one_line(name)}: {target.name} has no bfloat16, which {one_line(value.name)} is given in")
+            raise EngineError(
+                f"{one_line(name)}: {target.name} has no bfloat16, which {one_line(value.name)} is given in"
+            )
     for node in model.graph.node:
         if node.op_type == "Cast" and attributes(node)["to"] == _TYPES.BFLOAT16:
             raise _refused(node, target, name, "it has no bfloat16")
