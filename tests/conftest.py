@@ -57,6 +57,31 @@ def random_reel(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
+def wide_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A denoiser of Wan 2.1 1.3B's width with one block, seeded random weights in bfloat16."""
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    from edgereel.bench.random_wan import TRANSFORMER
+    from edgereel.export.checkpoint import Component
+    from edgereel.export.graphs import DataFile, save_graph
+    from edgereel.export.wan_parts import DenoiserPart
+
+    folder = tmp_path_factory.mktemp("wide")
+    torch.manual_seed(0)
+    model = diffusers.WanTransformer3DModel(**{**TRANSFORMER, "num_layers": 1})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    model.to(torch.bfloat16).save_pretrained(folder / "transformer")
+    del model
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    part = DenoiserPart("denoiser", Component(folder / "transformer", config))
+    with DataFile(folder / "denoiser.data") as data:
+        save_graph(part.graphs(part.load(), torch.float32)[0], folder, data)
+    return folder / "denoiser.onnx"
+
+
+@pytest.fixture(scope="session")
 def teacher_reel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's teacher, exported from the shipped checkpoint."""
     from edgereel.export import export_checkpoint

@@ -6,7 +6,6 @@ the others is looked at.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
@@ -124,31 +123,6 @@ def test_the_demo(role):
 @pytest.mark.parametrize("role", ROLES)
 def test_an_exported_wan_of_another_shape(random_reel, role):
     assert_same(random_reel / f"{role}.onnx", targets=("tensorrt-10.3", "cuda"))
-
-
-@pytest.fixture(scope="module")
-def wide_denoiser(tmp_path_factory):
-    """A denoiser of Wan 2.1 1.3B's width with one block, seeded random weights in bfloat16."""
-    torch = pytest.importorskip("torch")
-    diffusers = pytest.importorskip("diffusers")
-    from edgereel.bench.random_wan import TRANSFORMER
-    from edgereel.export.checkpoint import Component
-    from edgereel.export.graphs import DataFile, save_graph
-    from edgereel.export.wan_parts import DenoiserPart
-
-    folder = tmp_path_factory.mktemp("wide")
-    torch.manual_seed(0)
-    model = diffusers.WanTransformer3DModel(**{**TRANSFORMER, "num_layers": 1})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    model.to(torch.bfloat16).save_pretrained(folder / "transformer")
-    del model
-    config = json.loads((folder / "transformer" / "config.json").read_text())
-    part = DenoiserPart("denoiser", Component(folder / "transformer", config))
-    with DataFile(folder / "denoiser.data") as data:
-        save_graph(part.graphs(part.load(), torch.float32)[0], folder, data)
-    return folder / "denoiser.onnx"
 
 
 def test_a_block_as_wide_as_wan(wide_denoiser):

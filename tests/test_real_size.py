@@ -6,6 +6,7 @@ The text encoder has UMT5-XXL's 24 layers and 256,384 tokens: 5.7 G parameters. 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import load_helper
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from edgereel.bench.random_wan import write_random_wan
+from edgereel.engines.costs import graph_costs
+from edgereel.engines.lowering import lower_for_target, parse_target
+from edgereel.engines.tensorrt.building import BuildSettings, make_plan
+from edgereel.engines.tensorrt.profiles import RANGES
+from edgereel.engines.tensorrt.versions import features_of
+from edgereel.runtime.bundle import open_bundle
+from edgereel.runtime.geometry import latent_shape
+from edgereel.runtime.graph_shapes import input_shapes
+from edgereel.runtime.memory_sizes import GPU_ACTIVATION_MARGIN
 from edgereel.runtime.planning import plan_bundle
 
 LIMIT = 1e-3
@@ -91,6 +102,32 @@ def test_81_frames_of_832x480_are_planned_within_8_gib(real: Any, card: str | No
     assert plan.fits
     assert plan.sizes.unknown == ""
     assert plan.sizes.components["text_encoder"].weights > 10e9
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX .* Timing cache:DeprecationWarning")
+@pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
+@pytest.mark.parametrize("graph", ["denoiser", "decoder_first", "decoder_next"])
+def test_nvidias_builder_takes_no_more_memory_than_planned(real: Any, graph: str, target: str) -> None:
+    """TensorRT-RTX's, which tells without a card; inputs and outputs are beside what it tells."""
+    rtx_builder: Any = load_helper("rtx_builder")
+    _, folder, _ = real
+    bundle = open_bundle(folder)
+    path = bundle.path(bundle.manifest.roles.graphs()[graph].file)
+    latents = latent_shape(bundle.manifest.latent, WIDTH, HEIGHT, 81)
+    shapes = input_shapes(bundle.manifest, graph, latents)
+    models = [lower_for_target(path, parse_target(name), "float16").model for name in (target, "cuda")]
+    assert models[0] is not None
+    assert models[1] is not None
+    listener = rtx_builder.Listener()
+    settings = BuildSettings("float16", tuple(sorted(shapes.items())), RANGES, False, None)
+    make_plan(rtx_builder.bindings(), listener, features_of((11, 0)), models[0], path, settings, b"")
+    planned = graph_costs(models[1], shapes, "float16")
+    state = input_shapes(bundle.manifest, "decoder_next", latents) if graph.startswith("decoder") else {}
+    given, made = (4 * sum(math.prod(shape) for shape in values.values()) for values in (shapes, state))
+    taken = listener.memory["Activation"] + given + made
+    print(f"{graph} {target}: {listener.memory}, {given} given, {made} made, {planned.activation_bytes} planned")
+    assert listener.memory["Weights"] == pytest.approx(planned.weight_bytes, rel=0.02)
+    assert 0.25 < taken / planned.activation_bytes < GPU_ACTIVATION_MARGIN
 
 
 def test_a_denoiser_step_equals_diffusers(real: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The demo's graphs through a real NVIDIA parser and builder: TensorRT-RTX's, which has TensorRT 11's API and needs no GPU.
+"""Real graphs through a real NVIDIA parser and builder: TensorRT-RTX's, which has TensorRT 11's API and needs no GPU.
 
 It builds for a card that is named instead of present. Opening what it built needs one, and is not tried. Skipped where it
 is not installed: pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings
@@ -7,24 +7,22 @@ is not installed: pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Iterator
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import DEMO_REEL
+from rtx_builder import Listener, bindings
 
 from edgereel.engines.base import Compute, Shapes
-from edgereel.engines.lowering import lower_for_target, parse_target
+from edgereel.engines.costs import graph_costs
+from edgereel.engines.lowering import lower_for_target, parse_target, without_bfloat16
 from edgereel.engines.tensorrt.building import BuildSettings, make_log, make_plan
 from edgereel.engines.tensorrt.profiles import RANGES
 from edgereel.engines.tensorrt.versions import features_of
 from edgereel.errors import EngineError
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+from edgereel.runtime.memory_sizes import GPU_ACTIVATION_MARGIN
 
 # TensorRT itself has a timing cache, which the code under test uses.
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX .* Timing cache:DeprecationWarning")
@@ -33,25 +31,9 @@ GRAPHS = ("text_encoder", "denoiser", "decoder_first", "decoder_next")
 SHAPES: Shapes = (("latents", (1, 24, 3, 4, 4)), ("prompt_embeds", (1, 16, 128)), ("timestep", (1,)))
 
 
-class Builder:
-    """The real builder, told to build for an Ada card."""
-
-    def __init__(self, log: Any) -> None:
-        self._builder = rtx.Builder(log)
-
-    def create_builder_config(self) -> Any:
-        config = self._builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        assert config.set_compute_capability(rtx.ComputeCapability.SM89, 0)
-        return config
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._builder, name)
-
-
 @pytest.fixture
 def trt() -> Iterator[Any]:
-    yield SimpleNamespace(**{name: getattr(rtx, name) for name in dir(rtx) if name[0] != "_"} | {"Builder": Builder})
+    yield bindings()
     gc.collect()
 
 
@@ -82,6 +64,36 @@ def test_every_graph_builds_in_every_precision(trt: Any, graph: str, target: str
     size, products = plan_of(trt, graph, target, compute)
     assert size > 2**20
     assert products[compute] > 0
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_what_is_written_for_a_parser_without_bfloat16_builds(trt: Any, tmp_path: Path, graph: str) -> None:
+    path = DEMO_REEL / f"{graph}.onnx"
+    lowered = lower_for_target(path, parse_target("tensorrt-8.6"), "float16").model
+    assert lowered is not None
+    model, beside = without_bfloat16(lowered, path, tmp_path)
+    settings = BuildSettings("float16", None, RANGES, False, None)
+    plan, _, products = make_plan(trt, make_log(trt), features_of((11, 0)), model, beside, settings, b"")
+    assert memoryview(plan).nbytes > 2**20
+    assert products["float16"] > products["float32"]
+    assert set(products) <= {"float16", "float32"}
+
+
+@pytest.mark.parametrize("frames", [9, 81])
+@pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
+def test_a_block_as_wide_as_wan_takes_what_is_planned(trt: Any, wide_denoiser: Path, target: str, frames: int) -> None:
+    """At 832x480. With 81 frames all scores of attention would take 25 GB: that it is fused shows here, written out or whole."""
+    latents = (1, 16, 1 + (frames - 1) // 4, 60, 104)
+    shapes: Shapes = (("latents", latents), ("prompt_embeds", (1, 512, 4096)), ("timestep", (1,)))
+    models = [lower_for_target(wide_denoiser, parse_target(name), "float16").model for name in (target, "cuda")]
+    assert models[0] is not None
+    assert models[1] is not None
+    listener = Listener()
+    settings = BuildSettings("float16", shapes, RANGES, False, None)
+    make_plan(trt, listener, features_of((11, 0)), models[0], wide_denoiser, settings, b"")
+    planned = graph_costs(models[1], dict(shapes), "float16", keep=False)
+    assert listener.memory["Weights"] == pytest.approx(planned.weight_bytes, rel=0.02)
+    assert 0.5 < listener.memory["Activation"] / planned.activation_bytes < GPU_ACTIVATION_MARGIN
 
 
 @pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])

@@ -76,7 +76,7 @@ def _in_other_types(tensor: Any, casts: list[Any], read: bool, folder: str) -> I
         dtype = onnx.helper.tensor_dtype_to_np_dtype(attributes(cast)["to"])
         with np.errstate(over="ignore"):  # what is beyond float16 is infinite, as the Cast would make it
             yield onnx.numpy_helper.from_array(values.astype(dtype), cast.output[0])
-    tensor.ClearField("raw_data")  # was read into the model that is dropped at the end
+    tensor.ClearField("raw_data")  # older releases of onnx keep in the model what they read
 
 
 def _move_out(tensor: Any, file: BinaryIO) -> None:
