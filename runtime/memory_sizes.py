@@ -27,7 +27,9 @@ GPU_ACTIVATION_MARGIN = 1.5
 """What is set aside on a GPU for one byte of activations: workspace of convolutions, and what allocators lose.
 
 NVIDIA's TensorRT-RTX compiler takes 1.0 to 1.2 for 81 frames of Wan 2.1 1.3B's denoiser and decoder, inputs and outputs
-included, and 1.7 for its text encoder, where it is little (docs/hardware.md). Not measured on a card, nor with ONNX Runtime's CUDA provider."""
+included, and 1.7 for its text encoder, where it is little (docs/hardware.md). Not measured on a card, nor with ONNX
+Runtime's CUDA provider.
+"""
 
 
 @dataclass(frozen=True)
