@@ -109,7 +109,10 @@ def test_float16_is_the_default_and_what_was_built_is_reported(monkeypatch: pyte
     assert 1e-5 < difference < 0.02 * np.abs(expected).max()
 
 
-def test_frames_of_the_demo_are_those_of_the_cpu_engine(trt: FakeTensorRT) -> None:
+@pytest.mark.parametrize("version", ["8.6", "10.3"])
+def test_frames_of_the_demo_are_those_of_the_cpu_engine(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Its weights are in bfloat16, which 8.6 does not know."""
+    install_fakes(monkeypatch, version)
     frames = {}
     for engine, options in ((TensorRt(), FLOAT32), (OnnxRuntimeCpu(), CPU)):
         with Reel(open_bundle(DEMO_REEL), engine, options) as reel:
@@ -117,19 +120,8 @@ def test_frames_of_the_demo_are_those_of_the_cpu_engine(trt: FakeTensorRT) -> No
             frames[engine.name] = np.stack(list(video)).astype(int)
     assert frames["cpu"].std() > 1
     assert np.abs(frames["tensorrt"] - frames["cpu"]).max() <= 1  # of 255: rounding falls on either side
-
-
-def test_version_8_plays_the_demo_whose_weights_are_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_fakes(monkeypatch, "8.6")
-    frames = {}
-    for engine, options in ((TensorRt(), FLOAT32), (OnnxRuntimeCpu(), CPU)):
-        with Reel(open_bundle(DEMO_REEL), engine, options) as reel:
-            video = reel.generate("a blue star rises in the snow", seed=4, steps=1, size=(64, 64), frames=9)
-            frames[engine.name] = np.stack(list(video)).astype(int)
-    assert frames["cpu"].std() > 1
-    assert np.abs(frames["tensorrt"] - frames["cpu"]).max() <= 1
     kept = {path.suffix for path in (paths.cache_folder() / "engines").iterdir()}
-    assert kept == {".engine", ".json", ".lock"}  # what was written for the parser is gone
+    assert kept == {".engine", ".json", ".lock"}  # what is written for a parser is gone
 
 
 def test_decoded_frames_agree_to_a_hundred_thousandth(trt: FakeTensorRT) -> None:
