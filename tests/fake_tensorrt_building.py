@@ -161,6 +161,8 @@ class OnnxParser(Fake):
         for index, node in enumerate(parsed.graph.node):
             if node.op_type in trt.unsupported:
                 self._errors.append(trt.ParserError(index, node.name, node.op_type, f"no importer for {node.op_type}"))
+            if trt.version < (10, 0) and (wish := _unlike_8(node)):
+                self._errors.append(trt.ParserError(index, node.name, node.op_type, wish))
         for tensor in parsed.graph.initializer:
             location = {entry.key: entry.value for entry in tensor.external_data}.get("location")
             if location is not None and not (Path(folder) / location).is_file():
@@ -243,7 +245,7 @@ class Builder(Fake):
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
         if self.trt.no_device:
-            logger.log(self.trt.severity("ERROR"), "CUDA initialization failure with error: 35")
+            logger.log(self.trt.severity("WARNING"), "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
@@ -297,6 +299,15 @@ class Builder(Fake):
             "streams": "WEIGHT_STREAMING" in config._flags,
         }
         return _bytes_like(json.dumps(plan).encode())
+
+
+def _unlike_8(node: Any) -> str:
+    """What TensorRT 8.6's parser, or its builder, is known to say against a node; "" for nothing."""
+    if node.op_type == "LayerNormalization" and len(node.input) < 3:
+        return "vector::_M_range_check"
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return "Int8 precision has been set for a layer or layer output, but int8 is not configured in the builder"
+    return ""
 
 
 def _bytes_like(data: bytes) -> Any:

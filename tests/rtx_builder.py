@@ -39,6 +39,7 @@ class Listener(rtx.ILogger):  # type: ignore[misc]  # its bindings have no types
     def __init__(self) -> None:
         rtx.ILogger.__init__(self)
         self.messages: list[str] = []
+        self.warning = ""
         self.memory: dict[str, int] = {}
 
     def log(self, severity: Any, msg: str) -> None:

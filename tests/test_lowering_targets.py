@@ -27,7 +27,7 @@ from edgereel.engines.lowering import (  # noqa: E402
     graph_data_files,
     lower_for_target,
     parse_target,
-    without_bfloat16,
+    with_plain_weights,
 )
 from edgereel.errors import EdgereelError, EngineError, MissingExtraError, UsageError  # noqa: E402
 
@@ -41,7 +41,10 @@ SIZES = (
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 HALF = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 IN_HALF = [
-    (target, compute) for target in TARGETS for compute in HALF if compute == "float16" or parse_target(target).bfloat16
+    (target, compute)
+    for target in TARGETS
+    for compute in HALF
+    if compute == "float16" or not parse_target(target).plain_weights
 ]
 make_node = onnx.helper.make_node
 
@@ -91,11 +94,13 @@ def lowered(path, target, compute="float32", keep=False):
 def lowered_session(path, target, compute):
     """Open a lowered graph as it is given to its target."""
     model = lowered(path, target, compute).model
-    if parse_target(target).bfloat16:
+    if not parse_target(target).plain_weights:
         return session(model, path.parent)
     with tempfile.TemporaryDirectory() as folder:
-        model, beside = without_bfloat16(model, path, Path(folder))
-        assert BFLOAT16 not in element_types(onnx.load_from_string(model)).values()
+        model, beside = with_plain_weights(model, path, Path(folder))
+        parsed = onnx.load_from_string(model)
+        assert BFLOAT16 not in element_types(parsed).values()
+        assert not any(node.op_type == "DequantizeLinear" for node in parsed.graph.node)
         return session(model, beside.parent)
 
 
@@ -167,6 +172,31 @@ def test_quantized_linears_stay_quantized(quantized, form):
         assert len(products) >= 48
         if form == "static":
             assert all(makers[node.input[0]].op_type == "DequantizeLinear" for node in products)
+
+
+@pytest.mark.parametrize("role", ["text_encoder", "denoiser"])
+def test_bytes_become_numbers_where_a_target_multiplies_none(quantized, role):
+    assert_same(quantized / "int8.reel" / f"{role}.onnx", targets=("tensorrt-8.6",))
+
+
+@pytest.mark.parametrize(
+    ("form", "refused"),
+    [("int4", "DequantizeLinear .*opset 17"), ("static", "QuantizeLinear .*it multiplies no bytes")],
+)
+def test_bytes_that_cannot_become_numbers_are_refused(quantized, form, refused):
+    with pytest.raises(EngineError, match=rf"denoiser\.onnx: tensorrt-8\.6 cannot have {refused}"):
+        lowered(quantized / f"{form}.reel" / "denoiser.onnx", "tensorrt-8.6", "float16")
+
+
+def test_a_norm_without_a_bias_gets_one_for_older_parsers():
+    """A bias of zeros changes no bit; assert_same looks at the numbers."""
+    counts = {}
+    for target in TARGETS:
+        model = onnx.ModelProto.FromString(lowered(DEMO_REEL / "denoiser.onnx", target).model)
+        norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+        counts[target] = sum(len(node.input) < 3 for node in norms)
+        assert len(norms) == 19
+    assert counts == dict.fromkeys(TARGETS, 13) | dict.fromkeys(("tensorrt-8.6", "tensorrt-10.3", "tensorrt-rtx"), 0)
 
 
 def test_static_linears(quantized):

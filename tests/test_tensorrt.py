@@ -176,13 +176,8 @@ def test_networks_are_strongly_typed(
     TensorRt(ROWS, workspace=2**20).open(path, EngineOptions(compute="float16")).close()
     (network,) = trt.networks
     assert trt.flagged(network._flags, "STRONGLY_TYPED") is typed  # the only kind there is in 11
-    assert trt.configs[0]._flags == {"TF32"}
+    assert trt.configs[0]._flags == set()  # no TensorFloat-32, which is on by default
     assert trt.configs[0]._pools == {"WORKSPACE": 2**20}
-
-
-def test_float32_means_no_tensor_float_32(trt: FakeTensorRT, tmp_path: Path) -> None:
-    TensorRt(ROWS).open(write_linear(tmp_path)[0], FLOAT32).close()
-    assert trt.configs[0]._flags == set()
 
 
 def test_an_engine_is_built_once_and_again_when_anything_it_depends_on_changes(
@@ -272,7 +267,9 @@ def test_what_tensorrt_says_is_in_the_error(trt: FakeTensorRT, tmp_path: Path) -
         trt.execute_error = ""
         assert session.run(tensors(arrays))["y"].shape == (3, 4)
     trt.no_device = True
-    with pytest.raises(EngineError, match="cannot start on this GPU: CUDA initialization failure"):
+    with pytest.raises(
+        EngineError, match=r"cannot start on this GPU: .*its last warning was: CUDA initialization failure"
+    ):
         TensorRt({"rows": (1, 1, 1)}).open(path, FLOAT32)
 
 

@@ -369,6 +369,35 @@ def test_a_tensorrt_that_is_not_there_or_does_not_load(
     )
 
 
+@pytest.mark.parametrize(
+    ("driver", "packages", "runs"),
+    [
+        ("550.54.15", {"cuda-bindings": "13.4.0"}, False),
+        ("540.4.0", {"cuda-python": "13.0.1"}, False),
+        ("580.65", {"cuda-bindings": "13.4.0"}, True),
+        ("550.54.15", {"cuda-bindings": "12.9.2", "cuda-python": "13.0.0"}, True),
+        ("not known", {"cuda-bindings": "13.4.0"}, True),
+        ("550.54.15", {}, True),
+    ],
+)
+def test_a_driver_too_old_for_cuda_python(
+    trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, driver: str, packages: dict[str, str], runs: bool
+) -> None:
+    def version(package: str) -> str:
+        if package not in packages:
+            raise installed.metadata.PackageNotFoundError(package)
+        return packages[package]
+
+    monkeypatch.setattr(installed.metadata, "version", version)
+    monkeypatch.setattr(machine, "find_gpus", lambda: ([machine.Gpu("NVIDIA H100", 2**36, "9.0", driver)], ""))
+    told = TensorRt().unavailable()
+    if runs:
+        assert told is None
+    else:
+        needs = f"cuda-python {next(iter(packages.values()))} needs NVIDIA's driver 580 or newer, and this one is {driver}: "
+        assert told == needs + 'pip install "cuda-python<13"'
+
+
 def test_jetson_boards_get_tensorrt_from_jetpack(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
     board = machine.Machine("Linux", "Cortex", 6, None, 2**33, None, "NVIDIA Jetson Orin Nano Developer Kit")
     monkeypatch.setattr(machine, "read_machine", lambda: board)

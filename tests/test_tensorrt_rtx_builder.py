@@ -17,7 +17,7 @@ from rtx_builder import Listener, bindings
 
 from edgereel.engines.base import Compute, Shapes
 from edgereel.engines.costs import graph_costs
-from edgereel.engines.lowering import lower_for_target, parse_target, without_bfloat16
+from edgereel.engines.lowering import lower_for_target, parse_target, with_plain_weights
 from edgereel.engines.tensorrt.building import BuildSettings, make_log, make_plan
 from edgereel.engines.tensorrt.profiles import RANGES
 from edgereel.engines.tensorrt.versions import features_of
@@ -67,11 +67,11 @@ def test_every_graph_builds_in_every_precision(trt: Any, graph: str, target: str
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_what_is_written_for_a_parser_without_bfloat16_builds(trt: Any, tmp_path: Path, graph: str) -> None:
+def test_plain_weights_build(trt: Any, tmp_path: Path, graph: str) -> None:
     path = DEMO_REEL / f"{graph}.onnx"
     lowered = lower_for_target(path, parse_target("tensorrt-8.6"), "float16").model
     assert lowered is not None
-    model, beside = without_bfloat16(lowered, path, tmp_path)
+    model, beside = with_plain_weights(lowered, path, tmp_path)
     settings = BuildSettings("float16", None, RANGES, False, None)
     plan, _, products = make_plan(trt, make_log(trt), features_of((11, 0)), model, beside, settings, b"")
     assert memoryview(plan).nbytes > 2**20

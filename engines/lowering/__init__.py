@@ -6,7 +6,7 @@ lowered.model, lowered.rewrites, lowered.source
 
 The lowered graph names the same weights at the same places of the same data file as the canonical one, so that nothing
 large is written and a cached graph depends on the graph file alone; for a parser that cannot read these weights,
-`without_bfloat16` writes them anew for as long as it needs them. `onnx` is imported only where a graph is rewritten.
+`with_plain_weights` writes them anew for as long as it needs them. `onnx` is imported only where a graph is rewritten.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
     "not_lowered",
     "parse_target",
     "part_inputs",
-    "without_bfloat16",
+    "with_plain_weights",
 ]
 
 Source = Literal["cache", "built", "off", "onnx is not installed"]
@@ -109,15 +109,15 @@ def lower_for_target(
         raise MissingExtraError("onnx", "gpu", f"lowering graphs for {target.name}") from error
 
 
-def without_bfloat16(model: bytes, graph_path: Path, folder: Path) -> tuple[bytes, Path]:
-    """Return a lowered model whose weights hold no bfloat16, and the path beside which a parser finds them; needs onnx.
+def with_plain_weights(model: bytes, graph_path: Path, folder: Path) -> tuple[bytes, Path]:
+    """Return a lowered model for a target of `plain_weights`, and the path beside which a parser finds what it reads.
 
-    They are written into `folder` where they do, which takes as much room, twice as much in float32; otherwise model and
-    path are those given. Values stay the same to the bit. Raises EngineError where weights cannot be read or written.
+    All weights are written into `folder`, in float16 or float32 where they were bfloat16 or quantized. Values stay the same.
+    Needs onnx. Raises EngineError where weights cannot be read or written.
     """
     with interrupts_wait():
-        from .bfloat16_weights import write_without_bfloat16
-    return write_without_bfloat16(model, graph_path, folder)
+        from .plain_weights import write_plain_weights
+    return write_plain_weights(model, graph_path, folder)
 
 
 def not_lowered(part: Part | None) -> LoweredGraph:

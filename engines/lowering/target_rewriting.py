@@ -18,18 +18,21 @@ from .older_opset import lower_opset
 from .primitives.attention import expand_attention
 from .primitives.building import Builder, CannotExpand
 from .primitives.gelu import expand_gelu
-from .primitives.norm import expand_rms_norm
+from .primitives.norm import add_layer_norm_bias, expand_rms_norm
 from .primitives.rotary import expand_rotary
 from .targets import Target
 from .value_types import value_types
 
-_EXPANSIONS: dict[str, Callable[[Any, Builder], None]] = {
+_Expansion = Callable[[Any, Builder], None]
+_EXPANSIONS: dict[str, _Expansion] = {
     "Attention": expand_attention,
     "RotaryEmbedding": expand_rotary,
     "RMSNormalization": expand_rms_norm,
     "Gelu": expand_gelu,
 }
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
+_NEW_PARSERS = 23
+"""The opset of targets whose parsers know that a LayerNormalization may have no bias."""
 _TYPES = onnx.TensorProto
 _NARROW = {
     *(_TYPES.INT4, _TYPES.UINT4),
@@ -69,7 +72,7 @@ def _opset(model: Any, target: Target, compute: Compute) -> int:
 
 def _check_bfloat16(model: Any, target: Target, compute: Compute, name: str) -> None:
     """Refuse what is more than stored in bfloat16 where the target lacks it; weights can be written in another type."""
-    if target.bfloat16:
+    if not target.plain_weights:
         return
     if compute == "bfloat16":
         raise EngineError(f"{target.name} does not calculate in bfloat16: ask for float16 or float32")
@@ -90,7 +93,7 @@ def _expand(model: Any, target: Target, name: str) -> dict[str, int]:
     if target.fused_attention:
         counts["attention"] = lower_attention(graph)
     types, shapes = value_types(model), _shapes(model)
-    for position, node in graph.find(*_EXPANSIONS, *_QUANTIZED):
+    for position, node in graph.find(*_EXPANSIONS, *_QUANTIZED, "LayerNormalization"):
         builder = Builder(graph, node, types, shapes)
         kind = _rewrite_one(node, builder, target, name)
         if kind:
@@ -103,16 +106,25 @@ def _expand(model: Any, target: Target, name: str) -> dict[str, int]:
 def _rewrite_one(node: Any, builder: Builder, target: Target, name: str) -> str:
     """Add what takes a node's place and return the rewrite's name, "" where the node stays."""
     if node.op_type in _QUANTIZED:
-        if not target.quantized:
-            raise _refused(node, target, name, "it reads no quantized graphs")
+        if target.plain_weights and not (node.op_type == "DequantizeLinear" and builder.of_constants(node)):
+            raise _refused(
+                node, target, name, "it multiplies no bytes: leave activations as they are, or use TensorRT 10"
+            )
         return ""
-    if node.op_type in target.kept and not _beyond_kept(node):
+    rewrite: _Expansion
+    if node.op_type == "LayerNormalization":
+        if target.opset >= _NEW_PARSERS or any(node.input[2:]):
+            return ""
+        kind, rewrite = "LayerNormalization given a bias", add_layer_norm_bias
+    elif node.op_type in target.kept and not _beyond_kept(node):
         return ""
+    else:
+        kind, rewrite = f"{node.op_type} expanded", _EXPANSIONS[node.op_type]
     try:
-        _EXPANSIONS[node.op_type](node, builder)
+        rewrite(node, builder)
     except CannotExpand as reason:
         raise _refused(node, target, name, str(reason)) from None
-    return f"{node.op_type} expanded"
+    return kind
 
 
 def _beyond_kept(node: Any) -> bool:

@@ -22,9 +22,9 @@ class Target:
 
     opset: version of the standard operators that its graphs are written in. kept: operators above primitives that it
     reads; all others are expanded. fused_attention: a kernel of ONNX Runtime's own domain computes attention without a
-    mask. quantized: it reads QuantizeLinear and DequantizeLinear of int8. quantized_opset: the opset of
-    graphs that hold these with scales in half precision, or with float8 or int4 weights; None where it reads none of them.
-    bfloat16: it reads that type; where it does not, `without_bfloat16` has to write weights that are stored in it.
+    mask. quantized_opset: the opset of graphs that hold QuantizeLinear or DequantizeLinear with scales in half precision, or
+    with float8 or int4 weights; None where it reads none of these. plain_weights: it reads no weights in bfloat16 or bytes:
+    `with_plain_weights` writes them in floating point, and whatever else there is of these types is refused.
     float32_in_bfloat16: operators that it has no bfloat16 kernel for. strongly_typed: types in the graph decide what is
     calculated in; otherwise the builder may choose others.
     """
@@ -33,16 +33,15 @@ class Target:
     opset: int
     kept: tuple[str, ...]
     fused_attention: bool = False
-    quantized: bool = True
     quantized_opset: int | None = 21
-    bfloat16: bool = True
+    plain_weights: bool = False
     float32_in_bfloat16: tuple[str, ...] = ()
     strongly_typed: bool = True
 
 
 # Primitives of opset 17 are read by every parser here. LayerNormalization is one of them since TensorRT 8.6.
 _PRIMITIVES = Target("", 17, ("LayerNormalization",))
-_TENSORRT_8 = replace(_PRIMITIVES, quantized_opset=None, bfloat16=False, strongly_typed=False)
+_TENSORRT_8 = replace(_PRIMITIVES, quantized_opset=None, plain_weights=True, strongly_typed=False)
 # The canonical graphs' own opset, which is below the highest that these parsers read (11.0: 25).
 _TENSORRT_10_14 = Target("", 23, ("Attention", "Gelu", "LayerNormalization"), quantized_opset=23)
 _TENSORRT_10_15 = replace(_TENSORRT_10_14, kept=(*_TENSORRT_10_14.kept, "RotaryEmbedding", "RMSNormalization"))

@@ -22,6 +22,7 @@ from .versions import Features
 _MOST_ERRORS = 5
 _LONGEST_QUOTE = 500
 _SERIOUS = ("INTERNAL_ERROR", "ERROR")
+_OUT_OF_MEMORY = "outofmemory"
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "FP8": "float8", "INT4": "int4"}
 # By name: a type of layer that a version lacks must not be asked for.
 _PRODUCT_LAYERS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED", "EINSUM", "ATTENTION_INPUT")
@@ -45,25 +46,34 @@ class BuildSettings:
 
 
 def make_log(trt: Any) -> Any:
-    """Return a logger for TensorRT that keeps what it says of errors; `explain` turns it into an error of ours."""
+    """Return a logger for TensorRT that keeps what it says of errors, and its last warning; see `explain`."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # the base is known when tensorrt is imported
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[str] = []
+            self.warning = ""
 
         def log(self, severity: Any, msg: str) -> None:
             if severity.name in _SERIOUS:
                 self.messages.append(one_line(msg))
+            elif severity.name == "WARNING":
+                self.warning = one_line(msg)
 
     return Log()
 
 
 def explain(log: Any, what: str) -> EngineError:
-    """Return an error for what TensorRT could not do, OutOfMemory where it says so, with its own last words."""
-    said = brief(Exception("; ".join(log.messages[-2:]) or "TensorRT does not say why"), _LONGEST_QUOTE)
+    """Return an error for what TensorRT could not do, OutOfMemory where it says so, with its own last words.
+
+    Its last warning is quoted where it says nothing else: 8.6 tells so why CUDA does not start.
+    """
+    silence = f"TensorRT does not say why{log.warning and '; its last warning was: '}{log.warning}"
+    said = brief(Exception("; ".join(log.messages[-2:]) or silence), _LONGEST_QUOTE)
+    out_of_memory = any(_OUT_OF_MEMORY in message.lower().replace(" ", "") for message in log.messages)
     log.messages.clear()
-    if "outofmemory" in said.lower().replace(" ", ""):
+    log.warning = ""
+    if out_of_memory:
         return OutOfMemory(f"{what}: {said}; close other programs that use the GPU, or make the video smaller")
     return EngineError(f"{what}: {said}")
 
@@ -157,9 +167,8 @@ def _configure(trt: Any, features: Features, config: Any, settings: BuildSetting
         config.set_flag(getattr(trt.BuilderFlag, name))
     # Layer names alone, the default, would leave the report with nothing to read.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if settings.compute == "float32":
-        # TensorFloat-32 has ten bits of mantissa: on by default, and not what float32 means here.
-        config.clear_flag(trt.BuilderFlag.TF32)
+    # TensorFloat-32 has ten bits of mantissa, float16's: on by default, and not what stays in float32 is kept there for.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if settings.stream_weights:
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     if settings.workspace is not None:

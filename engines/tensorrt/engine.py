@@ -17,7 +17,7 @@ from ... import machine
 from ...errors import EngineError, UsageError, brief
 from ..base import Compute, Engine, EngineOptions, EngineReport, Session
 from ..engine_cache import EngineCache, EngineKey
-from ..lowering import LoweredGraph, lower_for_target, not_lowered, parse_target, without_bfloat16
+from ..lowering import LoweredGraph, lower_for_target, not_lowered, parse_target, with_plain_weights
 from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
 from .inspecting import describe_precision
@@ -105,8 +105,8 @@ class TensorRt(Engine):
             nonlocal plan
             if plan is None:  # asked for again where the first disk was full
                 readable, beside = model, graph_path
-                if "bfloat16" not in installed.features.build_flags:
-                    readable, beside = without_bfloat16(model, graph_path, path.parent)
+                if installed.features.plain_weights:
+                    readable, beside = with_plain_weights(model, graph_path, path.parent)
                 plan, measured = build_engine(
                     installed.trt, log, installed.features, readable, beside, settings, read_timings(timings)
                 )

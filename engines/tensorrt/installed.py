@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+from importlib import metadata
 from typing import Any
 
 from ... import machine
@@ -17,6 +19,8 @@ _INSTALL_ON_JETSON = (
     "sudo apt install python3-libnvinfer, and use a virtual environment made with --system-site-packages"
 )
 _LONGEST_QUOTE = 300
+_CUDA_13_DRIVER = 580
+"""The first series of NVIDIA's drivers that runs CUDA 13; those before end in `cudaErrorInsufficientDriver`."""
 
 
 def import_tensorrt() -> Any:
@@ -72,6 +76,26 @@ def require_card(features: Features, card: machine.Gpu, version: str) -> None:
         )
 
 
+def require_driver(card: machine.Gpu) -> None:
+    """Raise EngineError where the installed cuda-python is too new for the card's driver, as far as both tell."""
+    driver = re.match(r"\d+", card.driver)
+    bindings = _cuda_python_version()
+    if driver and int(driver[0]) < _CUDA_13_DRIVER and bindings.partition(".")[0] == "13":
+        raise EngineError(
+            f"cuda-python {bindings} needs NVIDIA's driver {_CUDA_13_DRIVER} or newer, and this one is {card.driver}: "
+            'pip install "cuda-python<13"'
+        )
+
+
+def _cuda_python_version() -> str:
+    for package in ("cuda-bindings", "cuda-python"):  # from 12.6 on the first is what the second consists of
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
 def why_unavailable() -> str | None:
     """Return in one line what is missing and the command for it, None where nothing is."""
     try:
@@ -79,6 +103,7 @@ def why_unavailable() -> str | None:
         trt = import_tensorrt()
         require_card(features_of(parse_version(trt.__version__)), card, trt.__version__)
         import_cudart()
+        require_driver(card)
     except (EngineError, MissingExtraError) as error:
         return str(error)
     return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import EngineError
 from ..base import EngineReport, GraphSpecs, Session, Tensor, TensorInfo
@@ -66,6 +67,7 @@ class TensorRtSession(Session):
             outputs={port.name: port.info(port.dtype.name) for port in self._outputs},
         )
         self._staged: dict[str, DeviceBuffer] = {}
+        self._uploading: list[NDArray[Any]] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._seen: set[Addresses] = set()
         self._graphs: OrderedDict[Addresses, Any] = OrderedDict()
@@ -91,8 +93,9 @@ class TensorRtSession(Session):
                 {port.name: buffer.address for port, buffer in zip(self._inputs, placed, strict=True)}, results
             )
         finally:
-            # Host arrays may change and dropped buffers be used again once we return.
+            # Host arrays may change or go, and dropped buffers be used again, once we return.
             self._device.synchronize()
+            self._uploading.clear()
         return dict(results)
 
     def close(self) -> None:
@@ -127,7 +130,8 @@ class TensorRtSession(Session):
             buffer = None  # the old one goes before the new one is asked for
             self._staged.pop(port.name, None)
             buffer = self._staged[port.name] = DeviceBuffer(self._pool, array.shape, port.dtype)
-        self._device.upload(buffer.address, np.ascontiguousarray(array))
+        self._uploading.append(np.ascontiguousarray(array))
+        self._device.upload(buffer.address, self._uploading[-1])
         return buffer
 
     def _check_type(self, port: _Port, dtype: np.dtype[Any]) -> None:

@@ -56,11 +56,22 @@ class Builder:
         name = self.graph.add_constant(f"{self._stem}_constant", np.array(value, np.float32))
         return name if element_type == FLOAT else self.cast(name, element_type)
 
+    def of_constants(self, node: Any) -> bool:
+        """Return whether a node reads constants of the graph alone."""
+        return all(self.graph.constant(name) is not None for name in node.input if name)
+
     def element_type(self, value: str) -> int:
         """Return the element type of one of the graph's values; CannotExpand where it cannot be told."""
         if value not in self.types:
             raise CannotExpand(f"the type of its input {value} cannot be told")
         return self.types[value]
+
+    def constant_shape(self, value: str) -> tuple[int, ...] | None:
+        """Return the extents of one of the graph's values, None where one of them varies or is not known."""
+        tensor = self.graph.constant(value)
+        shape = self.shapes.get(value, (None,)) if tensor is None else tuple(tensor.dims)
+        known = tuple(extent for extent in shape if extent is not None)
+        return known if len(known) == len(shape) else None
 
     def axes(self, value: str) -> int:
         """Return the number of axes of one of the graph's values; CannotExpand where it cannot be told."""

@@ -1,11 +1,13 @@
-"""`RMSNormalization` as a mean of squares, in float32."""
+"""`RMSNormalization` as a mean of squares, in float32; `LayerNormalization` with all of its inputs."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..graph import attributes
-from .building import FLOAT, Builder
+from .building import FLOAT, Builder, CannotExpand
 
 
 def expand_rms_norm(node: Any, builder: Builder) -> None:
@@ -21,3 +23,16 @@ def expand_rms_norm(node: Any, builder: Builder) -> None:
     normal = builder.add("Div", wide, root)
     normal = normal if element_type == FLOAT else builder.cast(normal, element_type)
     builder.add("Mul", normal, weight, output=node.output[0])
+
+
+def add_layer_norm_bias(node: Any, builder: Builder) -> None:
+    """Add the same LayerNormalization with a bias of zeros: importers in older releases of TensorRT read one unasked."""
+    scale = node.input[1]
+    shape = builder.constant_shape(scale)
+    if shape is None:
+        raise CannotExpand(f"the shape of its scale {scale} cannot be told")
+    zeros = builder.graph.add_constant("zeros", np.zeros(shape, np.float32))
+    element_type = builder.element_type(scale)
+    bias = zeros if element_type == FLOAT else builder.cast(zeros, element_type)
+    builder.add(node.op_type, *node.input[:2], bias, output=node.output[0], **attributes(node))
+    builder.nodes[-1].name = node.name

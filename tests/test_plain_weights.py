@@ -1,4 +1,4 @@
-"""Weights in bfloat16 are written in other types for a parser that lacks it: the same numbers, complete or not at all."""
+"""Weights are written as plain constants for a parser that takes nothing else: the same numbers, or one line of error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import DEMO_REEL
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from edgereel.engines.lowering import lower_for_target, parse_target, without_bfloat16  # noqa: E402
+from edgereel.engines.lowering import lower_for_target, parse_target, with_plain_weights  # noqa: E402
 from edgereel.errors import EngineError  # noqa: E402
 
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
@@ -63,7 +63,7 @@ def test_every_bfloat16_becomes_the_same_number(tmp_path, size_threshold):
     path = save(tmp_path / "a.onnx", nodes, tensors, {"a": FLOAT, "b": FLOAT16, "c": FLOAT}, size_threshold)
     folder = tmp_path / "written"
     folder.mkdir()
-    model, beside = without_bfloat16(path.read_bytes(), path, folder)
+    model, beside = with_plain_weights(path.read_bytes(), path, folder)
     assert beside.parent == folder
     assert len(model) < 2000
     parsed = onnx.load_from_string(model)
@@ -84,18 +84,51 @@ def test_a_weight_that_is_only_converted_is_stored_once(tmp_path):
     """In float16 no float32 copy is written: the file is as large as the weights were."""
     path = DEMO_REEL / "denoiser.onnx"
     model = lower_for_target(path, parse_target("tensorrt-8.6"), "float16", keep=False).model
-    without_bfloat16(model, path, tmp_path)
+    with_plain_weights(model, path, tmp_path)
     stored, written = (DEMO_REEL / "denoiser.data").stat().st_size, (tmp_path / "weights").stat().st_size
     assert stored * 0.9 < written < stored * 1.25  # what stays in float32 takes twice as much
 
 
-def test_a_model_without_bfloat16_is_left_as_it_is(tmp_path):
-    weight = onnx.numpy_helper.from_array(np.ones((4, 4), np.float16), "w")
-    path = save(tmp_path / "a.onnx", [make_node("Gather", ["w", "ids"], ["y"])], [weight], {"y": FLOAT16})
-    content = path.read_bytes()
-    before = sorted(tmp_path.iterdir())
-    assert without_bfloat16(content, path, tmp_path) == (content, path)
-    assert sorted(tmp_path.iterdir()) == before
+def test_what_is_made_of_constants_alone_is_stored(tmp_path):
+    """A chain of them too, by tensor and by channel, in the type of its end; what they are made of is not."""
+    random = np.random.default_rng()
+    bytes_, zero = random.integers(-128, 128, (40, 16), np.int8), random.integers(-9, 9, 16, np.int8)
+    scale = random.uniform(0.01, 0.1, 16).astype(np.float32)
+    bias = random.standard_normal((40, 16)).astype(np.float32)
+    nodes = [
+        make_node("DequantizeLinear", ["w", "scale", "zero"], ["by_channel"], axis=1),
+        make_node("Cast", ["by_channel"], ["half"], to=FLOAT16),
+        make_node("DequantizeLinear", ["w", "one_scale"], ["whole"]),
+        make_node("Cast", ["bias"], ["half_bias"], to=FLOAT16),
+        make_node("Add", ["half", "half_bias"], ["sum"]),
+        make_node("Gather", ["sum", "ids"], ["a"], axis=0),
+        make_node("Gather", ["whole", "ids"], ["b"], axis=0),
+    ]
+    constants = {"w": bytes_, "scale": scale, "zero": zero, "one_scale": scale[3], "bias": bias}
+    tensors = [onnx.numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()]
+    path = save(tmp_path / "a.onnx", nodes, tensors, {"a": FLOAT16, "b": FLOAT})
+    folder = tmp_path / "written"
+    folder.mkdir()
+    model, _ = with_plain_weights(path.read_bytes(), path, folder)
+    parsed = onnx.load_from_string(model)
+    assert {tensor.name for tensor in parsed.graph.initializer} == {"half", "half_bias", "whole"}
+    assert [node.op_type for node in parsed.graph.node] == ["Add", "Gather", "Gather"]
+    ids = random.permutation(40)
+    found = run(model, folder, ids)
+    by_channel = ((bytes_.astype(np.int32) - zero) * scale).astype(np.float16)
+    np.testing.assert_array_equal(found["a"], (by_channel + bias.astype(np.float16))[ids])
+    np.testing.assert_array_equal(found["b"], (bytes_ * scale[3])[ids])
+
+
+def test_a_large_weight_that_is_plain_already_is_copied(tmp_path):
+    weight = np.random.default_rng().standard_normal((64, 64)).astype(np.float16)
+    tensors = [onnx.numpy_helper.from_array(weight, "w")]
+    path = save(tmp_path / "a.onnx", [make_node("Gather", ["w", "ids"], ["y"])], tensors, {"y": FLOAT16})
+    folder = tmp_path / "written"
+    folder.mkdir()
+    model, _ = with_plain_weights(path.read_bytes(), path, folder)
+    np.testing.assert_array_equal(run(model, folder, np.arange(64))["y"], weight)
+    assert (folder / "weights").stat().st_size == weight.nbytes
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut off", "outside"])
@@ -115,8 +148,8 @@ def test_weights_that_cannot_be_read(tmp_path, damage):
         data.rename(tmp_path / "w.d")
     folder = tmp_path / "written"
     folder.mkdir()
-    with pytest.raises(EngineError, match=r"^cannot write the weights of a\.onnx without bfloat16: [^\n]+$"):
-        without_bfloat16(content, path, folder)
+    with pytest.raises(EngineError, match=r"^cannot write the weights of a\.onnx: [^\n]+$"):
+        with_plain_weights(content, path, folder)
 
 
 @pytest.mark.parametrize("how", ["Cast", "input"])
