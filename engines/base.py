@@ -45,6 +45,13 @@ class Tensor:
         """The extents of all dimensions."""
         return tuple(self._array.shape)
 
+    def detached(self) -> Tensor:
+        """Return the same values, on the same device, in memory that does not keep the session alive that made them.
+
+        Many an engine's outputs lie in their session's own pool of memory, and hold on to all of it, weights included.
+        """
+        return Tensor(self._array.copy())
+
 
 @dataclass(frozen=True)
 class EngineOptions:

@@ -1,23 +1,60 @@
-"""Are the libraries there that ONNX Runtime's CUDA provider loads? They are looked for by name; none is loaded."""
+"""Are the libraries there that ONNX Runtime's CUDA provider loads? They are looked for by name, and loaded when asked for."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+from .onnxruntime_common import version_numbers
 
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 """The driver's own library, which no Python package brings."""
+_NEWEST = (99, 0)
 NO_DRIVER = f"the driver's library {DRIVER} is not found (install NVIDIA's driver): nvidia-smi"
 
 
-def needed_libraries(cuda_major: int, *, windows: bool = os.name == "nt") -> tuple[str, ...]:
-    """Return the names of the CUDA, cuBLAS, cuRAND and cuDNN libraries that the provider loads, beside the driver's.
+def cuda_major(onnxruntime: Any) -> int | None:
+    """Return the major version of CUDA that onnxruntime was built with, None where it does not say, as one without CUDA."""
+    major = str(getattr(onnxruntime, "cuda_version", None) or "").partition(".")[0]
+    return int(major) if major.isdecimal() else None
 
-    Those of the Linux provider are what `readelf -d` lists as needed; cuDNN is loaded when the first convolution is made.
+
+def lacking_libraries(onnxruntime: Any) -> str | None:
+    """Return in one line which libraries of CUDA an onnxruntime of that kind does not find, None where it finds all."""
+    major = cuda_major(onnxruntime)
+    if major is None:
+        return None
+    needed = needed_libraries(major, version_numbers(onnxruntime.__version__))
+    missing = missing_libraries((*needed, DRIVER), Path(onnxruntime.__file__).parents[1])
+    if DRIVER in missing:
+        return NO_DRIVER
+    if missing:
+        return f'{", ".join(missing)} of CUDA {major} and cuDNN 9 not found: pip install "onnxruntime-gpu[cuda,cudnn]"'
+    return None
+
+
+def load_libraries(onnxruntime: Any) -> None:
+    """Load the CUDA libraries of the nvidia-* packages, where the system's loader does not look."""
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+            preload()
+
+
+def needed_libraries(
+    cuda_major: int, version: tuple[int, ...] = _NEWEST, *, windows: bool = os.name == "nt"
+) -> tuple[str, ...]:
+    """Return the names of the CUDA and cuDNN libraries that the provider of an ONNX Runtime loads, beside the driver's.
+
+    version: (major, minor) of ONNX Runtime. Those of the Linux provider are what `readelf -d` lists as needed in 1.26, 1.27,
+    1.28 and 1.31; cuDNN is loaded when the first convolution is made.
     """
     if windows:
         return (
@@ -27,7 +64,10 @@ def needed_libraries(cuda_major: int, *, windows: bool = os.name == "nt") -> tup
             "cudnn64_9.dll",
         )
     versioned = (f"lib{name}.so.{cuda_major}" for name in ("cudart", "cublas", "cublasLt"))
-    return (*versioned, "libcurand.so.10", "libcudnn.so.9")
+    older: tuple[str, ...] = ()
+    if version < (1, 28):
+        older = ("libcufft.so.11",) if cuda_major == 12 else ("libcufft.so.12", "libnvrtc.so.13")
+    return (*versioned, "libcurand.so.10", "libcudnn.so.9", *older)
 
 
 def missing_libraries(

@@ -34,6 +34,14 @@ class DeviceTensor(Tensor):
         except Exception as error:
             raise failure(f"copying values from {self.device.kind} failed", error) from error
 
+    def detached(self) -> DeviceTensor:
+        """See Tensor.detached: new memory of the process's, not of a session's."""
+        copy = type(self.value).ortvalue_from_shape_and_type(
+            list(self.shape), np.dtype(self.dtype), self.device.kind, self.device.index
+        )
+        overwrite(copy, self, self.device)
+        return DeviceTensor(copy, self.device)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The extents of all dimensions, without a copy of the values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ LARGEST_FIXED = 64 * 2**20
 class BoundSession(Session):
     """A graph whose outputs stay on the device. Host inputs are copied there; tensors that are there are taken as they are.
 
-    run_entries: onnxruntime.RunOptions entries of each run.
+    run_entries: onnxruntime.RunOptions entries of each run. detached: outputs are to outlive the session, see Tensor.detached.
     """
 
     def __init__(
@@ -31,12 +32,15 @@ class BoundSession(Session):
         device: Device,
         report: EngineReport,
         run_entries: Mapping[str, str] | None = None,
+        *,
+        detached: bool = False,
     ) -> None:
         self._onnxruntime = onnxruntime
         self._session: Any | None = session
         self._graph_name = graph_name
         self._device = device
         self._run_options = _run_options(onnxruntime, run_entries or {})
+        self._detached = detached
         self.specs = graph_specs(session)
         self.report = report
 
@@ -53,10 +57,12 @@ class BoundSession(Session):
             session.run_with_iobinding(binding, self._run_options)
             # Each output keeps the binding alive, which would keep the inputs: the state of before is large.
             binding.clear_binding_inputs()
-            values = binding.get_outputs()
+            made = [DeviceTensor(value, self._device) for value in binding.get_outputs()]
+            if self._detached:
+                made = [tensor.detached() for tensor in made]
         except Exception as error:
             raise failure(f"running {self._graph_name} failed", error) from error
-        return {name: DeviceTensor(value, self._device) for name, value in zip(self.specs.outputs, values, strict=True)}
+        return dict(zip(self.specs.outputs, made, strict=True))
 
     def close(self) -> None:
         """Release the graph."""
@@ -74,7 +80,8 @@ class FixedShapeSession(BoundSession):
     CUDA graphs need that: ONNX Runtime records the kernels of such a run with their addresses and replays them. The first
     run is an ordinary one (first_entries), which tells the shapes of the outputs; the others (run_entries) may be recorded.
     What a caller gets is a copy, so that the next run does not change it. Where inputs and outputs are larger than
-    LARGEST_FIXED each run is an ordinary one: such graphs take far longer than the launching of their kernels.
+    LARGEST_FIXED each run is an ordinary one: such graphs take far longer than the launching of their kernels. ONNX Runtime
+    keeps what it recorded for each thread apart: other threads than the one of the second run get ordinary runs.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class FixedShapeSession(BoundSession):
         self._buffers: dict[str, Any] = {}
         self._binding: Any | None = None
         self._ordinary = False
+        self._thread: int | None = None
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph; see Session.run."""
@@ -111,12 +119,15 @@ class FixedShapeSession(BoundSession):
             if not self._ordinary:
                 self._fix(session, outputs)
             return outputs
+        self._thread = self._thread or threading.get_ident()
+        if self._thread != threading.get_ident():
+            return super().run(inputs)
         check_inputs(self._graph_name, self.specs, {name: _dtype(tensor) for name, tensor in inputs.items()})
         try:
             for name, tensor in inputs.items():
                 overwrite(self._buffers[name], tensor, self._device)
             session.run_with_iobinding(self._binding, self._fixed_options)
-            return {name: self._copy(self._buffers[name]) for name in self.specs.outputs}
+            return {name: DeviceTensor(self._buffers[name], self._device).detached() for name in self.specs.outputs}
         except Exception as error:
             raise failure(f"running {self._graph_name} failed", error) from error
 
@@ -146,12 +157,6 @@ class FixedShapeSession(BoundSession):
         except Exception as error:
             raise failure(f"preparing {self._graph_name} failed", error) from error
         self._buffers, self._binding = buffers, binding
-
-    def _copy(self, value: Any) -> DeviceTensor:
-        tensor = DeviceTensor(value, self._device)
-        copy = new_value(self._onnxruntime, tensor.shape, tensor.dtype, self._device)
-        overwrite(copy, tensor, self._device)
-        return DeviceTensor(copy, self._device)
 
 
 def _run_options(onnxruntime: Any, entries: Mapping[str, str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ def graph_specs(session: Any) -> GraphSpecs:
 def dtype_of(onnx_type: str) -> str:
     """Return numpy's name of a type as ONNX Runtime writes it, `tensor(float)`."""
     return _DTYPES.get(onnx_type, onnx_type)
+
+
+def version_numbers(text: str) -> tuple[int, ...]:
+    """Return (major, minor) of a version such as `1.31.1`."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def check_inputs(graph_name: str, specs: GraphSpecs, dtypes: Mapping[str, str]) -> None:

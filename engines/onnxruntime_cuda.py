@@ -6,23 +6,21 @@ tensors stay on a device, who judges where nodes run, why a machine cannot.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, MissingExtraError, brief
 from ..machine import usable_cores
 from .base import Engine, EngineOptions, Session
-from .cuda_libraries import DRIVER, NO_DRIVER, missing_libraries, needed_libraries
+from .cuda_libraries import cuda_major, lacking_libraries, load_libraries
 from .device_tensor import Device
 from .nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
 from .onnxruntime_bound import LARGEST_FIXED, BoundSession, FixedShapeSession
-from .onnxruntime_common import failure, import_onnxruntime, session_settings
+from .onnxruntime_common import failure, import_onnxruntime, session_settings, version_numbers
 from .onnxruntime_gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
 from .streaming import open_within
 
@@ -30,8 +28,10 @@ if TYPE_CHECKING:
     from .lowering.segments import Segment
 
 PROVIDER = "CUDAExecutionProvider"
-# The oldest cards that the compilers of CUDA 12 and 13 still make code for, as far as ONNX Runtime's packages use them.
-_OLDEST: Mapping[int, Capability] = {12: (6, 0), 13: (7, 5)}
+# Before it, versions of operators that its kernels do not name go to the CPU: all convolutions in 1.23, Pad in 1.24, and 1.25
+# says so of weights that it then runs on the GPU. Tried with these graphs on the provider itself, its libraries replaced.
+_OLDEST_ONNXRUNTIME = (1, 26)
+_NEWEST_LOOKED_AT = (1, 31)
 # `gpu_graph_id` of a run: -1 for one that is neither recorded nor replayed; 0 is ONNX Runtime's own.
 _NOT_RECORDED = {"gpu_graph_id": "-1"}
 _RECORDED = {"gpu_graph_id": "1"}
@@ -49,7 +49,7 @@ class OnnxRuntimeCuda(Engine):
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable: a GPU, its driver, onnxruntime-gpu and the CUDA libraries that it loads."""
-        if reason := no_fitting_gpu(lambda capability: capability >= min(_OLDEST.values()), "6.0 and newer"):
+        if reason := no_fitting_gpu(lambda capability: capability >= (6, 0), "6.0 and newer"):
             return reason
         try:
             onnxruntime = _onnxruntime()
@@ -64,7 +64,7 @@ class OnnxRuntimeCuda(Engine):
         onnxruntime = _onnxruntime()
         compute = options.compute or DEFAULT_COMPUTE
         lowered = lower_for(self.name, graph_path, options, compute)
-        _load_libraries(onnxruntime)
+        load_libraries(onnxruntime)
         name = graph_path.name
 
         def open_whole(model: str | bytes) -> Session:
@@ -79,7 +79,7 @@ class OnnxRuntimeCuda(Engine):
         def open_segment(segment: Segment) -> Session:
             session, _ = _open_session(onnxruntime, graph_path, options, segment.model, False)
             report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
-            return BoundSession(onnxruntime, session, name, Device("cuda"), report)
+            return BoundSession(onnxruntime, session, name, Device("cuda"), report, detached=True)
 
         if options.weight_budget is None:
             return open_whole(str(graph_path) if lowered.model is None else lowered.model)
@@ -110,12 +110,6 @@ def provider_options(*, recorded: bool) -> dict[str, str]:
     }
 
 
-def cuda_major(onnxruntime: Any) -> int | None:
-    """Return the major version of CUDA that onnxruntime was built with, None where it does not say."""
-    major = str(getattr(onnxruntime, "cuda_version", None) or "").partition(".")[0]
-    return int(major) if major.isdecimal() else None
-
-
 def _onnxruntime() -> Any:
     return import_onnxruntime("onnxruntime-gpu", "gpu", "cuda")
 
@@ -127,26 +121,32 @@ def _lacking(onnxruntime: Any) -> str | None:
             f"onnxruntime {onnxruntime.__version__} is the one without CUDA: "
             'pip uninstall -y onnxruntime && pip install "edgereel[gpu]"'
         )
+    if version_numbers(onnxruntime.__version__) < _OLDEST_ONNXRUNTIME:
+        oldest = ".".join(map(str, _OLDEST_ONNXRUNTIME))
+        return (
+            f"onnxruntime-gpu {onnxruntime.__version__} leaves parts of these graphs to the processor: "
+            f'pip install --upgrade "onnxruntime-gpu[cuda,cudnn]>={oldest}"'
+        )
     major = cuda_major(onnxruntime)
     if major is None:
         return None
-    oldest = _OLDEST.get(major, _OLDEST[13])
-    if reason := no_fitting_gpu(lambda capability: capability >= oldest, f"{oldest[0]}.{oldest[1]} and newer"):
-        return reason
-    missing = missing_libraries((*needed_libraries(major), DRIVER), Path(onnxruntime.__file__).parents[1])
-    if DRIVER in missing:
-        return NO_DRIVER
-    if missing:
-        return f'{", ".join(missing)} of CUDA {major} and cuDNN 9 not found: pip install "onnxruntime-gpu[cuda,cudnn]"'
-    return None
+    runs_on, needed = _runs_on(major, version_numbers(onnxruntime.__version__))
+    return no_fitting_gpu(runs_on, needed) or lacking_libraries(onnxruntime)
 
 
-def _load_libraries(onnxruntime: Any) -> None:
-    """Load the CUDA libraries of the nvidia-* packages, where the system's loader does not look."""
-    preload = getattr(onnxruntime, "preload_dlls", None)
-    if preload is not None:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
-            preload()
+def _runs_on(major: int, version: tuple[int, ...]) -> tuple[Callable[[Capability], bool], str]:
+    """Return which compute capabilities a package has code for, and these in words; read off the code in its provider.
+
+    Those for CUDA 12 hold intermediate code, which drivers compile for newer cards; those for CUDA 13 have code for single
+    generations of cards. Releases that were not looked at are trusted with all.
+    """
+    if major < 13:
+        return lambda capability: capability >= (6, 0), "6.0 and newer"
+    if version > _NEWEST_LOOKED_AT:
+        return lambda capability: capability >= (7, 5), "7.5 and newer"
+    majors = (7, 8, 9, 10, 12) if version < (1, 29) else (7, 8, 9, 12)
+    named = "7.5 to 10.x and 12.x" if 10 in majors else "7.5 to 9.0 and 12.x"
+    return lambda capability: capability >= (7, 5) and capability[0] in majors, named
 
 
 def _small(options: EngineOptions) -> bool:

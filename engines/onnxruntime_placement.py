@@ -42,6 +42,7 @@ COMPUTE = frozenset(
         "NhwcConv",
         "PackedAttention",
         "PackedMultiHeadAttention",
+        "Pad",
         "QAttention",
         "QGemm",
         "QLinearConv",

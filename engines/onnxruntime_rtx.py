@@ -7,8 +7,9 @@ options, the keeping of compiled kernels, why a machine cannot.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
-import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,12 +24,12 @@ from ..errors import EngineError, MissingExtraError, brief
 from ..interrupts import interrupts_wait
 from ..machine import usable_cores
 from .base import Compute, Engine, EngineOptions, Session, Tensor
-from .cuda_libraries import DRIVER, NO_DRIVER, missing_libraries
+from .cuda_libraries import DRIVER, NO_DRIVER, lacking_libraries, load_libraries, missing_libraries
 from .device_tensor import Device
 from .engine_cache_entry import EngineKey
 from .nvidia import Capability, no_fitting_gpu, nvidia_gpus
 from .onnxruntime_bound import BoundSession, FixedShapeSession
-from .onnxruntime_common import LONGEST_QUOTE, failure, import_onnxruntime, session_settings
+from .onnxruntime_common import LONGEST_QUOTE, failure, import_onnxruntime, session_settings, version_numbers
 from .onnxruntime_gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
 from .rtx_kernel_cache import KernelCache
 
@@ -37,6 +38,7 @@ DISTRIBUTION = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 PROVIDER = "NvTensorRTRTXExecutionProvider"
 # The plugin itself takes 1.24; from 1.26 on ONNX Runtime's Python finds the memory of a plugin's GPU under the name `cuda`.
 _OLDEST_ONNXRUNTIME = (1, 26)
+_NVIDIA = "0x10de"
 
 
 class OnnxRuntimeRtx(Engine):
@@ -55,7 +57,7 @@ class OnnxRuntimeRtx(Engine):
             onnxruntime = _onnxruntime()
         except (EngineError, MissingExtraError) as error:
             return str(error)
-        if _numbers(onnxruntime.__version__) < _OLDEST_ONNXRUNTIME:
+        if version_numbers(onnxruntime.__version__) < _OLDEST_ONNXRUNTIME:
             oldest = ".".join(map(str, _OLDEST_ONNXRUNTIME))
             return (
                 f"onnxruntime {onnxruntime.__version__} is too old for the TensorRT-RTX plugin: "
@@ -67,7 +69,9 @@ class OnnxRuntimeRtx(Engine):
             return f'the TensorRT-RTX plugin is not installed: pip install "{wanted}"'
         if missing_libraries((DRIVER,), Path(onnxruntime.__file__).parents[1]):
             return NO_DRIVER
-        return None
+        if not _shows_nvidia_devices():
+            return "ONNX Runtime finds no GPU for plugins, since the system shows no NVIDIA device (WSL does not): --engine cuda"
+        return lacking_libraries(onnxruntime)  # one with CUDA of its own makes tensors with that
 
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open. Raises EngineError where nodes that calculate would run on the CPU."""
@@ -80,6 +84,7 @@ class OnnxRuntimeRtx(Engine):
         content = graph_path.read_bytes() if lowered.model is None else lowered.model
         kernels = _kernels(content, onnxruntime, compute, options) if options.keep else None
         settings = session_settings(onnxruntime, graph_path, options.threads or usable_cores(), {})
+        load_libraries(onnxruntime)
         _register()
         chosen = provider_options(options, kernels.folder if kernels else None)
         settings.add_provider_for_devices([_first_device(onnxruntime)], chosen)
@@ -167,16 +172,23 @@ def _plugin_version() -> str:
         return "TensorRT-RTX plugin"
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """Return the numbers that a version begins with."""
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
-
-
 def _plugin_installed() -> bool:
     try:
         return find_spec(PLUGIN) is not None
     except ValueError:  # blocked by sys.modules[PLUGIN] = None
         return False
+
+
+def _shows_nvidia_devices(root: Path = Path("/sys")) -> bool:
+    """Return whether Linux lists a device of NVIDIA's where ONNX Runtime looks for GPUs; True elsewhere."""
+    if sys.platform != "linux":
+        return True
+    for pattern in ("bus/pci/devices/*/vendor", "class/drm/card*/device/vendor"):
+        for file in root.glob(pattern):
+            with contextlib.suppress(OSError):
+                if file.read_text().strip() == _NVIDIA:
+                    return True
+    return False
 
 
 @lru_cache(maxsize=1)
@@ -185,6 +197,9 @@ def _register() -> None:
     try:
         with interrupts_wait():
             plugin = import_module(PLUGIN)
+        # The plugin needs this library, which lies beside it; neither the loader nor its own package looks there.
+        for library in sorted(Path(plugin.get_library_path()).parent.glob("libcudart.so.*")):
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
         _onnxruntime().register_execution_provider_library(PROVIDER, plugin.get_library_path())
     except Exception as error:
         reason = brief(error, LONGEST_QUOTE)

@@ -90,10 +90,6 @@ class OpenGraphs:
             self._add_time("open", started, label)
         return self._sessions[key][1]
 
-    def stays_open(self, component: str) -> bool:
-        """Whether the plan keeps a component open while others work."""
-        return self.plan is None or self.plan.components[component].placement == "resident"
-
     def run(self, component: str, work: Callable[[], Result]) -> Result:
         """Return what `work` does with a component's sessions, stepping down for as long as memory runs out.
 

@@ -171,10 +171,9 @@ class Reel:
         prompts = [Prompt(request.prompt)]
         if max(request.guidances) > 1:
             prompts.append(Prompt(request.negative_prompt, NEGATIVE))
-        embeddings = self.graphs.run(TEXT_ENCODER, lambda: self.embedder.embed(prompts, on_progress))
-        if not self.graphs.stays_open(TEXT_ENCODER):
-            # What a session gives lies in its own pool of memory, and would keep the pool, weights and all, from being freed.
-            embeddings = [Tensor.from_numpy(embedding.numpy().copy()) for embedding in embeddings]
+        embeddings = self.graphs.run(
+            TEXT_ENCODER, lambda: [embedding.detached() for embedding in self.embedder.embed(prompts, on_progress)]
+        )
         # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
         drawn = noise.draw(latent_shape(self.bundle.manifest.latent, request.width, request.height, request.frames))
         sampled = self._sample(request, drawn if latents is None else latents, noise, embeddings, on_progress)

@@ -6,6 +6,7 @@ All of it runs for real, on ONNX Runtime's device `cpu`. Nothing here has run on
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,32 @@ def test_fixed_buffers_keep_their_addresses(counter):
         returned = session.run(tensors({"x": zeros, "state": zeros}))
         assert {name: value.data_ptr() for name, value in session._buffers.items()} == before
         assert not {tensor.value.data_ptr() for tensor in returned.values()} & set(before.values())
+
+
+def test_a_detached_tensor_has_memory_of_its_own(counter):
+    state = {"x": np.random.default_rng().random(4, np.float32), "state": np.zeros(4, np.float32)}
+    tensor = open_bound(counter).run(tensors(state))["y"]
+    copy = tensor.detached()
+    assert (copy.device, copy.shape, copy.dtype) == (tensor.device, tensor.shape, tensor.dtype)
+    before = copy.numpy().copy()
+    assert copy.value.data_ptr() != tensor.value.data_ptr()
+    np.testing.assert_array_equal(before, tensor.numpy())
+    tensor.value.update_inplace(np.ascontiguousarray(before + 1))
+    np.testing.assert_array_equal(copy.numpy(), before)
+
+
+def test_another_thread_gets_ordinary_runs(counter):
+    """What ONNX Runtime records it keeps for each thread: one that comes and goes would record anew each time."""
+    random = np.random.default_rng()
+    with open_fixed(counter, {"x": (4,), "state": (4,)}) as session:
+        arrays = [{name: normal(random, 4) for name in ("x", "state")} for _ in range(3)]
+        for given in arrays[:2]:
+            session.run(tensors(given))
+        fixed = session._buffers["y"].numpy().copy()
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(session.run, tensors(arrays[2])).result()["y"].numpy()
+        np.testing.assert_array_equal(found, arrays[2]["x"] + arrays[2]["state"])
+        np.testing.assert_array_equal(session._buffers["y"].numpy(), fixed)
 
 
 def test_other_shapes_than_the_fixed_ones_are_refused(counter):

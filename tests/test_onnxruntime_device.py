@@ -127,11 +127,32 @@ def test_no_onnxruntime_at_all(machine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("capability", "cuda_version", "old"), [("7.0", "13.0", True), ("7.0", "12.8", False), ("5.2", "12.8", True)]
+    ("capability", "cuda_version", "version", "runs"),
+    [
+        *(("5.2", "12.8", "1.26.0", False), ("7.0", "12.8", "1.26.0", True), ("12.0", "12.8", "1.26.0", True)),
+        *((capability, "13.0", "1.31.1", True) for capability in ("7.5", "8.9", "9.0", "12.0", "12.1")),
+        *((capability, "13.0", "1.31.1", False) for capability in ("7.0", "10.0", "10.3", "11.0", "13.0")),
+        *(("10.0", "13.0", "1.28.0", True), ("11.0", "13.0", "1.28.0", False), ("11.0", "13.0", "1.32.0", True)),
+    ],
 )
-def test_cards_that_are_too_old(machine, capability, cuda_version, old):
-    machine(capability, cuda_version)
-    assert ("compute capability" in (cuda.OnnxRuntimeCuda().unavailable() or "")) == old
+def test_cards_that_a_package_has_code_for(machine, capability, cuda_version, version, runs):
+    machine(capability, cuda_version, version=version)
+    assert ("compute capability" not in (cuda.OnnxRuntimeCuda().unavailable() or "")) == runs
+
+
+def test_an_onnxruntime_that_leaves_convolutions_to_the_processor(machine):
+    machine("8.9", "12.8", version="1.23.2")
+    assert cuda.OnnxRuntimeCuda().unavailable() == (
+        "onnxruntime-gpu 1.23.2 leaves parts of these graphs to the processor: "
+        'pip install --upgrade "onnxruntime-gpu[cuda,cudnn]>=1.26"'
+    )
+
+
+def test_libraries_that_older_packages_need():
+    newest = cuda_libraries.needed_libraries(13, windows=False)
+    assert cuda_libraries.needed_libraries(13, (1, 28), windows=False) == newest
+    assert cuda_libraries.needed_libraries(13, (1, 27), windows=False) == (*newest, "libcufft.so.12", "libnvrtc.so.13")
+    assert cuda_libraries.needed_libraries(12, (1, 26), windows=False)[-1] == "libcufft.so.11"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names of Linux")
@@ -213,6 +234,7 @@ def test_the_cuda_engine_opens_and_runs_what_was_lowered_for_it(cuda_on_the_cpu,
 
 @pytest.mark.parametrize("compute", ["float32", "float16"])
 def test_the_cuda_engine_fetches_weights_in_turn(cuda_on_the_cpu, compute):
+    """What a part hands on is in memory of its own: otherwise its weights would stay for as long as that is needed."""
     """Values pass from segment to segment as tensors of the device, and the result is the same bit for bit.
 
     In float16 it is nearly so here: the CPU provider calculates in float32 and rounds where the graph is cut.
@@ -226,6 +248,7 @@ def test_the_cuda_engine_fetches_weights_in_turn(cuda_on_the_cpu, compute):
         assert session.report.streamed > 2
         found = session.run(tensors(arrays))["prediction"]
         assert isinstance(found, DeviceTensor)
+        assert all(part._detached for part in session._resident)
         tolerance = 0 if compute == "float32" else 5e-3 * np.linalg.norm(wanted)
         assert np.linalg.norm(found.numpy() - wanted) <= tolerance
 
@@ -240,6 +263,27 @@ def test_a_clip_with_the_cuda_engine(cuda_on_the_cpu):
             assert {report.engine for report in reel.report().values()} == {engine.name}
     assert clips[0].std() > 1
     assert np.abs(clips[0] - clips[1]).max() <= 1
+
+
+def test_prompt_embeddings_do_not_hold_on_to_the_text_encoder(cuda_on_the_cpu, monkeypatch):
+    """They stay on the device, in memory of their own: closing the text encoder frees its weights."""
+    detached, used = [], []
+    detach, run = DeviceTensor.detached, BoundSession.run
+
+    def noting(tensor):
+        detached.append(detach(tensor))
+        return detached[-1]
+
+    def watching(session, inputs):
+        used.extend(tensor for name, tensor in inputs.items() if name == "prompt_embeds")
+        return run(session, inputs)
+
+    monkeypatch.setattr(DeviceTensor, "detached", noting)
+    monkeypatch.setattr(BoundSession, "run", watching)
+    with Reel(open_bundle(DEMO_REEL), cuda_on_the_cpu, EngineOptions(threads=1)) as reel:
+        reel.generate("a red ball", steps=2, frames=5)
+    assert used
+    assert all(any(tensor is one for one in detached) for tensor in used)
 
 
 def test_the_cuda_engine_refuses_what_would_run_elsewhere(cuda_on_the_cpu, monkeypatch):
@@ -316,6 +360,8 @@ def test_cards_of_tensorrt_rtx(machine, monkeypatch, capability, fits):
     machine(capability)
     monkeypatch.setattr(rtx, "find_spec", lambda name: object())
     monkeypatch.setattr(rtx, "missing_libraries", lambda names, folder: [])
+    monkeypatch.setattr(rtx, "lacking_libraries", lambda onnxruntime: None)
+    monkeypatch.setattr(rtx, "_shows_nvidia_devices", lambda: True)
     reason = rtx.OnnxRuntimeRtx().unavailable()
     expected = (
         f"it runs on GPUs of compute capability 8.6, 8.9, 12.0 and newer, and there is NVIDIA Test ({capability})"
@@ -341,6 +387,53 @@ def test_the_plugin_without_a_driver(machine, monkeypatch):
     monkeypatch.setattr(cuda_libraries, "_ldconfig", lambda: "")
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     assert "libcuda.so.1 is not found (install NVIDIA's driver): nvidia-smi" in rtx.OnnxRuntimeRtx().unavailable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks where Linux lists devices")
+def test_a_system_that_shows_no_nvidia_device(machine, monkeypatch, tmp_path):
+    """ONNX Runtime gives a plugin the GPUs that it finds in /sys; under WSL there are none, though nvidia-smi works."""
+    for pattern in ("bus/pci/devices/0000:01:00.0", "class/drm/card0/device"):
+        root = tmp_path / pattern.partition("/")[0]
+        (root / pattern).mkdir(parents=True)
+        (root / pattern / "vendor").write_text("0x8086\n")
+        assert not rtx._shows_nvidia_devices(root)
+        (root / pattern / "vendor").write_text("0x10de\n")
+        assert rtx._shows_nvidia_devices(root)
+    machine("8.9")
+    monkeypatch.setattr(rtx, "find_spec", lambda name: object())
+    monkeypatch.setattr(rtx, "missing_libraries", lambda names, folder: [])
+    monkeypatch.setattr(rtx, "_shows_nvidia_devices", lambda: False)
+    assert rtx.OnnxRuntimeRtx().unavailable().endswith("(WSL does not): --engine cuda")
+
+
+def test_beside_an_onnxruntime_with_cuda_its_libraries_are_needed(machine, monkeypatch):
+    """It makes tensors on the GPU with its own provider, not the plugin."""
+    machine("8.9")
+    monkeypatch.setattr(rtx, "find_spec", lambda name: object())
+    monkeypatch.setattr(rtx, "_shows_nvidia_devices", lambda: True)
+    monkeypatch.setattr(rtx, "missing_libraries", lambda names, folder: [])
+    monkeypatch.setattr(cuda_libraries, "missing_libraries", lambda names, folder: ["libcublasLt.so.13"])
+    assert "libcublasLt.so.13 of CUDA 13" in rtx.OnnxRuntimeRtx().unavailable()
+    machine("8.9", "", ("CPUExecutionProvider",))
+    assert rtx.OnnxRuntimeRtx().unavailable() is None
+
+
+def test_the_plugin_is_given_the_library_that_lies_beside_it(monkeypatch, tmp_path):
+    happened = []
+    plugin = types.ModuleType("plugin")
+    plugin.get_library_path = lambda: str(tmp_path / "libplugin.so")
+    for name in ("libcudart.so.13.4.36", "libother.so.1"):
+        (tmp_path / name).touch()
+    known = types.ModuleType("onnxruntime")
+    known.register_execution_provider_library = lambda name, path: happened.append((name, path))
+    monkeypatch.setattr(rtx, "import_module", lambda name: plugin)
+    monkeypatch.setattr(rtx, "_onnxruntime", lambda: known)
+    monkeypatch.setattr(rtx.ctypes, "CDLL", lambda path, mode: happened.append((path, mode)))
+    rtx._register.__wrapped__()
+    assert happened == [
+        (str(tmp_path / "libcudart.so.13.4.36"), rtx.ctypes.RTLD_GLOBAL),
+        (rtx.PROVIDER, str(tmp_path / "libplugin.so")),
+    ]
 
 
 def test_the_plugins_options():

@@ -199,6 +199,10 @@ class DeviceBuffer(Tensor):
         self.device.download(self.address, array)
         return array
 
+    def detached(self) -> DeviceBuffer:
+        """Return the tensor itself: its memory is the pool's, never a session's."""
+        return self
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The extents of all dimensions."""
