@@ -30,6 +30,8 @@ _INSTRUCTION_SETS = {
     "SVE": {"sve"},
 }
 
+_M_MMAP_THRESHOLD = -3
+"""The name that mallopt(3) has for it in malloc.h."""
 NVIDIA_SMI = (
     "nvidia-smi",
     "--query-gpu=name,memory.total,compute_cap,driver_version",
@@ -121,6 +123,16 @@ def give_back_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_large_blocks() -> None:
+    """Have the C library return each block of a megabyte or more to the system when it is freed, from now on.
+
+    glibc does so at first, and moves the limit up to 32 MiB as such blocks come and go; what it keeps then lies in pieces.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def find_gpus(command: Sequence[str] = NVIDIA_SMI, timeout: float = 5) -> tuple[list[Gpu], str]:

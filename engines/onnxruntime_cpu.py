@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError, MissingExtraError, brief
-from ..machine import give_back_memory, usable_cores
+from ..machine import give_back_large_blocks, give_back_memory, usable_cores
 from .base import Engine, EngineOptions, EngineReport, Session, Tensor
 from .byte_products import byte_products_are_exact
 from .lowering import LoweredGraph, lower_graph, not_lowered
@@ -84,6 +84,7 @@ class OnnxRuntimeCpu(Engine):
         if options.weight_budget is None:
             return open_model(str(graph_path) if lowered.model is None else lowered.model)
         model = graph_path.read_bytes() if lowered.model is None else lowered.model
+        give_back_large_blocks()  # without an arena every value is one, and passing them on took twice their memory
         return open_within(
             options.weight_budget, graph_path.name, model, lambda: open_model(model), open_segment, _held_size
         )

@@ -55,7 +55,10 @@ class MemoryPlan:
 
     @property
     def phases(self) -> dict[str, int]:
-        """The bytes needed while each component works: its own and the weights of those that stay open beside it."""
+        """The bytes needed while each component works: its own, and what those hold that stay open beside it.
+
+        These keep the memory of their activations for the next run: ONNX Runtime's arenas, TensorRT's contexts.
+        """
         return {name: self._phase(name) for name in self.components}
 
     @property
@@ -76,11 +79,12 @@ class MemoryPlan:
 
     def _phase(self, name: str) -> int:
         sizes, own = self.sizes_of(name), self.components[name]
-        beside = sum(
-            self.sizes_of(other).weights
+        others = [
+            self.sizes_of(other)
             for other, plan in self.components.items()
             if other != name and plan.placement == "resident"
-        )
+        ]
+        beside = sum(other.weights + other.activations for other in others)
         activations = 0 if own.placement == "cpu" else sizes.activations
         return OVERHEAD[self.device] + beside + own.held(sizes) + activations
 

@@ -92,15 +92,15 @@ def _analysed(
     counted = _Counted(bundle, engine, options)
     names = [] if only_decoder else [TEXT_ENCODER, *bundle.manifest.roles.denoiser_names()]
     components = {name: counted.sizes(name, latents) for name in names}
-    components[DECODER] = _together([counted.sizes(name, latents) for name in DECODER_GRAPHS])
+    components[DECODER] = counted.decoder(latents)
 
     @lru_cache
     def front_of() -> ComponentSizes:
-        return _together([counted.sizes(name, latents, "front") for name in DECODER_GRAPHS])
+        return counted.decoder(latents, "front")
 
     @lru_cache
     def decoder_of(height: int, width: int) -> ComponentSizes:
-        rear = _together([counted.sizes(name, (*latents[:3], height, width), "rear") for name in DECODER_GRAPHS])
+        rear = counted.decoder((*latents[:3], height, width), "rear")
         if "latent" in counted.inputs(DECODER_GRAPHS[0], "rear"):
             return rear
         front = front_of()
@@ -141,17 +141,21 @@ class _Counted:
         weights = int(costs.weight_bytes * (WEIGHTS_ALONE_MARGIN if alone else 1))
         return ComponentSizes(weights, largest, int(costs.activation_bytes * margin))
 
+    def decoder(self, latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
+        """Return the sizes of both of the decoder's graphs, or of that part of both, which are open together and run in turn.
+
+        On the processor the first graph's arena stays beside the other's; a GPU's margin is wide enough for that.
+        """
+        first, following = (self.sizes(name, latents, part) for name in DECODER_GRAPHS)
+        combined = sum if self._engine.device == "cpu" else max
+        return ComponentSizes(
+            weights=first.weights + following.weights,
+            largest_weight=max(first.largest_weight, following.largest_weight),
+            activations=combined((first.activations, following.activations)),
+        )
+
     def _path(self, name: str) -> Path:
         return self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
-
-
-def _together(parts: list[ComponentSizes]) -> ComponentSizes:
-    """Return the sizes of graphs that are open together and run in turn."""
-    return ComponentSizes(
-        weights=sum(part.weights for part in parts),
-        largest_weight=max(part.largest_weight for part in parts),
-        activations=max(part.activations for part in parts),
-    )
 
 
 def _by_files(bundle: Bundle, latents: tuple[int, int, int, int, int], reason: str) -> ClipSizes:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 import time
 
 import pytest
@@ -135,3 +138,31 @@ def test_no_nvidia_smi(tmp_path):
     gpus, problem = find_gpus((str(tmp_path / "nvidia-smi"),))
     assert gpus == []
     assert "cannot be started" in problem
+
+
+HOLES = """
+import sys
+import numpy as np
+from edgereel import machine
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+if sys.argv[1] == "at once":
+    machine.give_back_large_blocks()
+np.ones(24 * 2**20, np.uint8)  # glibc learns from the end of this one to keep such blocks
+before = resident()
+blocks = [np.ones(8 * 2**20, np.uint8) for _ in range(20)]
+del blocks[:-1]
+print((resident() - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or "glibc" not in platform.libc_ver(), reason="a way of glibc's")
+@pytest.mark.parametrize("how", ["at once", "later"])
+def test_large_blocks_go_back_to_the_system(how):
+    """Freed blocks below one that is in use stay with the process, unless each is given back by itself."""
+    ended = subprocess.run([sys.executable, "-c", HOLES, how], capture_output=True, text=True, timeout=60)
+    kept = int(ended.stdout)
+    assert kept < 20 if how == "at once" else kept > 100

@@ -1,4 +1,4 @@
-"""Decoding takes the same memory however long the clip is."""
+"""Decoding takes the same memory however long the clip is, and a run no more than was planned."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ with edgereel.load(bundle, threads=1) as reel:
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({"peak": int(peak.split()[1]) * 1024, "frames": request.frames}))
 """
+RUN = """
+import sys
+from edgereel import cli
+try:
+    cli.main()
+finally:
+    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) * 1024)
+"""
 
 
 def decode(target, frames):
@@ -46,3 +55,16 @@ def test_129_frames_peak_within_a_tenth_of_17(tmp_path):
     all_at_once = (129 - 17) * SIDE * SIDE * 3 * 4
     assert all_at_once > 0.2 * short, "the clip is too small for this test to notice frames being kept"
     assert long < 1.1 * short, f"{long / 1e6:.0f} MB for 129 frames, {short / 1e6:.0f} MB for 17"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("memory", "held"), [("250MiB", "streamed"), ("400MiB", "resident")])
+def test_a_run_keeps_to_its_plan(tmp_path, memory, held):
+    """As a process of its own; the plan's share for Python and libraries is the same for every clip."""
+    settings = ["--size", "256x256", "--frames", "65", "--steps", "1", "--memory", memory, "--json", "--threads", "2"]
+    command = [sys.executable, "-c", RUN, "generate", "a red ball", "-o", str(tmp_path / "clip.mp4"), *settings]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    plan, peak = (json.loads(line) for line in ended.stdout.strip().rsplit("\n", 1))
+    plan = plan["memory"]["plan"]
+    assert plan["components"]["denoiser"]["placement"] == held
+    assert 0.5 * plan["peak"] < peak <= plan["peak"], f"{peak / 2**20:.0f} MiB of {plan['peak'] / 2**20:.0f}"

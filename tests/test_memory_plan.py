@@ -63,8 +63,8 @@ def placements(found: MemoryPlan) -> list[str]:
     ("gib", "expected"),
     [
         (16, ["resident", "resident", "resident"]),
-        (9, ["swapped", "resident", "resident"]),
-        (7.8, ["swapped", "resident", "swapped"]),
+        (10.5, ["swapped", "resident", "swapped"]),
+        (8.1, ["swapped", "resident", "swapped"]),
         (7, ["swapped", "swapped", "swapped"]),
         (4.5, ["streamed", "swapped", "swapped"]),
         (3.5, ["streamed", "streamed", "swapped"]),
