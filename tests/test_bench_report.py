@@ -201,6 +201,18 @@ def test_the_first_sentence_is_of_the_fastest(two_rows):
     assert markdown_report(two_rows).split("\n\n")[1] == sentence
 
 
+def test_nearness_names_the_row_that_it_is_to():
+    near = Quality(source="none", psnr_to_first_db=20.0, psnr_to_reference_db=41.5)
+    equal = near.model_copy(update={"psnr_to_reference_db": 100.0})
+    rows = [make_row("a, 1 step"), make_row("a, 4 steps"), make_row("b, 4 steps", quality=near, reference="a, 4 steps")]
+    rows.append(make_row("c, 4 steps", quality=equal, reference="a, 4 steps"))
+    rows.append(make_row("b, 1 step", quality=near, reference="a, 1 step"))
+    table = cells(markdown_report(make_record(*rows)), "Clips from prompt to file")
+    assert table["b, 4 steps"]["quality"] == "41.5 dB to a, 4 steps"
+    assert table["c, 4 steps"]["quality"] == "equal to a, 4 steps"
+    assert table["b, 1 step"]["quality"] == "41.5 dB to the first row"
+
+
 def test_the_first_sentence_agrees_with_the_comparisons():
     """Medians whose intervals overlap are told apart where the rounds tell them apart, and only there."""
     rows = [make_row("a", scale=1.0), make_row("b", scale=0.99), make_row("c", scale=1.01)]
