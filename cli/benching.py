@@ -169,7 +169,13 @@ def soak(
     bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
     output: OutputOption = Path("soak-report"),
     clips: Annotated[int, typer.Option(min=16, help="How many clips, one after the other.")] = 500,
-    skip: Annotated[int, typer.Option(min=0, help="First clips that trends leave out; 16 must be left.")] = 50,
+    skip: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="First clips that trends leave out, 16 must be left; 50, or up to a quarter of fewer than 200 clips, if left out.",
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     prompts: PromptsOption = None,
     fail_memory: Annotated[
@@ -202,7 +208,7 @@ def soak(
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
-    shown = {"made", "failed", "verdict", "reasons", "memory_trend"}
+    shown = {"made", "failed", "skipped", "verdict", "reasons", "memory_trend"}
     facts = {} if record.soak is None else record.soak.model_dump(include=shown)
     passed = record.soak is None or record.soak.verdict != "fail"
     _finish(record, output, facts if as_json else soak_markdown(record), record.partial, passed)
