@@ -36,6 +36,7 @@ PATIENCE = 60.0
 """Seconds that the warm clips of a row may take, about, where nothing else is asked for and clips are not quick."""
 FEWEST_RUNS = 8  # from which a comparison at 99% is possible
 WATCHED_CLIPS, WATCHED_SECONDS = 5, 1.5
+_COLD = "Cold clips are made by fresh processes that import edgereel as a library, their files in the system's cache."
 _PROCESS_BYTES = 300 * 2**20
 _HELD = 1.5  # bytes of memory for each byte of a bundle, about
 
@@ -118,10 +119,7 @@ class Bench:
             row.reference = next(each for each in self.measured if each.plan.name == self.references[row.plan.name])
         self.limits: dict[str, MachineLimits] = {}
         self.turns: list[dict[str, list[ClipTimes]]] = []
-        self.notes = [
-            "Embeddings of prompts are not cached: the stage text is the text encoder's time.",
-            "Cold clips are made by fresh processes that import edgereel as a library, their files in the system's cache.",
-        ]
+        self.notes = ["Embeddings of prompts are not cached: the stage text is the text encoder's time."]
         self._nvml = Nvml.open()
 
     def measure(self) -> bool:
@@ -298,6 +296,7 @@ class Bench:
     def _measure_cold(self) -> None:
         rows = [row for row in self.measured if not row.failures]
         total = self.options.cold * len(rows)
+        self.notes += [_COLD] if total else []
         for done in range(total):
             report_progress(self.options.on_progress, "cold", done, total)
             row = rows[done % len(rows)]
