@@ -19,7 +19,15 @@ from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, pars
 if TYPE_CHECKING:
     from ..bench.record import Record
 
-OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the report is written.")]
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="Where the report is written: a new or empty folder, or one with an earlier report.",
+    ),
+]
 PromptsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="One prompt per line, used in turn; the demo's if left out.")
 ]
@@ -35,9 +43,7 @@ def run(
     bundles: Annotated[
         list[Path] | None, typer.Argument(help="The .reel folders; the built-in demo if left out.")
     ] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the report is written.")
-    ] = Path("bench-report"),
+    output: OutputOption = Path("bench-report"),
     engine: Annotated[str, typer.Option(help="What runs the graphs: names with commas between them.")] = "auto",
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One prompt per line, used in turn; the demo's if left out.")

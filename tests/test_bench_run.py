@@ -468,6 +468,7 @@ def test_the_command_writes_a_record_and_prints_a_table(tmp_path):
     assert f"| {' | '.join(table.rows[0][:3])} |" in done.stdout
     assert table.rows[0][:2] == ["edgereel demo, 1 step", "2"]
     assert "Stages of cold clips" in done.stdout
+    assert "Cold clips are made by fresh processes" in done.stdout
 
 
 def test_the_command_prints_json(tmp_path):
@@ -477,6 +478,8 @@ def test_the_command_prints_json(tmp_path):
     assert printed["record"] == str(tmp_path / "record.json")
     row = printed["rows"]["edgereel demo, 1 step"]
     assert row == {"warm_seconds": record.rows[0].warm.stages["total"].median, "cold_seconds": None}
+    for text in (*record.notes, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
+        assert "fresh processes" not in text
 
 
 @pytest.mark.parametrize(
@@ -490,10 +493,14 @@ def test_the_command_prints_json(tmp_path):
         (["nowhere.reel"], 1, "nowhere.reel"),
         (["-o", "/dev/null"], 1, "it is a file"),
         (["-o", "/dev/null/below"], 1, "cannot write"),
+        (["-o", "clips"], 1, "clips: holds other files (frame_0000.png) and no earlier report"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, code, words, tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "frame_0000.png").write_bytes(b"x")
     done = command(*arguments, cwd=tmp_path)
+    assert [each.name for each in (tmp_path / "clips").iterdir()] == ["frame_0000.png"]
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
