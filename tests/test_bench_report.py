@@ -222,16 +222,16 @@ def test_the_first_sentence_agrees_with_the_comparisons():
     assert headline(record).startswith("Fastest of 3 rows: b makes")
     assert headline(record).endswith("Not told apart from it: c.")  # not compared: by the intervals
     same = faster.model_copy(update={"verdict": "no difference found"})
-    assert headline(make_record(*rows, comparisons=[same])).endswith("Not told apart from it: a, c.")
+    assert headline(make_record(*rows, comparisons=[same])).endswith("Not told apart from it: a; c.")
     # A row that comes out slower than another, round by round, is not the fastest, whatever its median.
     slower = faster.model_copy(update={"verdict": "slower"})
     sentence = headline(make_record(*rows, comparisons=[slower]))
     assert sentence.startswith("Fastest of 3 rows: a makes")
     assert sentence.endswith("Not told apart from it: c.")
     few = make_record(*rows, comparisons=[faster.model_copy(update={"verdict": "too few rounds to tell"})])
-    assert headline(few).endswith("Not told apart from it: a, c.")
+    assert headline(few).endswith("Not told apart from it: a; c.")
     many = make_record(*(make_row(name) for name in "abcdef"), comparisons=[])
-    assert headline(many).endswith("Not told apart from it: b, c, d and 2 other rows.")
+    assert headline(many).endswith("Not told apart from it: b; c; d and 2 other rows.")
 
 
 def test_comparisons_are_sentences(two_rows):

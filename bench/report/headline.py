@@ -45,7 +45,7 @@ def headline(record: Record) -> str:
     ]
     if near:
         more = f" and {plural(len(near) - 3, 'other row')}" if len(near) > 3 else ""
-        text += f" Not told apart from it: {', '.join(near[:3])}{more}."
+        text += f" Not told apart from it: {'; '.join(near[:3])}{more}."
     return text
 
 
