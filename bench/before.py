@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .ab import Verdict
@@ -28,10 +28,21 @@ def with_earlier(record: Record, earlier: Sequence[tuple[Path, Record]]) -> Reco
         notes += [f"{path.name} differs: {text}" for text in record_differences(other, record)]
         names = {row.name for row in rows}
         renamed = {row.name: _new_name(row.name, names) for row in other.rows}
-        rows += [row.model_copy(update={"name": renamed[row.name]}) for row in other.rows]
+        rows += [_renamed(row, renamed, other.rows[0]) for row in other.rows]
         pairs, _, _ = match_rows(other.rows, record.rows)
         comparisons += [found for before, after in pairs if (found := _compare(before, after, renamed[before.name]))]
     return record.model_copy(update={"rows": rows, "comparisons": comparisons, "notes": notes})
+
+
+def _renamed(row: Row, names: Mapping[str, str], first: Row) -> Row:
+    """Return a row by its new name; what it is compared with is a row of its own record, as the first row of that is."""
+    quality, reference = row.quality, row.reference
+    psnr = quality.psnr_to_reference_db
+    if psnr is None and row is not first:
+        psnr, reference = quality.psnr_to_first_db, first.name
+    quality = quality.model_copy(update={"psnr_to_first_db": None, "psnr_to_reference_db": psnr})
+    update = {"name": names[row.name], "reference": names.get(reference or ""), "quality": quality}
+    return row.model_copy(update=update)
 
 
 def _new_name(name: str, taken: set[str]) -> str:

@@ -25,6 +25,8 @@ Verdict = Literal["faster", "slower", "no difference found", "too few runs to te
 _UNDECIDED = ("too few runs to tell", "cannot be compared")
 _MOST_SAMPLES = 10_000  # of which an interval is taken; of more, every n-th
 _NOT_SETTINGS = {"seeds"}  # there are as many as prompts, which are compared
+_PROMPTS = {"prompts", "prompts_sha256", "seeds"}
+_NO_PAIR = "no row of one record is also in the other, by what ran or by name"
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,14 @@ class Diff:
     def slower(self, over: float) -> list[tuple[RowDiff, StageDiff]]:
         """Return the totals that take more than `over` times as long, and surely longer.
 
-        Raises UsageError for a limit below 1, and where no total could be judged: that is no proof of anything.
+        Raises UsageError for a limit below 1, and where no row or no total could be judged: that is no proof of anything.
         """
         if not 1 <= over < math.inf:
             raise UsageError(f"a limit of {over:g} cannot be: write 1.08 to fail where a clip takes over 8% longer")
+        if not self.rows:
+            raise UsageError(
+                f"{_NO_PAIR}: {_some(self.only_first)} in the first, {_some(self.only_second)} in the second"
+            )
         totals = [stage for row in self.rows for stage in row.stages if stage.stage == "total"]
         if all(stage.verdict in _UNDECIDED for stage in totals):
             raise UsageError("there is no total with enough runs in both records to be judged")
@@ -103,29 +109,44 @@ def diff(first: Record, second: Record, confidence: float = CONFIDENCE) -> Diff:
 
 
 def match_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
-    """Return rows of one name, then those of one contender and the same settings where there is one on either side.
+    """Return the pairs of rows that are the same, then the rows of the first and of the second that have no other.
 
-    Beside them, the rows of the first and of the second that have none.
+    Rows are paired by contender, engine, the bundle's digest and what is made; then, where a digest is missing or another,
+    by name; then by contender and what is made. Of several that could be meant one of the same name is taken, else none.
+    Prompts do not count: all rows of a record have the same.
     """
     left, right = list(first), list(second)
-    pairs = []
-    for row in first:
-        other = next((other for other in right if other.name == row.name), None)
-        if other is not None:
+    pairs: list[tuple[Row, Row]] = []
+    for identity in (_what_ran, _name, _what_was_made):
+        for row in list(left):
+            alike = [other for other in right if _is_same(identity(row), identity(other))]
+            named = [other for other in alike if other.name == row.name]
+            rivals = [each for each in left if each is not row and _is_same(identity(each), identity(row))]
+            if not alike or not (named or (len(alike) == 1 and not rivals)):
+                continue
+            other = (named or alike)[0]
             pairs.append((row, other))
             left = [each for each in left if each is not row]
             right = [each for each in right if each is not other]
-    for row in list(left):
-        alike = [other for other in right if _identity(other) == _identity(row)]
-        if len(alike) == 1 and sum(_identity(other) == _identity(row) for other in left) == 1:
-            pairs.append((row, alike[0]))
-            left = [each for each in left if each is not row]
-            right = [each for each in right if each is not alike[0]]
     return pairs, left, right
 
 
-def _identity(row: Row) -> tuple[str, dict[str, Any]]:
-    return row.contender, row.settings.model_dump()
+def _is_same(first: object, second: object) -> bool:
+    return first is not None and first == second
+
+
+def _what_ran(row: Row) -> object:
+    if row.bundle is None or not row.bundle.digest:
+        return None
+    return row.engine.engine, row.bundle.digest, _what_was_made(row)
+
+
+def _name(row: Row) -> object:
+    return row.name
+
+
+def _what_was_made(row: Row) -> object:
+    return row.contender, row.settings.model_dump(exclude=_PROMPTS)
 
 
 def _stages(first: Row, second: Row, confidence: float) -> Iterator[StageDiff]:
@@ -227,8 +248,14 @@ def describe(found: Diff) -> list[str]:
         lines += [f"  {_line(stage)}" for stage in row.stages] or ["  no times that both have"]
     lines += [f"only in the first: {one_line(name)}" for name in found.only_first]
     lines += [f"only in the second: {one_line(name)}" for name in found.only_second]
-    lines += [] if found.rows else ["no row of one is also in the other"]
+    lines += [] if found.rows else [f"{_NO_PAIR}: nothing was compared"]
     return lines[1:] if lines[:1] == [""] else lines
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return up to three names on one line, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ("; ".join(one_line(name) for name in names[:3]) or "none") + more
 
 
 def _line(stage: StageDiff) -> str:

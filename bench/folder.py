@@ -7,22 +7,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import OutputError, one_line
 from ..runtime.writing import check_file_target, output_errors, replace_file, temporary_beside
 from .record import Record
 
 RECORD = "record.json"
+REPORT = (RECORD, "report.html", "report.md")
+_LOG_OF_A_TEST = "*/mlperf_log_detail.txt"  # a test that was cut short leaves it without a record
 
 
 def prepare_folder(folder: Path) -> Path:
     """Make the folder where it is not there, and return it after making sure that a record can be written into it.
 
-    Meant to be called before anything is measured. Raises OutputError.
+    Meant to be called before anything is measured. Raises OutputError, also where the folder holds files, and no earlier
+    report among them: a report is not mixed with what somebody else keeps there.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: cannot be the report's folder: it is a file")
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        names = sorted(each.name for each in folder.iterdir())
+        earlier = not set(REPORT).isdisjoint(names) or any(folder.glob(_LOG_OF_A_TEST))
+    if names and not earlier:
+        raise OutputError(
+            f"{folder}: holds other files ({one_line(names[0])}{', …' * (len(names) > 1)}) and no earlier report: "
+            "choose an empty or a new folder with -o"
+        )
     check_file_target(folder / RECORD)
     return folder
 

@@ -83,6 +83,26 @@ def plan_rows(
     return _unique(plans)
 
 
+def references(plans: Sequence[Plan]) -> dict[str, str]:
+    """Return the name of the row that each row is compared with, for all rows but the first.
+
+    It is the first bundle's first row of the same engine, steps, size and frames; where that is the row itself, or there is
+    none, the first row of all.
+    """
+    first = plans[0]
+    alike: dict[tuple[str, int, int, int, int], Plan] = {}
+    for plan in plans:
+        if plan.job.bundle is first.job.bundle:
+            alike.setdefault(_what_is_made(plan), plan)
+    found = {plan.name: alike.get(_what_is_made(plan), first).name for plan in plans[1:]}
+    return {name: first.name if other == name else other for name, other in found.items()}
+
+
+def _what_is_made(plan: Plan) -> tuple[str, int, int, int, int]:
+    request = plan.job.request
+    return plan.job.engine, request.steps, request.width, request.height, request.frames
+
+
 def default_steps(manifest: Manifest) -> list[int]:
     """Return the numbers of steps that are measured where none is asked for, the most first.
 

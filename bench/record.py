@@ -150,12 +150,14 @@ class Quality(Part):
 
     source: `bundle` (figures that the bundle carries), `measured` (fresh ones), or `none`. figures: by name, as there.
     psnr_to_first_db: of the clips to those of the report's first row at the same prompts and noise; null where not comparable.
+    psnr_to_reference_db: of the clips to those of the row's reference, likewise; null for the first row.
     psnr_to_edgereel_db: of a peer's clips to edgereel's of the same bundle and settings, likewise.
     """
 
     source: Literal["bundle", "measured", "none"]
     figures: dict[str, Any] = {}
     psnr_to_first_db: Number | None = None
+    psnr_to_reference_db: Number | None = None
     psnr_to_edgereel_db: Number | None = None
 
 
@@ -203,6 +205,8 @@ class Conditions(Part):
 class Row(Part):
     """One contender at one setting. name: unique in the record. contender: `edgereel`, or a peer such as `diffusers eager`.
 
+    reference: name of the row that this one was compared with: the first bundle's at the same engine, steps, size and
+    length, else the first row; null for the first row itself, and where nothing was compared.
     cold: clips each made by a fresh process. warm: by one that stays. Memory and power are of clips after those that were
     timed, so that sampling takes nothing from the times. memory_timeline: (seconds since the first of these began, bytes of
     the process); memory_stages: (seconds, the stage that begins then). bytes_read: from disks, by the process from its start
@@ -218,6 +222,7 @@ class Row(Part):
     warm: Timing | None
     cold: Timing | None
     quality: Quality
+    reference: str | None = None
     stages: dict[str, StageResources] = {}
     memory_timeline: list[tuple[Number, Count]] = []
     memory_stages: list[tuple[Number, str]] = []

@@ -21,11 +21,13 @@ class Measured:
     """What is known of a row so far.
 
     first: seconds of the last clip before those that are timed. watched: clips that were made while memory was sampled.
-    clips: pictures to compare; psnr: with the first row's; psnr_to_edgereel: a peer's with edgereel's of the same settings.
-    scores: the scorer's, where asked for.
+    reference: the row that this one is compared with, None for the first. clips: pictures to compare; psnr: with the first
+    row's; psnr_to_reference: with the reference's; psnr_to_edgereel: a peer's with edgereel's of the same settings. scores:
+    the scorer's, where asked for.
     """
 
     plan: Plan
+    reference: Measured | None = field(default=None, repr=False)
     first: float = 0.0
     warm: list[ClipTimes] = field(default_factory=list)
     cold: list[ClipTimes] = field(default_factory=list)
@@ -37,6 +39,7 @@ class Measured:
     work: dict[str, Work] = field(default_factory=dict)
     clips: list[Clip] = field(default_factory=list, repr=False)
     psnr: float | None = None
+    psnr_to_reference: float | None = None
     psnr_to_edgereel: float | None = None
     scores: dict[str, float] | None = None
     failures: list[str] = field(default_factory=list)
@@ -90,6 +93,7 @@ def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, 
     return Row(
         name=row.plan.name,
         contender=row.plan.contender,
+        reference=None if row.reference is None else row.reference.plan.name,
         bundle=bundle_facts(job.bundle),
         engine=row.facts or unknown_facts(job),
         settings=settings_of(job, prompts),
@@ -115,4 +119,5 @@ def quality_of(row: Measured) -> Quality:
     if row.scores and timed:
         quality = Quality(source="measured", figures={**quality.figures, **row.scores})
     quality.psnr_to_first_db, quality.psnr_to_edgereel_db = row.psnr, row.psnr_to_edgereel
+    quality.psnr_to_reference_db = row.psnr_to_reference
     return quality

@@ -15,7 +15,7 @@ from ..runtime.progress import Progress, report_progress
 from . import quality as pictures
 from .ab import ROUNDS, interleave
 from .contenders import Contender, EdgereelContender, PeerFactory
-from .grid import Plan, bundle_facts, plan_rows
+from .grid import Plan, bundle_facts, plan_rows, references
 from .limits import measure_limits, precision_of, work_or_reason
 from .machine_facts import find_machine, find_versions
 from .record import Comparison, MachineLimits, Record, Row
@@ -25,7 +25,7 @@ from .resources.power import PowerMeter, find_source
 from .rows import Measured, row_of
 from .stages import ClipTimes, cold_times
 from .statistics import runs_needed
-from .summaries import compare_with_first
+from .summaries import compare_in_turns
 from .timing import measure
 
 DEFAULT_PROMPTS = 8
@@ -36,6 +36,7 @@ PATIENCE = 60.0
 """Seconds that the warm clips of a row may take, about, where nothing else is asked for and clips are not quick."""
 FEWEST_RUNS = 8  # from which a comparison at 99% is possible
 WATCHED_CLIPS, WATCHED_SECONDS = 5, 1.5
+_COLD = "Cold clips are made by fresh processes that import edgereel as a library, their files in the system's cache."
 _PROCESS_BYTES = 300 * 2**20
 _HELD = 1.5  # bytes of memory for each byte of a bundle, about
 
@@ -113,12 +114,12 @@ class Bench:
     def __init__(self, plans: Sequence[Plan], options: Options) -> None:
         self.options = options
         self.measured = [Measured(plan) for plan in plans]
+        self.references = references(plans)
+        for row in self.measured[1:]:
+            row.reference = next(each for each in self.measured if each.plan.name == self.references[row.plan.name])
         self.limits: dict[str, MachineLimits] = {}
         self.turns: list[dict[str, list[ClipTimes]]] = []
-        self.notes = [
-            "Embeddings of prompts are not cached: the stage text is the text encoder's time.",
-            "Cold clips are made by fresh processes that import edgereel as a library, their files in the system's cache.",
-        ]
+        self.notes = ["Embeddings of prompts are not cached: the stage text is the text encoder's time."]
         self._nvml = Nvml.open()
 
     def measure(self) -> bool:
@@ -147,9 +148,9 @@ class Bench:
         ]
 
     def comparisons(self) -> list[Comparison]:
-        """Return how rows compare with the first of their group; one that failed is not compared."""
+        """Return how rows compare with their references; one that failed is not compared."""
         failed = {row.plan.name for row in self.measured if row.failures}
-        found = [each for turns in self.turns for each in compare_with_first(turns)]
+        found = [each for turns in self.turns for each in compare_in_turns(turns, self.references)]
         return [each for each in found if not failed & {each.first, each.second}]
 
     def _measure_limits(self) -> None:
@@ -167,13 +168,13 @@ class Bench:
         report_progress(self.options.on_progress, "limits", len(engines), len(engines))
 
     def _groups(self) -> list[list[Measured]]:
-        """Return the rows that take turns: all where their processes fit into memory together, else each with the first."""
-        needs = [_PROCESS_BYTES + int(_HELD * bundle_facts(row.plan.job.bundle).bytes) for row in self.measured]
+        """Return the rows that take turns: all where their processes fit into memory together, else each with its reference."""
         free = free_host_memory()
-        if free is None or sum(needs) <= free:
+        if free is None or sum(map(_needed_bytes, self.measured)) <= free:
             return [self.measured]
-        if needs[0] + max(needs[1:]) <= free:
-            return [[self.measured[0], row] for row in self.measured[1:]]
+        pairs = [[row.reference, row] for row in self.measured if row.reference is not None]
+        if pairs and max(sum(map(_needed_bytes, pair)) for pair in pairs) <= free:
+            return pairs
         self.notes.append(
             "No two rows fit into memory together: they were measured one after the other and not compared."
         )
@@ -214,6 +215,8 @@ class Bench:
         prompts = self.options.prompts[: pictures.COMPARED_CLIPS]
         row.clips = [contender.frames(prompt, place) for place, prompt in enumerate(prompts)]
         row.psnr = pictures.mean_psnr(self.measured[0].clips, row.clips)
+        if row.reference is not None:
+            row.psnr_to_reference = pictures.mean_psnr(row.reference.clips, row.clips)
         if row.plan.contender != EdgereelContender.kind:
             own = next(each for each in self.measured if each.plan.job is row.plan.job)
             row.psnr_to_edgereel = pictures.mean_psnr(own.clips, row.clips)
@@ -293,6 +296,7 @@ class Bench:
     def _measure_cold(self) -> None:
         rows = [row for row in self.measured if not row.failures]
         total = self.options.cold * len(rows)
+        self.notes += [_COLD] if total else []
         for done in range(total):
             report_progress(self.options.on_progress, "cold", done, total)
             row = rows[done % len(rows)]
@@ -317,3 +321,8 @@ class Bench:
         if plan.contender == EdgereelContender.kind:
             return EdgereelContender(plan.name, plan.job)
         return self.options.peers[plan.contender](plan.name, plan.job)
+
+
+def _needed_bytes(row: Measured) -> int:
+    """Return about how much memory a row's process holds."""
+    return _PROCESS_BYTES + int(_HELD * bundle_facts(row.plan.job.bundle).bytes)

@@ -63,7 +63,7 @@ def run_soak(
     engine: str = "auto",
     *,
     clips: int = CLIPS,
-    skip: int = SKIPPED,
+    skip: int | None = None,
     prompts: Sequence[str] | None = None,
     threads: int | None = None,
     memory: str | None = None,
@@ -75,7 +75,8 @@ def run_soak(
     """Return the record of so many clips by one process; `record.soak` has the verdict.
 
     None for a bundle is the built-in one. Prompts (None: captions that the built-in model never saw) are used in turn, seeds
-    count up from 0. skip: first clips that trends leave out. contender: makes the clips. on_progress: the stage `clips`.
+    count up from 0. skip: first clips that trends leave out, None for `default_skip`. contender: makes the clips. on_progress:
+    the stage `clips`.
 
     Ctrl-C, or on_progress answering False, ends it: the record of what was made until then is partial; where that is
     nothing, Cancelled or KeyboardInterrupt is passed on. Raises BundleError, GeometryError, PromptError, UsageError before
@@ -83,6 +84,7 @@ def run_soak(
     """
     require_packages(("psutil",), "bench", "a soak")
     check_count("--clips", clips, FEWEST_CLIPS, MOST_CLIPS)
+    skip = default_skip(clips) if skip is None else skip
     if not 0 <= skip <= clips - FEWEST_CLIPS:
         raise UsageError(
             f"--skip {skip}: choose from 0 to {clips - FEWEST_CLIPS}: of {clips} clips, trends need {FEWEST_CLIPS} after those"
@@ -108,6 +110,11 @@ def run_soak(
     record.rows[0].settings.seeds = list(range(len(run.samples)))
     record.soak = judge(run.samples, run.failures, clips, skip, limits)
     return record
+
+
+def default_skip(clips: int) -> int:
+    """Return how many first clips trends leave out: 50, or of fewer than 200 clips up to a quarter, so that 16 are left."""
+    return max(0, min(SKIPPED, clips // 4, clips - FEWEST_CLIPS))
 
 
 class Soaking:

@@ -53,11 +53,18 @@ def summary_of(values: Sequence[float]) -> Summary:
     )
 
 
-def compare_with_first(rows: Mapping[str, Sequence[ClipTimes]]) -> list[Comparison]:
-    """Return how each row's totals differ from the first one's, the n-th clips of all having been made in one round."""
+def compare_in_turns(
+    rows: Mapping[str, Sequence[ClipTimes]], references: Mapping[str, str] | None = None
+) -> list[Comparison]:
+    """Return how each row's totals differ from its reference's, the n-th clips of all having been made in one round.
+
+    references: by a row's name; a row whose reference is not among the rows is compared with the first of them.
+    """
     found = []
-    first, *others = rows
+    earliest, *others = rows
     for name in others:
+        first = (references or {}).get(name, earliest)
+        first = first if first in rows else earliest
         rounds = min(len(rows[first]), len(rows[name]))
         if not rounds:
             continue

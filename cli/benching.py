@@ -19,7 +19,15 @@ from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, pars
 if TYPE_CHECKING:
     from ..bench.record import Record
 
-OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the report is written.")]
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="Where the report is written: a new or empty folder, or one with an earlier report.",
+    ),
+]
 PromptsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="One prompt per line, used in turn; the demo's if left out.")
 ]
@@ -35,9 +43,7 @@ def run(
     bundles: Annotated[
         list[Path] | None, typer.Argument(help="The .reel folders; the built-in demo if left out.")
     ] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the report is written.")
-    ] = Path("bench-report"),
+    output: OutputOption = Path("bench-report"),
     engine: Annotated[str, typer.Option(help="What runs the graphs: names with commas between them.")] = "auto",
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One prompt per line, used in turn; the demo's if left out.")
@@ -169,7 +175,13 @@ def soak(
     bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
     output: OutputOption = Path("soak-report"),
     clips: Annotated[int, typer.Option(min=16, help="How many clips, one after the other.")] = 500,
-    skip: Annotated[int, typer.Option(min=0, help="First clips that trends leave out; 16 must be left.")] = 50,
+    skip: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="First clips that trends leave out, 16 must be left; 50, or up to a quarter of fewer than 200 clips, if left out.",
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     prompts: PromptsOption = None,
     fail_memory: Annotated[
@@ -202,7 +214,7 @@ def soak(
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
-    shown = {"made", "failed", "verdict", "reasons", "memory_trend"}
+    shown = {"made", "failed", "skipped", "verdict", "reasons", "memory_trend"}
     facts = {} if record.soak is None else record.soak.model_dump(include=shown)
     passed = record.soak is None or record.soak.verdict != "fail"
     _finish(record, output, facts if as_json else soak_markdown(record), record.partial, passed)

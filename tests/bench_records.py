@@ -17,7 +17,7 @@ from edgereel.bench.record import (
     StageResources,
 )
 from edgereel.bench.stages import ClipTimes
-from edgereel.bench.summaries import compare_with_first, timing_of
+from edgereel.bench.summaries import compare_in_turns, timing_of
 
 WARM = {"text": 0.002, "denoise": 0.03, "decode": 0.06, "encode": 0.02}
 COLD = {"start": 0.8, "open": 0.5, "build": 0.0, **WARM}
@@ -88,5 +88,5 @@ def make_record(*rows: Row, **parts: Any) -> Record:
         turns = {
             row.name: [ClipTimes(total, {}, {}) for total in row.warm.samples["total"]] for row in rows if row.warm
         }
-        record["comparisons"] = compare_with_first(turns)
+        record["comparisons"] = compare_in_turns(turns)
     return Record(**{**record, **parts})

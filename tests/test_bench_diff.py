@@ -12,7 +12,7 @@ from conftest import load_helper
 
 from edgereel.bench.diff import describe, diff, match_rows, read
 from edgereel.bench.folder import write_record
-from edgereel.bench.record import Conditions
+from edgereel.bench.record import BundleFacts, Conditions
 from edgereel.bench.statistics import median_ratio
 from edgereel.bench.summaries import timing_of
 from edgereel.errors import UsageError
@@ -106,6 +106,36 @@ def test_a_difference_is_found_by_the_interval():
     assert median_ratio([0.0, 1.0], [1.0, 1.0]) is None
 
 
+def test_rows_of_one_bundle_are_matched_whatever_they_are_called():
+    """A report of several bundles adds the precision to their names; the digest tells which is which."""
+    bf16 = BundleFacts(name="demo", digest="aa" * 32, precision="bf16", bytes=1)
+    int8 = BundleFacts(name="demo", digest="bb" * 32, precision="int8", bytes=1)
+    alone = [make_row("demo, 4 steps", bundle=bf16), make_row("demo, 1 step", bundle=bf16, steps=1)]
+    both = [make_row("demo int8, 4 steps", bundle=int8), make_row("demo bf16, 4 steps", bundle=bf16)]
+    both += [make_row("demo int8, 1 step", bundle=int8, steps=1), make_row("demo bf16, 1 step", bundle=bf16, steps=1)]
+    for row in both:
+        row.settings.prompts_sha256, row.settings.prompts = "00" * 32, 3
+    pairs, left, right = match_rows(alone, both)
+    assert [(one.name, other.name) for one, other in pairs] == [
+        ("demo, 4 steps", "demo bf16, 4 steps"),
+        ("demo, 1 step", "demo bf16, 1 step"),
+    ]
+    assert (left, [row.name for row in right]) == ([], ["demo int8, 4 steps", "demo int8, 1 step"])
+    # What ran goes before the name: here the int8 bundle stands alone, under the name that the other one has elsewhere.
+    turned = [make_row("demo bf16, 4 steps", bundle=int8)]
+    assert [other.name for _, other in match_rows(turned, both)[0]] == ["demo int8, 4 steps"]
+    # The same bundle on another engine is another row.
+    other_engine = make_row("demo on gpu, 4 steps", bundle=bf16)
+    other_engine.engine.engine = "gpu"
+    assert match_rows([other_engine, make_row("on cpu", bundle=bf16)], both[:2])[0][0][0].name == "on cpu"
+    # Made anew, a bundle has another digest and the same name.
+    anew = make_row("demo bf16, 4 steps", bundle=bf16.model_copy(update={"digest": "cc" * 32}))
+    assert [other.name for _, other in match_rows([anew], both)[0]] == ["demo bf16, 4 steps"]
+    assert [other.name for _, other in match_rows([make_row("demo bf16, 4 steps", bundle=None)], both)[0]] == [
+        anew.name
+    ]
+
+
 def test_rows_are_matched_by_name_then_by_what_they_are():
     first = [make_row("a"), make_row("b", steps=2), make_row("gone", steps=7)]
     second = [make_row("new name", steps=2), make_row("a"), make_row("new", steps=9)]
@@ -151,8 +181,14 @@ def test_everything_else_that_differs_is_named():
 
 
 def test_nothing_in_common():
-    lines = describe(diff(make_record(make_row("a", steps=1)), make_record(make_row("b", steps=2))))
-    assert lines == ["only in the first: a", "only in the second: b", "no row of one is also in the other"]
+    found = diff(make_record(make_row("a", steps=1)), make_record(make_row("b", steps=2)))
+    said = "no row of one record is also in the other, by what ran or by name"
+    assert describe(found) == ["only in the first: a", "only in the second: b", f"{said}: nothing was compared"]
+    with pytest.raises(UsageError, match=f"^{said}: a in the first, b in the second$"):
+        found.slower(1.08)
+    many = diff(make_record(*(make_row(name) for name in "abcde")), make_record())
+    with pytest.raises(UsageError, match="a; b; c and 2 more in the first, none in the second"):
+        many.slower(1.08)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO_CHECKPOINT, DEMO_REEL, DEMO_STUDENT, edit_manifest
+from conftest import DEMO_CHECKPOINT, DEMO_REEL, DEMO_STUDENT, edit_manifest, load_helper
 
 from edgereel.bench.before import with_earlier
 from edgereel.bench.contenders import Job
@@ -20,7 +20,8 @@ from edgereel.bench.peers.diffusers import Checkpoint, DiffusersContender, Diffu
 from edgereel.bench.peers.openvino import OpenVinoPeer
 from edgereel.bench.peers.table import has_peers, peer_table
 from edgereel.bench.quality import mean_psnr
-from edgereel.bench.record import Record, read_record
+from edgereel.bench.record import Quality, Record, read_record
+from edgereel.bench.report.scores import quality_text
 from edgereel.bench.run import run_bench
 from edgereel.errors import EngineError, MissingExtraError, UsageError
 from edgereel.runtime.bundle import open_bundle
@@ -237,3 +238,18 @@ def test_an_earlier_record_becomes_references(tmp_path):
     assert found.low <= 0.5 <= found.high
     assert any("numpy" in note for note in both.notes)
     assert read_record(write_record(both, tmp_path)).rows[1].name == f"before: {name}"
+
+
+def test_earlier_rows_keep_what_their_clips_were_compared_with():
+    """The first row of another record is not the first row of this one; older records name no reference."""
+    records = load_helper("bench_records")
+    quality = Quality(source="none", psnr_to_first_db=20.0)
+    named = quality.model_copy(update={"psnr_to_reference_db": 40.0})
+    rows = [records.make_row("a"), records.make_row("b", quality=quality)]
+    rows.append(records.make_row("c", quality=named, reference="b"))
+    both = with_earlier(records.make_record(records.make_row("now")), [(Path("old.json"), records.make_record(*rows))])
+    earlier = both.rows[1:]
+    assert [row.reference for row in earlier] == [None, "before: a", "before: b"]
+    assert [row.quality.psnr_to_reference_db for row in earlier] == [None, 20.0, 40.0]
+    assert [row.quality.psnr_to_first_db for row in earlier] == [None, None, None]
+    assert quality_text(earlier[1], both) == "20.0 dB to before: a"

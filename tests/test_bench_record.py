@@ -176,6 +176,20 @@ def test_damaged_bytes_are_a_usage_error_of_one_line(tmp_path, cut, flip, byte):
     assert (back is None) == ("record.json" in message)
 
 
+@pytest.mark.parametrize("earlier", ["record.json", "report.html", "report.md", "performance/mlperf_log_detail.txt"])
+def test_a_report_goes_only_where_a_report_was_or_nothing(tmp_path, earlier):
+    folder = tmp_path / "frames"
+    assert prepare_folder(folder) == folder == prepare_folder(folder)  # new, then empty
+    for name in ("b.png", "a.png"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(OutputError, match=r"frames: holds other files \(a\.png, …\) and no earlier report: choose"):
+        prepare_folder(folder)
+    assert sorted(each.name for each in folder.iterdir()) == ["a.png", "b.png"]
+    (folder / earlier).parent.mkdir(exist_ok=True)
+    (folder / earlier).write_text("")
+    assert prepare_folder(folder) == folder
+
+
 def test_a_folder_that_cannot_be_is_found_out(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="it is a file"):

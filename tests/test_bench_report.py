@@ -37,6 +37,7 @@ from edgereel.bench.report.drawing import (
     svg,
     without_common_words,
 )
+from edgereel.bench.report.headline import headline
 from edgereel.bench.report.html import element
 from edgereel.bench.report.markdown import _escaped
 from edgereel.bench.report.resource_plots import memory_over_time, quality_against_time, roofline
@@ -188,16 +189,49 @@ def test_the_markdown_has_the_records_figures(two_rows):
 
 
 def test_the_first_sentence_is_of_the_fastest(two_rows):
-    sentence = content.headline(two_rows)
+    sentence = headline(two_rows)
     total = two_rows.rows[1].warm.stages["total"]
     assert sentence.startswith("Fastest of 2 rows: demo, 1 step makes a clip of 64×48, 17 frames in ")
     assert duration(total.median) in sentence
     assert f"95% interval {span(total.median_low, total.median_high)}" in sentence
     assert "34.5 dB" in sentence
-    assert "do not tell" not in sentence
+    assert "told apart" not in sentence
     twins = make_record(make_row("a"), make_row("b"))
-    assert content.headline(twins).endswith("The intervals do not tell it from b.")
+    assert headline(twins).endswith("Not told apart from it: b.")
     assert markdown_report(two_rows).split("\n\n")[1] == sentence
+
+
+def test_nearness_names_the_row_that_it_is_to():
+    near = Quality(source="none", psnr_to_first_db=20.0, psnr_to_reference_db=41.5)
+    equal = near.model_copy(update={"psnr_to_reference_db": 100.0})
+    rows = [make_row("a, 1 step"), make_row("a, 4 steps"), make_row("b, 4 steps", quality=near, reference="a, 4 steps")]
+    rows.append(make_row("c, 4 steps", quality=equal, reference="a, 4 steps"))
+    rows.append(make_row("b, 1 step", quality=near, reference="a, 1 step"))
+    table = cells(markdown_report(make_record(*rows)), "Clips from prompt to file")
+    assert table["b, 4 steps"]["quality"] == "41.5 dB to a, 4 steps"
+    assert table["c, 4 steps"]["quality"] == "equal to a, 4 steps"
+    assert table["b, 1 step"]["quality"] == "41.5 dB to the first row"
+
+
+def test_the_first_sentence_agrees_with_the_comparisons():
+    """Medians whose intervals overlap are told apart where the rounds tell them apart, and only there."""
+    rows = [make_row("a", scale=1.0), make_row("b", scale=0.99), make_row("c", scale=1.01)]
+    found = {"stage": "total", "ratio": 0.99, "low": 0.98, "high": 0.995, "rounds": 20}
+    faster = Comparison(first="a", second="b", **found, verdict="faster")
+    record = make_record(*rows, comparisons=[faster])
+    assert headline(record).startswith("Fastest of 3 rows: b makes")
+    assert headline(record).endswith("Not told apart from it: c.")  # not compared: by the intervals
+    same = faster.model_copy(update={"verdict": "no difference found"})
+    assert headline(make_record(*rows, comparisons=[same])).endswith("Not told apart from it: a; c.")
+    # A row that comes out slower than another, round by round, is not the fastest, whatever its median.
+    slower = faster.model_copy(update={"verdict": "slower"})
+    sentence = headline(make_record(*rows, comparisons=[slower]))
+    assert sentence.startswith("Fastest of 3 rows: a makes")
+    assert sentence.endswith("Not told apart from it: c.")
+    few = make_record(*rows, comparisons=[faster.model_copy(update={"verdict": "too few rounds to tell"})])
+    assert headline(few).endswith("Not told apart from it: a; c.")
+    many = make_record(*(make_row(name) for name in "abcdef"), comparisons=[])
+    assert headline(many).endswith("Not told apart from it: b; c; d and 2 other rows.")
 
 
 def test_comparisons_are_sentences(two_rows):
@@ -216,7 +250,7 @@ def test_a_single_run_and_a_single_round_have_no_interval():
     assert content.comparison_sentences(record) == [
         "b and a: too few rounds to tell (1.25 times its total time in 1 round)."
     ]
-    assert "interval" not in content.headline(record)
+    assert "interval" not in headline(record)
     assert content.rows_table(record).rows[0][6] == "none: one run"
 
 
@@ -294,7 +328,7 @@ def test_a_soak_of_too_few_clips_says_so_throughout():
     )  # fmt: skip
     record = make_record(make_row(warm_runs=0, cold_runs=0), kind="soak", soak=soak)
     said = "Too few clips for a trend: 8 made, the first 50 do not count."
-    assert content.headline(record) == said
+    assert headline(record) == said
     assert result_sentences(record) == ["Soak: undecided. 8 of 500 clips made, 0 failed.", said]
 
 
@@ -536,7 +570,7 @@ def test_a_command_in_markdown_can_be_pasted():
 def test_a_row_without_times_has_no_quality_and_is_not_counted(two_rows):
     failed = make_row("broken", warm_runs=0, cold_runs=0, failures=["it cannot"])
     record = make_record(two_rows.rows[0], two_rows.rows[1], failed)
-    assert content.headline(record).startswith("Fastest of 2 rows")
+    assert headline(record).startswith("Fastest of 2 rows")
     assert quality_text(failed, record) == "not measured"
     table = content.resource_table(record)
     assert table is not None

@@ -17,11 +17,12 @@ from conftest import DEMO_REEL
 
 from edgereel.bench import run as module
 from edgereel.bench.contenders import Contender, EdgereelContender, Watched
-from edgereel.bench.grid import default_steps, plan_rows
+from edgereel.bench.grid import default_steps, plan_rows, references
 from edgereel.bench.process import WorkerProcess
 from edgereel.bench.quality import psnr
 from edgereel.bench.record import EngineFacts, read_record
 from edgereel.bench.report.content import stage_table
+from edgereel.bench.report.scores import quality_text
 from edgereel.bench.run import run_bench
 from edgereel.bench.stages import ClipTimes
 from edgereel.errors import Cancelled, EngineError, GeometryError, MissingExtraError, PromptError, UsageError
@@ -152,6 +153,38 @@ def test_rows_are_compared_and_their_pictures_too(small_record):
         }
     expected = np.mean([psnr(first, other) for first, other in zip(clips[2], clips[1], strict=True)])
     assert record.rows[1].quality.psnr_to_first_db == pytest.approx(expected)
+
+
+def test_rows_of_several_bundles_are_compared_at_the_same_steps(demo_copy):
+    record = run_bench([None, demo_copy], steps=[1, 2], **SMALL, min_runs=8, cold=0)
+    one, two, copy_one, copy_two = (row.name for row in record.rows)
+    assert [row.reference for row in record.rows] == [None, one, one, two]
+    assert [(each.first, each.second) for each in record.comparisons] == [(one, two), (one, copy_one), (two, copy_two)]
+    qualities = [row.quality for row in record.rows]
+    assert [quality.psnr_to_reference_db for quality in qualities[2:]] == [100.0, 100.0]  # the same files
+    assert qualities[0].psnr_to_reference_db is None
+    assert qualities[1].psnr_to_reference_db == qualities[1].psnr_to_first_db < 100
+    assert qualities[3].psnr_to_first_db == qualities[1].psnr_to_first_db
+    assert quality_text(record.rows[3], record).startswith(f"equal to {two}")
+    assert quality_text(record.rows[2], record).startswith("equal to the first row")
+
+
+def test_the_reference_is_the_first_bundles_row_of_the_same_kind(demo_copy):
+    peers = {"peer": Played}
+    grid = (["auto"], [1, 2], [(32, 32), (64, 64)], [5], PROMPTS, 1, peers)
+    plans = plan_rows([DEMO_REEL, demo_copy], *grid)
+    found = references(plans)
+    assert list(found) == [plan.name for plan in plans[1:]]
+    by_name = {plan.name: plan for plan in plans}
+    for name, other in found.items():
+        job, reference = by_name[name].job, by_name[other]
+        assert reference.contender == "edgereel"
+        assert reference.job.bundle is plans[0].job.bundle
+        own = by_name[name].contender == "edgereel" and job.bundle is plans[0].job.bundle
+        if own:
+            assert reference is plans[0]
+        else:
+            assert (reference.job.request.steps, reference.job.request.width) == (job.request.steps, job.request.width)
 
 
 def test_quality_stands_beside_speed(small_record):
@@ -403,6 +436,11 @@ def test_rows_that_do_not_fit_into_memory_together_run_in_pairs(monkeypatch):
         plans = plan_rows([None], ["auto"], None, [None], [None], PROMPTS, 1)
         bench = module.Bench(plans, module.Options(PROMPTS))
         assert [[row.plan.job.request.steps for row in group] for group in bench._groups()] == groups
+    monkeypatch.setattr(module, "free_host_memory", lambda: 2 * need)
+    plans = plan_rows([None, None], ["auto"], [4, 1], [None], [None], PROMPTS, 1)
+    bench = module.Bench(plans, module.Options(PROMPTS))
+    pairs = [[bench.measured.index(row) for row in group] for group in bench._groups()]
+    assert pairs == [[0, 1], [0, 2], [1, 3]]
 
 
 def test_pairs_measure_the_first_row_once_and_compare_all(monkeypatch):
@@ -430,6 +468,7 @@ def test_the_command_writes_a_record_and_prints_a_table(tmp_path):
     assert f"| {' | '.join(table.rows[0][:3])} |" in done.stdout
     assert table.rows[0][:2] == ["edgereel demo, 1 step", "2"]
     assert "Stages of cold clips" in done.stdout
+    assert "Cold clips are made by fresh processes" in done.stdout
 
 
 def test_the_command_prints_json(tmp_path):
@@ -439,6 +478,8 @@ def test_the_command_prints_json(tmp_path):
     assert printed["record"] == str(tmp_path / "record.json")
     row = printed["rows"]["edgereel demo, 1 step"]
     assert row == {"warm_seconds": record.rows[0].warm.stages["total"].median, "cold_seconds": None}
+    for text in (*record.notes, (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):
+        assert "fresh processes" not in text
 
 
 @pytest.mark.parametrize(
@@ -452,10 +493,14 @@ def test_the_command_prints_json(tmp_path):
         (["nowhere.reel"], 1, "nowhere.reel"),
         (["-o", "/dev/null"], 1, "it is a file"),
         (["-o", "/dev/null/below"], 1, "cannot write"),
+        (["-o", "clips"], 1, "clips: holds other files (frame_0000.png) and no earlier report"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, code, words, tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "frame_0000.png").write_bytes(b"x")
     done = command(*arguments, cwd=tmp_path)
+    assert [each.name for each in (tmp_path / "clips").iterdir()] == ["frame_0000.png"]
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from edgereel.bench.contenders import EdgereelContender
 from edgereel.bench.record import read_record
-from edgereel.bench.soak import Limits, Sample, judge, longest_stretch, run_soak, soak_markdown
+from edgereel.bench.soak import Limits, Sample, default_skip, judge, longest_stretch, run_soak, soak_markdown
 from edgereel.bench.stages import ClipTimes
 from edgereel.cli import app
 from edgereel.errors import EngineError, PromptError, UsageError
@@ -158,8 +158,20 @@ def test_what_cannot_be_measured_is_refused_before_the_first_clip(options, error
         run_soak(**{"clips": 50, "skip": 10, "contender": None, **options})
 
 
+@pytest.mark.parametrize(("clips", "skip"), [(16, 0), (20, 4), (24, 6), (80, 20), (199, 49), (200, 50), (500, 50)])
+def test_the_first_clips_are_left_out_as_far_as_enough_are_left(clips, skip):
+    assert default_skip(clips) == skip
+
+
+def test_a_short_soak_needs_no_option_and_says_what_it_skipped():
+    record = soak_of("healthy", clips=24, skip=None)
+    assert (record.soak.skipped, record.soak.verdict, record.rows[0].warm.runs) == (6, "pass", 18)
+    assert "Of the clips, the first 6 do not count." in soak_markdown(record)
+    assert "Of the clips, all of them count." in soak_markdown(soak_of("healthy", clips=16, skip=None))
+
+
 def test_the_demo_makes_clips_and_the_command_says_how_it_went(tmp_path):
-    arguments = ["bench", "soak", "--clips", "20", "--skip", "4", "--threads", "1", "-o", str(tmp_path / "report")]
+    arguments = ["bench", "soak", "--clips", "20", "--threads", "1", "-o", str(tmp_path / "report")]
     result = CliRunner().invoke(app, [*arguments, "--fail-memory", "1000", "--fail-latency", "1000"])
     assert result.exit_code == 0, result.output
     assert "20 of 20 clips made, 0 failed" in result.output
@@ -178,7 +190,7 @@ def test_a_limit_that_is_broken_is_the_exit_code(tmp_path):
     result = CliRunner().invoke(app, [*arguments, "--fail-latency", "0.001"])
     assert result.exit_code == 1
     answer = json.loads(result.stdout)
-    assert answer["verdict"] == "fail"
+    assert (answer["verdict"], answer["skipped"]) == ("fail", 4)
     assert "later clips took" in " ".join(answer["reasons"])
 
 

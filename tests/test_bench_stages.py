@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgereel.bench.stages import ClipTimes, cold_times, make_clip, split_times, times_from_json, without_openings
-from edgereel.bench.summaries import compare_with_first, timing_of
+from edgereel.bench.summaries import compare_in_turns, timing_of
 from edgereel.errors import EngineError
 from edgereel.runtime.progress import Span
 
@@ -152,12 +152,15 @@ def test_a_row_sums_up_its_clips():
 def test_rows_are_compared_with_the_first_round_by_round():
     base = [ClipTimes(float(t), {}, {}) for t in np.random.default_rng(2).uniform(1, 3, 12)]
     double = [ClipTimes(2 * clip.total, {}, {}) for clip in base]
-    found = compare_with_first({"a": base, "b": double, "c": base[:9]})
+    found = compare_in_turns({"a": base, "b": double, "c": base[:9]})
     assert [(each.first, each.second, each.rounds) for each in found] == [("a", "b", 12), ("a", "c", 9)]
     assert found[0].ratio == pytest.approx(2)
     assert found[0].verdict == "slower"
     assert found[1].verdict == "no difference found"
-    assert compare_with_first({"a": base}) == []
+    assert compare_in_turns({"a": base}) == []
+    found = compare_in_turns({"a": base, "b": double, "c": base, "d": double}, {"b": "a", "c": "b", "d": "missing"})
+    assert [(each.first, each.second) for each in found] == [("a", "b"), ("b", "c"), ("a", "d")]
+    assert found[1].ratio == pytest.approx(0.5)
 
 
 def test_the_clock_of_a_clip_is_the_wall(tmp_path):

@@ -32,6 +32,8 @@ def peer_table(record: Record) -> str:
 def _cells(row: Row) -> list[str]:
     psnr = row.quality.psnr_to_edgereel_db
     if psnr is None:
+        psnr = row.quality.psnr_to_reference_db
+    if psnr is None:
         psnr = row.quality.psnr_to_first_db
     if row.failures:
         return [f"{row.name}: failed", *[_NOTHING] * 11, _NOTHING if psnr is None else f"{psnr:.1f}"]

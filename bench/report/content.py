@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ...errors import one_line
 from ..record import DETAILS, STAGES, Comparison, GpuFacts, MachineLimits, Record, Row, Timing
 from ..statistics import runs_needed
-from .results import skipped_sentence
 from .scores import quality_text
 from .wording import (
     NOT_MEASURED,
@@ -55,38 +54,6 @@ class Table:
     rows: list[list[str]]
     numbers: bool = True
     words_last: bool = False
-
-
-def headline(record: Record) -> str:
-    """Return one sentence on the row with the lowest median, its interval and its quality; what is close to it, too."""
-    for kind in ("warm", "cold"):
-        timed = [(timing.stages["total"], row) for row in record.rows if (timing := timing_of(row, kind)) is not None]
-        if timed:
-            break
-    else:
-        if record.soak is not None and record.soak.made:
-            return skipped_sentence(record.soak)
-        return "No clip was measured to its end."
-    total, row = min(timed, key=lambda pair: pair[0].median)
-    timing = timing_of(row, kind)
-    assert timing is not None
-    start = f"Fastest of {whole(len(timed))} rows: {row.name}" if len(timed) > 1 else row.name
-    told = f"a single {kind} run"
-    if total.runs > 1:
-        interval = f"{percent(total.median_confidence)} interval {span(total.median_low, total.median_high)}"
-        told = f"median of {plural(total.runs, kind + ' run')}, {interval}"
-    text = (
-        f"{start} makes a clip of {clip_size(row)} in {duration(total.median)} ({told}), "
-        f"{pace(timing)}; quality: {quality_text(row, record)}."
-    )
-    near = [
-        other.name
-        for found, other in timed
-        if other is not row and found.median_low <= total.median_high and found.runs > 1
-    ]
-    if near:
-        text += f" The intervals do not tell it from {listed(near[:3])}{' and others' * (len(near) > 3)}."
-    return text
 
 
 def timing_of(row: Row, kind: str) -> Timing | None:

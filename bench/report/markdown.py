@@ -8,6 +8,7 @@ from ...errors import one_line
 from ..record import Record
 from . import content
 from .content import Table
+from .headline import headline
 from .results import result_sentences
 
 _SPECIAL = re.compile(r"[\\`*<>|~]|^\[|\](?=[(\[:])|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
@@ -31,7 +32,7 @@ def markdown_report(record: Record) -> str:
     parts = [
         f"# {_escaped(content.title(record))}",
         _list(content.warnings_of(record)),
-        _escaped(content.headline(record)),
+        _escaped(headline(record)),
         _escaped(content.machine_line(record)),
         _section("Result", _list(result_sentences(record))),
         _titled(tables[0]),

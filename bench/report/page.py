@@ -6,6 +6,7 @@ from ..record import Record
 from . import content
 from .content import STAGE_NAMES, Table
 from .drawing import WIDTHS, Plot, style, svg
+from .headline import headline
 from .html import Safe, element, together
 from .resource_plots import memory_over_time, quality_against_time, roofline
 from .results import result_sentences
@@ -32,7 +33,7 @@ def _sections(record: Record) -> list[Safe]:
     warnings = [element("p", text, class_="warning") for text in content.warnings_of(record)]
     parts = [
         element("h1", content.title(record)),
-        element("p", content.headline(record), class_="headline"),
+        element("p", headline(record), class_="headline"),
         element("p", content.machine_line(record), class_="muted"),
         *warnings,
         _table(_compact(content.rows_table(record))),

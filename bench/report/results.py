@@ -29,7 +29,7 @@ def _soak(soak: Soak) -> list[str]:
 
 def skipped_sentence(soak: Soak) -> str:
     """Return how many clips count in no trend, and where there is none, that too few were made."""
-    skipped = f"the first {whole(soak.skipped)} do not count"
+    skipped = f"the first {whole(soak.skipped)} do not count" if soak.skipped else "all of them count"
     if soak.memory_trend is None:
         return f"Too few clips for a trend: {whole(soak.made)} made, {skipped}."
     return f"Of the clips, {skipped}."

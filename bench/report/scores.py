@@ -25,16 +25,18 @@ class Axis:
 
 
 def quality_text(row: Row, record: Record) -> str:
-    """Return a row's quality in a few words: nearness to the first row's clips, then what the bundle or a scorer says."""
+    """Return a row's quality in a few words: nearness to its reference's clips, then what the bundle or a scorer says."""
     if row.warm is None and row.cold is None:
         return NOT_MEASURED
     quality, parts = row.quality, []
     first = record.rows[0]
-    if quality.psnr_to_first_db is not None and row is not first:
-        same = quality.psnr_to_first_db >= EQUAL_DB
-        parts.append(
-            "equal to the first row" if same else f"{significant(quality.psnr_to_first_db)} dB to the first row"
-        )
+    psnr, other = quality.psnr_to_reference_db, "the first row"
+    if psnr is None:  # also in records from before rows had references
+        psnr = quality.psnr_to_first_db
+    elif row.reference not in (None, first.name):
+        other = str(row.reference)
+    if psnr is not None and row is not first:
+        parts.append(f"equal to {other}" if psnr >= EQUAL_DB else f"{significant(psnr)} dB to {other}")
     figures = number_figures(quality.figures)
     shown = [figures[name] for name in _TRAITS if name in figures]
     if quality.source == "measured" and shown:
