@@ -155,6 +155,27 @@ def test_an_output_folder_that_cannot_be_written_to(run, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["compare", DEMO_REEL, DEMO_REEL, "--report", "missing/page.html"], "missing does not exist"),
+        (["compare", DEMO_REEL, DEMO_REEL, "--report", "/proc/page.html"], "cannot write /proc/page.html"),
+        (["calibrate", DEMO_REEL, "--prompts", "PROMPTS", "-o", "missing/stats.npz"], "missing does not exist"),
+        (["calibrate", DEMO_REEL, "--prompts", "PROMPTS", "-o", "/proc/stats.npz"], "cannot write /proc/stats.npz"),
+        (["calibrate", DEMO_REEL, "--prompts", "PROMPTS", "-o", "."], "it is a folder"),
+        (["quantize", DEMO_REEL, "--precision", "mixed", "-o", "/proc/x.reel"], "cannot write /proc/x.reel"),
+    ],
+    ids=lambda value: " ".join(map(str, [value[0], value[-1]])) if isinstance(value, list) else "",
+)
+def test_where_a_result_cannot_go_is_told_before_any_work(run, tmp_path, monkeypatch, arguments, part):
+    if "/proc/" in arguments[-1] and not Path("/proc/self").is_dir():
+        pytest.skip("no folder here that nobody can write to")
+    pytest.importorskip("onnx")
+    prompts = prompts_file(tmp_path, PROMPT)
+    monkeypatch.setattr("edgereel.runtime.bundle.Bundle.path", lambda *_: pytest.fail("work had begun"))
+    refused(run(*(prompts if argument == "PROMPTS" else argument for argument in arguments)), 1, part)
+
+
 def prompts_file(folder, text):
     (folder / "prompts.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     return folder / "prompts.txt"
