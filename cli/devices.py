@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError, one_line
+from ..interrupts import interrupts_wait
 from ..terminal import print_cache, print_json, show_plan, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, device_of, parse_size
@@ -36,8 +37,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what would be held in memory when, for clips of a size and length; 1 if they do not fit, with what would."""
-    from ..runtime.memory_plan import describe_plan
-    from ..runtime.planning import plan_bundle
+    with interrupts_wait():
+        from ..runtime.memory_plan import describe_plan
+        from ..runtime.planning import plan_bundle
 
     found = plan_bundle(
         bundle,
@@ -70,7 +72,8 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Build the engines for clips of a size and length, so that the first clip need not wait for them."""
-    from ..runtime.building import build_engines, describe_build, show_build
+    with interrupts_wait():
+        from ..runtime.building import build_engines, describe_build, show_build
 
     pixels = None if size is None else parse_size(size)
     if not dry_run:
@@ -112,8 +115,9 @@ def build(
 @cache.command("ls")
 def list_cache(as_json: JsonOption = False) -> None:
     """Show what the cache holds, and each built engine."""
-    from ..engines.engine_cache import EngineCache
-    from ..engines.engine_cache_parts import cache_parts
+    with interrupts_wait():
+        from ..engines.engine_cache import EngineCache
+        from ..engines.engine_cache_parts import cache_parts
 
     print_cache(cache_parts(), EngineCache().list_entries(), as_json)
 
@@ -128,8 +132,9 @@ def remove_from_cache(
     as_json: JsonOption = False,
 ) -> None:
     """Remove built engines or other kept things; what is in use stays."""
-    from ..engines.engine_cache import EngineCache
-    from ..engines.engine_cache_parts import cache_parts, clear_part
+    with interrupts_wait():
+        from ..engines.engine_cache import EngineCache
+        from ..engines.engine_cache_parts import cache_parts, clear_part
 
     if sum((bool(engines), part is not None, everything)) != 1:
         raise UsageError("say what to remove: engines by name, --part KIND, or --all")
@@ -147,7 +152,8 @@ def remove_from_cache(
 @cache.command("verify")
 def verify_cache(as_json: JsonOption = False) -> None:
     """Hash every built engine again; 1 if one is not as it was built. A damaged one is built again when it is needed."""
-    from ..engines.engine_cache import EngineCache
+    with interrupts_wait():
+        from ..engines.engine_cache import EngineCache
 
     found = EngineCache().verify()
     problems = {entry.digest: problem for entry, problem in found if problem is not None}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import require_packages
+from ..interrupts import interrupts_wait
 from .lora_request import Lora
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def export_checkpoint(
     bundle cannot be written. Whatever is raised, KeyboardInterrupt included, nothing is left behind.
     """
     require_packages(PACKAGES, "export", "edgereel export")
-    from .bundle import export_checkpoint as run
+    with interrupts_wait():
+        from .bundle import export_checkpoint as run
 
     return run(
         Path(checkpoint),
