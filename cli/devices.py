@@ -9,7 +9,7 @@ import typer
 
 from ..errors import UsageError, one_line
 from ..interrupts import interrupts_wait
-from ..terminal import print_cache, print_json, show_plan, stage_progress
+from ..terminal import print_cache, print_json, show_plan, spinner, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, device_of, parse_size
 
@@ -41,14 +41,11 @@ def plan(
         from ..runtime.memory_plan import describe_plan
         from ..runtime.planning import plan_bundle
 
-    found = plan_bundle(
-        bundle,
-        size=None if size is None else parse_size(size),
-        frames=frames,
-        memory=memory,
-        engine=engine,
-        compute_capability=compute_capability,
-    )
+    pixels = None if size is None else parse_size(size)
+    with spinner("finding what each graph takes"):
+        found = plan_bundle(
+            bundle, size=pixels, frames=frames, memory=memory, engine=engine, compute_capability=compute_capability
+        )
     if as_json:
         print_json(found.to_json())
     else:
@@ -117,9 +114,13 @@ def list_cache(as_json: JsonOption = False) -> None:
     """Show what the cache holds, and each built engine."""
     with interrupts_wait():
         from ..engines.engine_cache import EngineCache
-        from ..engines.engine_cache_parts import cache_parts
+        from ..engines.engine_cache_parts import CachePart, cache_parts
+        from ..runtime.bundle import hashes_path
 
-    print_cache(cache_parts(), EngineCache().list_entries(), as_json)
+    parts, path = cache_parts(), hashes_path()
+    if path.is_file():
+        parts.append(CachePart(path.name, path, path.stat().st_size, 1, ours=True))
+    print_cache(parts, EngineCache().list_entries(), as_json)
 
 
 @cache.command("rm")
@@ -135,6 +136,7 @@ def remove_from_cache(
     with interrupts_wait():
         from ..engines.engine_cache import EngineCache
         from ..engines.engine_cache_parts import cache_parts, clear_part
+        from ..runtime.bundle import forget_hashes
 
     if sum((bool(engines), part is not None, everything)) != 1:
         raise UsageError("say what to remove: engines by name, --part KIND, or --all")
@@ -142,7 +144,7 @@ def remove_from_cache(
         freed = EngineCache().remove(engines)
     else:
         parts = [found.name for found in cache_parts() if found.ours] if part is None else [part]
-        freed = sum(clear_part(name) for name in parts)
+        freed = sum(clear_part(name) for name in parts) + (forget_hashes() if everything else 0)
     if as_json:
         print_json({"freed": freed})
     else:
