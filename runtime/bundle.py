@@ -210,10 +210,12 @@ def forget_hashes() -> int:
     Raises OutputError where they cannot be deleted.
     """
     path = hashes_path()
+    if not path.is_file():  # anything else of that name is not edgereel's
+        return 0
     try:
         size = path.lstat().st_size
         path.unlink()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:  # another process was faster
         return 0
     except OSError as error:
         raise OutputError(f"cannot delete {path}: {error.strerror}") from error
