@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from .interrupts import interrupts_wait
+from .interrupts import end_on_termination, how_it_ended, interrupts_wait
 
 
 def main() -> None:
-    """Run the command line; ctrl-C while it is still being imported ends it as quietly as later."""
+    """Run the command line; ctrl-C and SIGTERM while it is still being imported end it as quietly as later."""
+    end_on_termination()
     try:
         with interrupts_wait():
             from .cli import main as run
     except KeyboardInterrupt:
-        print("edgereel: interrupted", file=sys.stderr)
-        sys.exit(130)
+        word, exit_code = how_it_ended()
+        print(f"edgereel: {word}", file=sys.stderr)
+        sys.exit(exit_code)
     run()
 
 

@@ -1,30 +1,73 @@
-"""Ctrl-C during imports: extension modules lose it, or turn it into an ImportError, so it waits until they are done."""
+"""How a run is stopped: by ctrl-C, and where the command line asks for it by SIGTERM, as `kill` and `timeout` send it.
+
+Extension modules lose the interrupt that comes while they are imported, or turn it into an ImportError, so it waits until
+they are done.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+_INTERRUPTED, _TERMINATED = 130, 143  # as shells say it: 128 and the signal's number
+_AT_ONCE = 1.0
+"""Seconds within which another SIGTERM is the same one: `timeout` sends it to the process and to its group."""
+
+_terminated_at: float | None = None
+
+
+def end_on_termination() -> None:
+    """From now on SIGTERM raises KeyboardInterrupt, so that what is half done is cleaned up as after ctrl-C.
+
+    For the command line alone: a program that uses the library has its own ways. Nothing changes on Windows, outside the
+    main thread, or where SIGTERM is ignored or handled already.
+    """
+    if os.name != "nt" and _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def how_it_ended() -> tuple[str, int]:
+    """Return in a word how a run that was stopped ended, and its exit code."""
+    return ("interrupted", _INTERRUPTED) if _terminated_at is None else ("terminated", _TERMINATED)
 
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Hold a ctrl-C back until the end of the block, then raise its KeyboardInterrupt."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    waiting = False
-
-    def note(*_: object) -> None:
-        nonlocal waiting
-        waiting = True
-
-    signal.signal(signal.SIGINT, note)
+    """Hold ctrl-C, and SIGTERM where it raises KeyboardInterrupt, back until the end of the block, then raise that."""
+    before = _handlers() if _in_main_thread() else {}
+    waiting: set[int] = set()
+    for number in before:
+        signal.signal(number, lambda number, _: waiting.add(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if waiting:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if signal.SIGTERM in waiting:
+            _terminate()
+        if signal.SIGINT in waiting:
+            raise KeyboardInterrupt
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    """Return by signal the handlers to put back, of the signals that interrupt this process."""
+    ctrl_c, termination = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    found: dict[signal.Signals, Any] = {signal.SIGINT: ctrl_c} if callable(ctrl_c) else {}
+    return {**found, signal.SIGTERM: termination} if termination is _terminate else found
+
+
+def _terminate(*_: object) -> None:
+    global _terminated_at
+    before, now = _terminated_at, time.monotonic()
+    if before is None or now - before > _AT_ONCE:
+        _terminated_at = now
         raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

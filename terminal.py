@@ -81,6 +81,16 @@ def stage_progress(quiet: bool = False) -> Iterator[StageProgress]:
         yield StageProgress(progress)
 
 
+@contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Show that something is going on whose end is not known, for the time of the block, on a terminal only."""
+    if stderr.is_terminal:
+        with stderr.status(text):
+            yield
+    else:
+        yield
+
+
 def print_json(data: dict[str, Any]) -> None:
     """Print an object on stdout, for programs to read."""
     print(json.dumps(data, indent=2))  # escaped, since not every terminal and pipe takes all of Unicode

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import require_packages
+from ..interrupts import interrupts_wait
 from ..runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def calibrate(
     GeometryError; BundleError; EngineError where activations are not finite numbers; OutputError; MissingExtraError.
     """
     require_packages(PACKAGES, "calibration", "edgereel calibrate")
-    from .collecting import calibrate as run
+    with interrupts_wait():
+        from .collecting import calibrate as run
 
     return run(
         bundle,
@@ -97,8 +99,9 @@ def quantize(
     OutputError, MissingExtraError. Whatever is raised, KeyboardInterrupt included, nothing is left behind.
     """
     require_packages(PACKAGES, "calibration", "edgereel quantize")
-    from .quantizing import complete_settings
-    from .quantizing import quantize as run
+    with interrupts_wait():
+        from .quantizing import complete_settings
+        from .quantizing import quantize as run
 
     settings = complete_settings(
         precision=precision,

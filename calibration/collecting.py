@@ -20,6 +20,7 @@ from ..runtime.progress import Progress, report_progress
 from ..runtime.recipes import schedule_of
 from ..runtime.reel import Reel, demo_bundle_path
 from ..runtime.request import Request, complete_request
+from ..runtime.writing import check_file_target
 from .graph_file import GraphFile
 from .recording import RecordingEngine
 from .statistics import ROWS_KEPT, Plan, Statistics, load_statistics
@@ -42,8 +43,7 @@ def calibrate(
     if seeds < 1:
         raise UsageError(f"{seeds} seeds are not possible: choose 1 or more")
     texts = read_prompts(prompts)
-    if not output.parent.is_dir():
-        raise OutputError(f"{output.parent}: no such folder; make it first")
+    check_file_target(output)
     opened = open_bundle(bundle or demo_bundle_path(), on_progress=on_progress)
     settings: dict[str, Any] = {"recipe": recipe, "steps": steps, "size": size, "frames": frames}
     request = complete_request(opened.manifest, texts[0], **settings)

@@ -11,6 +11,7 @@ import typer
 
 from .. import __version__
 from ..errors import Cancelled, EdgereelError, UsageError, one_line
+from ..interrupts import how_it_ended
 from ..terminal import stderr
 
 app = typer.Typer(
@@ -39,7 +40,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    """Run the command line: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted, 143 terminated."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -49,7 +50,7 @@ def main() -> None:
     except BrokenPipeError:  # whoever read the output has closed it; Python would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort, Cancelled):
         status = Cancelled.exit_code
     except EdgereelError as error:
         _fail(str(error), error.exit_code)
@@ -62,7 +63,7 @@ def main() -> None:
     except OSError as error:
         _fail(str(error), EdgereelError.exit_code)
     if status == Cancelled.exit_code:
-        _fail("interrupted", status)
+        _fail(*how_it_ended())
     sys.exit(status if isinstance(status, int) else 0)
 
 

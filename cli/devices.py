@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError, one_line
-from ..terminal import print_cache, print_json, show_plan, stage_progress
+from ..interrupts import interrupts_wait
+from ..terminal import print_cache, print_json, show_plan, spinner, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, device_of, parse_size
 
@@ -36,17 +37,15 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what would be held in memory when, for clips of a size and length; 1 if they do not fit, with what would."""
-    from ..runtime.memory_plan import describe_plan
-    from ..runtime.planning import plan_bundle
+    with interrupts_wait():
+        from ..runtime.memory_plan import describe_plan
+        from ..runtime.planning import plan_bundle
 
-    found = plan_bundle(
-        bundle,
-        size=None if size is None else parse_size(size),
-        frames=frames,
-        memory=memory,
-        engine=engine,
-        compute_capability=compute_capability,
-    )
+    pixels = None if size is None else parse_size(size)
+    with spinner("finding what each graph takes"):
+        found = plan_bundle(
+            bundle, size=pixels, frames=frames, memory=memory, engine=engine, compute_capability=compute_capability
+        )
     if as_json:
         print_json(found.to_json())
     else:
@@ -70,7 +69,8 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Build the engines for clips of a size and length, so that the first clip need not wait for them."""
-    from ..runtime.building import build_engines, describe_build, show_build
+    with interrupts_wait():
+        from ..runtime.building import build_engines, describe_build, show_build
 
     pixels = None if size is None else parse_size(size)
     if not dry_run:
@@ -112,10 +112,15 @@ def build(
 @cache.command("ls")
 def list_cache(as_json: JsonOption = False) -> None:
     """Show what the cache holds, and each built engine."""
-    from ..engines.engine_cache import EngineCache
-    from ..engines.engine_cache_parts import cache_parts
+    with interrupts_wait():
+        from ..engines.engine_cache import EngineCache
+        from ..engines.engine_cache_parts import CachePart, cache_parts
+        from ..runtime.bundle import hashes_path
 
-    print_cache(cache_parts(), EngineCache().list_entries(), as_json)
+    parts, path = cache_parts(), hashes_path()
+    if path.is_file():
+        parts.append(CachePart(path.name, path, path.stat().st_size, 1, ours=True))
+    print_cache(parts, EngineCache().list_entries(), as_json)
 
 
 @cache.command("rm")
@@ -128,8 +133,10 @@ def remove_from_cache(
     as_json: JsonOption = False,
 ) -> None:
     """Remove built engines or other kept things; what is in use stays."""
-    from ..engines.engine_cache import EngineCache
-    from ..engines.engine_cache_parts import cache_parts, clear_part
+    with interrupts_wait():
+        from ..engines.engine_cache import EngineCache
+        from ..engines.engine_cache_parts import cache_parts, clear_part
+        from ..runtime.bundle import forget_hashes
 
     if sum((bool(engines), part is not None, everything)) != 1:
         raise UsageError("say what to remove: engines by name, --part KIND, or --all")
@@ -137,7 +144,7 @@ def remove_from_cache(
         freed = EngineCache().remove(engines)
     else:
         parts = [found.name for found in cache_parts() if found.ours] if part is None else [part]
-        freed = sum(clear_part(name) for name in parts)
+        freed = sum(clear_part(name) for name in parts) + (forget_hashes() if everything else 0)
     if as_json:
         print_json({"freed": freed})
     else:
@@ -147,7 +154,8 @@ def remove_from_cache(
 @cache.command("verify")
 def verify_cache(as_json: JsonOption = False) -> None:
     """Hash every built engine again; 1 if one is not as it was built. A damaged one is built again when it is needed."""
-    from ..engines.engine_cache import EngineCache
+    with interrupts_wait():
+        from ..engines.engine_cache import EngineCache
 
     found = EngineCache().verify()
     problems = {entry.digest: problem for entry, problem in found if problem is not None}

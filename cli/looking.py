@@ -20,9 +20,10 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a bundle holds: model, recipes, sizes, precision, parity and quality."""
-    from ..runtime.bundle import open_bundle
-    from ..runtime.describe import describe
-    from ..runtime.reel import demo_bundle_path
+    with interrupts_wait():
+        from ..runtime.bundle import open_bundle
+        from ..runtime.describe import describe
+        from ..runtime.reel import demo_bundle_path
 
     opened = open_bundle(bundle or demo_bundle_path())
     if as_json:
@@ -37,8 +38,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle again and check it against the manifest."""
-    from ..runtime.bundle import verify_bundle
-    from ..runtime.reel import demo_bundle_path
+    with interrupts_wait():
+        from ..runtime.bundle import verify_bundle
+        from ..runtime.reel import demo_bundle_path
 
     with stage_progress() as progress:
         opened = verify_bundle(bundle or demo_bundle_path(), on_progress=progress)

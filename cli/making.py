@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError, one_line
+from ..interrupts import interrupts_wait
 from ..terminal import print_json, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, ThreadsOption, parse_size
@@ -44,7 +45,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a bundle, each graph proved against the torch module it came from."""
-    from ..export import export_checkpoint
+    with interrupts_wait():
+        from ..export import export_checkpoint
 
     if precision not in ("fp32", "fp16"):
         raise UsageError(f"--precision {precision}: choose fp32 or fp16")
@@ -86,7 +88,8 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Watch a model while it samples, for quantize. Stopped at any moment, the same command goes on."""
-    from ..calibration import calibrate as run
+    with interrupts_wait():
+        from ..calibration import calibrate as run
 
     with stage_progress() as progress:
         statistics = run(
@@ -141,7 +144,8 @@ def quantize(
     as_json: JsonOption = False,
 ) -> None:
     """Make a bundle smaller, and measure how near its clips are to the original's."""
-    from ..calibration import quantize as run
+    with interrupts_wait():
+        from ..calibration import quantize as run
 
     with stage_progress() as progress:
         manifest = run(
@@ -187,12 +191,16 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Make the same clips by two bundles and measure what the second has lost."""
-    from ..calibration.compare import compare_bundles
-    from ..calibration.report import PICTURES, summary, write_report
-    from ..runtime.batch import read_prompts
+    with interrupts_wait():
+        from ..calibration.compare import compare_bundles
+        from ..calibration.report import PICTURES, summary, write_report
+        from ..runtime.batch import read_prompts
+        from ..runtime.writing import check_file_target
 
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report {report}: the page is HTML: end its name in .html")
+    if report is not None:
+        check_file_target(report)
     with stage_progress() as progress:
         comparison = compare_bundles(
             first,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import require_packages
+from ..interrupts import interrupts_wait
 from .lora_request import Lora
 
 if TYPE_CHECKING:
@@ -47,20 +48,32 @@ def export_checkpoint(
     bundle cannot be written. Whatever is raised, KeyboardInterrupt included, nothing is left behind.
     """
     require_packages(PACKAGES, "export", "edgereel export")
-    from .bundle import export_checkpoint as run
+    with interrupts_wait():
+        from .arguments import check_arguments
 
-    return run(
-        Path(checkpoint),
-        Path(output),
+    checkpoint, output, fused = Path(checkpoint), Path(output), [Lora.of(lora) for lora in loras]
+    given = {"transformer": transformer, "transformer_2": transformer_2}
+    replaced = {name: Path(folder) for name, folder in given.items() if folder is not None}
+    check_arguments(
+        checkpoint,
+        output,
         max_tokens=max_tokens,
         recipe=recipe,
         precision=precision,
-        loras=[Lora.of(lora) for lora in loras],
-        replaced={
-            name: Path(folder)
-            for name, folder in (("transformer", transformer), ("transformer_2", transformer_2))
-            if folder is not None
-        },
+        loras=fused,
+        replaced=replaced,
+    )
+    with interrupts_wait():
+        from .bundle import export_checkpoint as run
+
+    return run(
+        checkpoint,
+        output,
+        max_tokens=max_tokens,
+        recipe=recipe,
+        precision=precision,
+        loras=fused,
+        replaced=replaced,
         name=name,
         license=license,
         origin=origin,

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from ..errors import CheckpointError, UsageError, brief
+from ..errors import CheckpointError, brief
 from ..runtime.manifest import Denoiser, Graph, Manifest, Parity, Precision, Roles
-from ..runtime.new_bundle import check_new_bundle, file_records, new_bundle_folder, write_manifest
-from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, open_checkpoint
+from ..runtime.new_bundle import file_records, new_bundle_folder, write_manifest
+from .arguments import INDEX_NAME
+from .checkpoint import OVERRIDES_NAME, Checkpoint, open_checkpoint
 from .family import Adapter, Facts, GraphSource, Part, Trial
 from .graphs import DataFile, save_graph
 from .lora_request import Lora
@@ -31,7 +32,6 @@ COMPUTE = {"fp32": torch.float32, "fp16": torch.float16}
 WRITERS = ("edgereel", "torch", "diffusers", "transformers", "onnx")
 WEIGHT_NAMES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
 NOT_STATED = "not stated"
-MAX_TOKENS_LIMIT = 65_536
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,12 +59,7 @@ def export_checkpoint(
     origin: str | None,
     on_progress: Progress | None,
 ) -> Manifest:
-    """Do what edgereel.export.export_checkpoint says."""
-    if precision not in COMPUTE:
-        raise UsageError(f"precision {precision!r} is unknown: choose fp32 or fp16")
-    if max_tokens is not None and not 0 < max_tokens <= MAX_TOKENS_LIMIT:
-        raise UsageError(f"max tokens is {max_tokens}: choose 1 to {MAX_TOKENS_LIMIT}")
-    check_new_bundle(output)
+    """Do what edgereel.export.export_checkpoint says, once its arguments are checked."""
     opened = open_checkpoint(checkpoint, replaced)
     adapter = open_family(opened)
     adapter.add_loras(loras)

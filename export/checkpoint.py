@@ -16,10 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, brief
 from . import weights
+from .arguments import INDEX_NAME, PICKLE_SUFFIXES, check_checkpoint_folder, check_component_folder
 
-INDEX_NAME = "model_index.json"
 OVERRIDES_NAME = "edgereel.json"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 READABLE_TYPES = ("F64", "F32", "F16", "BF16")
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
@@ -138,16 +137,12 @@ class Component:
 
 def open_checkpoint(folder: Path, replaced: Mapping[str, Path] | None = None) -> Checkpoint:
     """Return the checkpoint in a folder, some components replaced; raise CheckpointError where there is none."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; give a checkpoint in diffusers' layout")
-    if not (folder / INDEX_NAME).is_file():
-        raise CheckpointError(f"{folder}: has no {INDEX_NAME}; give a checkpoint in diffusers' layout")
+    check_checkpoint_folder(folder)
     checkpoint = Checkpoint(folder, read_json(folder / INDEX_NAME), {}, dict(replaced or {}))
     for name, other in checkpoint.replaced.items():
         if not checkpoint.has(name):
             raise CheckpointError(f"{folder / INDEX_NAME}: no component {name} that {other} could replace")
-        if not (other / "config.json").is_file():
-            raise CheckpointError(f"{other}: has no config.json; give the folder of a {name} in diffusers' layout")
+        check_component_folder(name, other)
     for source in (folder, *checkpoint.replaced.values()):
         if (source / OVERRIDES_NAME).exists():
             checkpoint.overrides.update(read_json(source / OVERRIDES_NAME))

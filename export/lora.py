@@ -21,9 +21,10 @@ import torch
 from ..errors import CheckpointError, brief, one_line
 from ..runtime.bundle import hash_file
 from ..runtime.manifest import FusedLora
-from .checkpoint import PICKLE_SUFFIXES, READABLE_TYPES, open_safetensors
+from .arguments import check_lora_file
+from .checkpoint import READABLE_TYPES, open_safetensors
 from .lora_keys import Naming, match_keys, other_kinds
-from .lora_request import SYNTAX, Lora
+from .lora_request import Lora
 from .weights import put_weight
 
 ALPHA_TYPES = (*READABLE_TYPES, "I64", "I32")
@@ -85,7 +86,7 @@ def check_lora(lora: Lora, shapes: Mapping[str, Shape], namings: Sequence[Naming
     given twice, ranks or shapes that disagree, values that are not finite.
     """
     path = lora.path
-    _check_file(path)
+    check_lora_file(path)
     with open_safetensors(path) as tensors:
         keys = sorted(tensors.keys())
         if not keys:
@@ -100,15 +101,6 @@ def check_lora(lora: Lora, shapes: Mapping[str, Shape], namings: Sequence[Naming
             if "down" in change.keys:
                 change.factor = _factor(path, tensors, name, change, config)
     return CheckedLora(lora, changes)
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; give the LoRA's .safetensors file")
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such LoRA file; write {SYNTAX}")
-    if path.suffix in PICKLE_SUFFIXES:
-        raise CheckpointError(f"{path}: pickled weights can run code and are not read; convert them to safetensors")
 
 
 def _changes(path: Path, keys: list[str], shapes: Mapping[str, Shape], namings: Sequence[Naming]) -> dict[str, Change]:

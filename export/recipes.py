@@ -97,9 +97,15 @@ def put_first(name: str, published: Sequence[Recipe], own: Sequence[Recipe], den
 
     denoisers: how many the checkpoint has; an expert boundary is left out where it has one. Raises UsageError.
     """
+    found = published_recipe(name, published)
+    chosen = found if denoisers == 2 else found.model_copy(update={"boundary": None})
+    return [chosen, *(recipe for recipe in own if recipe.name != name)]
+
+
+def published_recipe(name: str, published: Sequence[Recipe]) -> Recipe:
+    """Return the recipe of that name. Raises UsageError where there is none."""
     found = next((recipe for recipe in published if recipe.name == name), None)
     if found is None:
         known = ", ".join(recipe.name for recipe in published) or "none for this family"
         raise UsageError(f"unknown recipe {name!r}: choose from {known}")
-    chosen = found if denoisers == 2 else found.model_copy(update={"boundary": None})
-    return [chosen, *(recipe for recipe in own if recipe.name != name)]
+    return found

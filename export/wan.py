@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from ..errors import CheckpointError, UsageError, brief
 from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TextRules
-from .checkpoint import INDEX_NAME, OVERRIDES_NAME, Checkpoint, read_json
+from .arguments import INDEX_NAME
+from .checkpoint import OVERRIDES_NAME, Checkpoint, read_json
 from .family import Facts, Part
 from .lora_request import Lora
 from .recipes import WAN_RECIPES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ class Job:
     def plan(
         prompt: str | None, prompts: Path | None, output: Path | None = None, format: str | None = None
     ) -> list[Job]:
-        """Return what is to be made, after checking that it can be written.
+        """Return what is to be made, outputs as they were given, after checking that it can be written.
 
         With a file of prompts, `output` is a folder (`out` if None; `run_jobs` makes it) of 001.mp4, 002.mp4, … in the file's
         order, or of what `format` says; without, its suffix says the format (None: out.mp4, or `out` in that format).
@@ -51,7 +52,8 @@ class Job:
             output = Path(f"out{suffix}") if output is None else output
             if format and SUFFIXES[format_of(output)] != suffix:
                 raise UsageError(f"-o {output} says another format than --format {format}: leave one of them out")
-            return [Job(prompt, check_output(output))]
+            check_output(output)
+            return [Job(prompt, output)]
         lines = read_prompts(prompts)
         output = output or Path("out")
         if output.suffix.lower() in filter(None, SUFFIXES.values()):
@@ -60,8 +62,9 @@ class Job:
         jobs = [Job(line, output / f"{n:0{digits}}{suffix}") for n, line in enumerate(lines, start=1)]
         if os.path.lexists(output):
             _make_folder(output)
-            return [Job(job.prompt, check_output(job.output)) for job in jobs]
-        if not output.parent.is_dir():
+            for job in jobs:
+                check_output(job.output)
+        elif not output.parent.is_dir():
             raise OutputError(f"{output}: cannot make this folder: {output.parent} does not exist")
         return jobs
 
@@ -89,6 +92,17 @@ def read_prompts(path: Path) -> list[str]:
     if not any(lines):
         raise UsageError(f"{path}: holds no prompt: write one per line")
     return [line for line in lines if line]
+
+
+@contextmanager
+def prompt_named(prompt: str, number: int, count: int) -> Iterator[None]:
+    """Say in a PromptError of the block which of several prompts, counted from 1, it is about."""
+    try:
+        yield
+    except PromptError as error:
+        if count == 1:
+            raise
+        raise PromptError(f"prompt {number} of {count}, {prompt[:_QUOTED]!r}: {error}") from error
 
 
 def read_latents(path: Path) -> NDArray[np.float32]:
@@ -173,7 +187,7 @@ def decode_file(
 
     Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
     """
-    output = check_output(output)
+    check_output(output)
     with device.load(bundle, on_progress) as reel:
         reel.only_decodes = True
         video = read_video(latents, reel)
@@ -189,12 +203,8 @@ def latents_beside(output: Path) -> Path:
 def _check_all(jobs: list[Job], settings: dict[str, Any], reel: Reel) -> None:
     """Raise PromptError or UsageError for any job: a mistake in the last should not come to light after hours."""
     for number, job in enumerate(jobs, start=1):
-        try:
+        with prompt_named(job.prompt, number, len(jobs)):
             reel.check_prompt(job.prompt)
-        except PromptError as error:
-            if len(jobs) == 1:
-                raise
-            raise PromptError(f"prompt {number} of {len(jobs)}, {job.prompt[:_QUOTED]!r}: {error}") from error
         check_fps(job.output, settings.get("fps") or reel.bundle.manifest.defaults.fps)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from .. import paths
-from ..errors import BundleError, one_line
+from ..errors import BundleError, OutputError, one_line
 from .external_data import external_data_of
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, digest_of, is_plain_file_name
 from .progress import Progress, report_progress
@@ -199,6 +199,29 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hashes_path() -> Path:
+    """Return where the content hashes of files seen before are kept, in the user's cache folder; it may not exist."""
+    return paths.cache_folder() / "hashes.json"
+
+
+def forget_hashes() -> int:
+    """Delete the hashes that are kept and return the bytes freed: bundles are hashed again at their next use.
+
+    Raises OutputError where they cannot be deleted.
+    """
+    path = hashes_path()
+    if not path.is_file():  # anything else of that name is not edgereel's
+        return 0
+    try:
+        size = path.lstat().st_size
+        path.unlink()
+    except FileNotFoundError:  # another process was faster
+        return 0
+    except OSError as error:
+        raise OutputError(f"cannot delete {path}: {error.strerror}") from error
+    return size
+
+
 class _HashMemory:
     """Content hashes of files seen before, by absolute path, size and time of last change."""
 
@@ -209,7 +232,7 @@ class _HashMemory:
 
     @classmethod
     def load(cls) -> _HashMemory:
-        path = paths.cache_folder() / "hashes.json"
+        path = hashes_path()
         try:
             known = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError):

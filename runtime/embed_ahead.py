@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, OutputError
-from .batch import read_prompts
+from .batch import prompt_named, read_prompts
 from .embedding import NEGATIVE, Prompt
 from .embedding_cache import EmbeddingCache
 from .manifest import Manifest
@@ -31,7 +32,11 @@ def embed_ahead(
     Raises UsageError, PromptError, BundleError, EngineError; OutputError where the cache cannot hold all of them or cannot
     be written; Cancelled.
     """
-    prompts = [Prompt(text) for text in dict.fromkeys(read_prompts(path))]
+    lines = read_prompts(path)
+    numbers: dict[Prompt, int] = {}
+    for number, text in enumerate(lines, start=1):
+        numbers.setdefault(Prompt(text), number)
+    prompts = list(numbers)
     with load(bundle, engine=engine, threads=threads, on_progress=on_progress) as reel:
         cache = reel.embedder.cache
         assert cache is not None
@@ -41,7 +46,11 @@ def embed_ahead(
             prompts.append(Prompt("", NEGATIVE))
         try:
             cache.check_writable()
-            sizes = {prompt: reel.embedder.size_of(prompt) or reel.embedder.least_size_of(prompt) for prompt in prompts}
+            sizes = {}
+            for prompt in prompts:
+                numbered = prompt in numbers
+                with prompt_named(prompt.text, numbers[prompt], len(lines)) if numbered else nullcontext():
+                    sizes[prompt] = reel.embedder.size_of(prompt) or reel.embedder.least_size_of(prompt)
             _check_fit(sum(sizes.values()), cache)
             embedded = _embed_each(reel, prompts, sizes, cache, on_progress)
         except OSError as error:

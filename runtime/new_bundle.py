@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import OutputError, UsageError, brief
 from .bundle import hash_file
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, digest_of
+from .writing import check_parent
 
 
 def check_new_bundle(output: Path) -> None:
@@ -23,6 +24,7 @@ def check_new_bundle(output: Path) -> None:
         raise OutputError(f"{output}: is there already; remove it or choose another name")
     if not output.parent.is_dir():
         raise OutputError(f"{output.parent}: no such folder; make it first")
+    check_parent(output, output)
 
 
 @contextmanager

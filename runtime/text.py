@@ -21,6 +21,7 @@ from .manifest import TextRules
 _SUGGEST_UP_TO = 20_000
 
 _NAMED_AT_MOST = 8
+_LONGEST_SHOWN = 40
 
 
 class TokenIds(NamedTuple):
@@ -111,19 +112,24 @@ class PromptTokenizer:
         return list(words)
 
     def _described(self, words: list[str]) -> str:
-        shown = [word if word.isprintable() else ascii(word)[1:-1] for word in words[:_NAMED_AT_MOST]]
-        named = [f'"{word}"{self._suggestion(word)}' for word in shown]
+        named = [f'"{_shown(word)}"{self._suggestion(word)}' for word in words[:_NAMED_AT_MOST]]
         rest = len(words) - len(named)
         return ", ".join(named) + (f" and {rest} more" if rest else "")
 
     def _suggestion(self, word: str) -> str:
-        if self._tokenizer.get_vocab_size(with_added_tokens=False) > _SUGGEST_UP_TO:
+        size = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        if size > _SUGGEST_UP_TO or len(word) > _LONGEST_SHOWN or not word.isprintable():
             return ""
         # "▁" is how SentencePiece vocabularies write the space before a word; specials are no words at all.
         vocabulary = {token.lstrip("▁") for token in self._tokenizer.get_vocab(with_added_tokens=False)}
         known = sorted(token for token in vocabulary if token.isalpha())
         close = difflib.get_close_matches(word.lower(), known, n=2, cutoff=0.7)
         return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _shown(word: str) -> str:
+    cut = word[:_LONGEST_SHOWN]
+    return (cut if cut.isprintable() else ascii(cut)[1:-1]) + ("…" if len(word) > _LONGEST_SHOWN else "")
 
 
 def _checked(prompt: str, name: str) -> str:

@@ -188,7 +188,7 @@ def test_an_empty_file_of_prompts_is_refused(random_reel, tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_said(random_reel, prompts, tmp_path):
-    with pytest.raises(OutputError, match="no such folder"):
+    with pytest.raises(OutputError, match="does not exist"):
         calibrate(random_reel, prompts, tmp_path / "missing" / "stats.npz")
 
 

@@ -78,6 +78,8 @@ def metadata_of(path):
         (["generate", "a \x1b[31mred ball"], 2, "U+001B"),
         (["generate"], 2, "give either a prompt or --prompts FILE"),
         (["generate", *PROMPT.split()], 2, "put the prompt in quotes"),
+        (["generate", "z" * 200_000], 2, f'does not know: "{"z" * 40}…"\n'),
+        (["generate", PROMPT, "--memory", "6"], 2, "--memory 6: bytes? write 6GiB"),
         (["generate", PROMPT, "--size", "50x64"], 2, "the nearest is 48x64"),
         (["generate", PROMPT, "--size", "0x0"], 2, "the nearest is 16x16"),
         (
@@ -137,10 +139,36 @@ def test_bad_input(run, arguments, code, part):
     refused(run(*arguments, *bundle), code, part)
 
 
-def test_an_unknown_recipe_at_export(run):
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["nowhere", "-o", "x.reel"], 1, "nowhere: no such folder; give a checkpoint"),
+        ([DEMO_REEL, "-o", "x.reel"], 1, "has no model_index.json"),
+        ([DEMO_CHECKPOINT, "-o", "x.onnx"], 2, "ends with .reel"),
+        ([DEMO_CHECKPOINT, "-o", DEMO_REEL], 1, "is there already"),
+        ([DEMO_CHECKPOINT, "-o", "no/x.reel"], 1, "no: no such folder"),
+        ([DEMO_CHECKPOINT, "-o", "x.reel", "--recipe", "magic"], 2, "unknown recipe 'magic': choose from self-forcing"),
+        ([DEMO_CHECKPOINT, "-o", "x.reel", "--lora", "missing.safetensors:0.5"], 1, "no such LoRA file"),
+        ([DEMO_CHECKPOINT, "-o", "x.reel", "--lora", "a.safetensors:much"], 2, "scale 'much' is not a number"),
+        ([DEMO_CHECKPOINT, "-o", "x.reel", "--transformer", "missing"], 1, "missing: has no config.json"),
+        ([DEMO_CHECKPOINT, "-o", "x.reel", "--precision", "int4"], 2, "choose fp32 or fp16"),
+        ([DEMO_CHECKPOINT, "-o", "x.reel", "--max-tokens", "70000"], 2, "max tokens is 70000"),
+    ],
+    ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
+)
+def test_arguments_of_export_are_checked_before_torch_is_imported(run, monkeypatch, arguments, code, part):
     pytest.importorskip("torch")
-    arguments = ["export", str(DEMO_CHECKPOINT), "-o", "x.reel", "--recipe", "magic"]
-    refused(run(*arguments), 2, "unknown recipe 'magic': choose from self-forcing, ")
+    monkeypatch.setitem(sys.modules, "edgereel.export.bundle", None)  # importing it is an error from here on
+    refused(run("export", *arguments), code, part)
+
+
+def test_refusing_an_export_does_not_import_torch(tmp_path):
+    pytest.importorskip("torch")
+    program = "import sys\nfrom edgereel import cli\ntry: cli.main()\nexcept SystemExit: print('torch' in sys.modules, end='')"
+    command = [sys.executable, "-c", program, "export", DEMO_CHECKPOINT, "-o", "x.reel", "--recipe", "magic"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert ended.stdout == "False"
+    assert "unknown recipe" in ended.stderr
 
 
 def test_an_output_folder_that_cannot_be_written_to(run, tmp_path):
@@ -153,6 +181,27 @@ def test_an_output_folder_that_cannot_be_written_to(run, tmp_path):
     refused(
         run("generate", "--prompts", prompts_file(tmp_path, PROMPT), "-o", folder / "clips", *BUNDLE), 1, "cannot make"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["compare", DEMO_REEL, DEMO_REEL, "--report", "missing/page.html"], "missing does not exist"),
+        (["compare", DEMO_REEL, DEMO_REEL, "--report", "/proc/page.html"], "cannot write /proc/page.html"),
+        (["calibrate", DEMO_REEL, "--prompts", "PROMPTS", "-o", "missing/stats.npz"], "missing does not exist"),
+        (["calibrate", DEMO_REEL, "--prompts", "PROMPTS", "-o", "/proc/stats.npz"], "cannot write /proc/stats.npz"),
+        (["calibrate", DEMO_REEL, "--prompts", "PROMPTS", "-o", "."], "it is a folder"),
+        (["quantize", DEMO_REEL, "--precision", "mixed", "-o", "/proc/x.reel"], "cannot write /proc/x.reel"),
+    ],
+    ids=lambda value: " ".join(map(str, [value[0], value[-1]])) if isinstance(value, list) else "",
+)
+def test_where_a_result_cannot_go_is_told_before_any_work(run, tmp_path, monkeypatch, arguments, part):
+    if "/proc/" in arguments[-1] and not Path("/proc/self").is_dir():
+        pytest.skip("no folder here that nobody can write to")
+    pytest.importorskip("onnx")
+    prompts = prompts_file(tmp_path, PROMPT)
+    monkeypatch.setattr("edgereel.runtime.bundle.Bundle.path", lambda *_: pytest.fail("work had begun"))
+    refused(run(*(prompts if argument == "PROMPTS" else argument for argument in arguments)), 1, part)
 
 
 def prompts_file(folder, text):
@@ -286,7 +335,7 @@ def test_json_is_one_object_on_stdout(run):
     code, out, err = run("generate", PROMPT, "--json", "-o", "clip.mp4", *QUICK)
     assert (code, err) == (0, "")
     record = json.loads(out)
-    assert record["output"] == str(Path.cwd() / "clip.mp4")
+    assert record["output"] == "clip.mp4"
     assert record["settings"]["prompt"] == PROMPT
     assert record["engine"]["engine"] == "cpu"
     assert {"open", "text", "denoise", "decode", "encode"} == set(record["seconds"])
@@ -363,6 +412,23 @@ def test_latents_from_a_file(run):
     settings = json.loads(out)["settings"]
     assert settings["own_latents"] is True
     assert (settings["width"], settings["height"], settings["frames"]) == (32, 32, 5)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new folder", "folder that is there"])
+def test_outputs_are_told_as_they_were_given(run, tmp_path, there):
+    if there:
+        Path("videos").mkdir()
+    path = prompts_file(tmp_path, f"{PROMPT}\n{PROMPT}")
+    code, out, _ = run("generate", "--prompts", path, "-o", "videos", *QUICK)
+    assert code == 0
+    assert [line.split("  ")[0] for line in out.splitlines()] == [
+        str(Path("videos", name)) for name in ("001.mp4", "002.mp4")
+    ]
+    code, out, _ = run("generate", PROMPT, "-o", "clip.mp4", "--keep-latents", "--json", *QUICK)
+    told = json.loads(out)
+    assert (told["output"], told["latents"]) == ("clip.mp4", "clip.safetensors")
+    code, out, _ = run("decode", "clip.safetensors", "-o", "again.mp4", "--json", *BUNDLE)
+    assert json.loads(out)["output"] == "again.mp4"
 
 
 def test_an_earlier_output_is_replaced(run):
@@ -502,3 +568,46 @@ def test_output_that_the_terminal_cannot_show(tmp_path):
     command = [sys.executable, "-m", "edgereel", "inspect", "été.reel"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert (ended.returncode, ended.stderr) == (1, "edgereel: \\xe9t\\xe9.reel: no such bundle folder\n")
+
+
+def test_the_cache_is_emptied_of_everything_that_is_edgereels(run):
+    folder = Path(os.environ["EDGEREEL_CACHE"])
+    (folder / "hashes.json").write_text("{}")
+    (folder / "lowered").mkdir()
+    (folder / "lowered" / "graph").write_bytes(bytes(10))
+    (folder / "photos").mkdir()
+    (folder / "photos" / "mine").write_bytes(bytes(20))
+    code, out, _ = run("cache", "ls", "--json")
+    listed = {part["name"]: (part["bytes"], part["files"]) for part in json.loads(out)["parts"]}
+    assert (code, listed) == (0, {"lowered": (10, 1), "photos": (20, 1), "hashes.json": (2, 1)})
+    code, out, _ = run("cache", "rm", "--all", "--json")
+    assert (code, json.loads(out)) == (0, {"freed": 12})
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["mine"]
+    assert json.loads(run("cache", "rm", "--all", "--json")[1]) == {"freed": 0}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+def test_a_plan_shows_that_it_is_being_made_on_a_terminal_only(tmp_path):
+    import pty
+
+    command = [sys.executable, "-m", "edgereel", "plan", DEMO_REEL, "--memory", "1MiB"]
+    quiet = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert quiet.returncode == 1
+    assert quiet.stderr.count("\n") == 1
+    ours, theirs = pty.openpty()
+    ended = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=theirs, timeout=60, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 2**16)
+        except OSError:  # Linux's way of saying that the terminal is gone
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(ours)
+    assert ended.returncode == 1
+    assert b"finding what each graph takes" in shown

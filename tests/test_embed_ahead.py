@@ -136,7 +136,13 @@ def test_the_same_command_twice_writes_the_same_file(run, opened):
 @pytest.mark.parametrize(
     ("text", "arguments", "part"),
     [
-        (f"{PROMPT}\na quokka\n", [], '"quokka"'),
+        (
+            f"{PROMPT}\n\n{PROMPT}\na quokka\n",
+            [],
+            "prompt 3 of 3, 'a quokka': the prompt has words this model does not know: \"quokka\"",
+        ),
+        ("a quokka\n", [], 'edgereel: the prompt has words this model does not know: "quokka"'),
+        (f"{PROMPT}\n{'z' * 200_000}", [], f"prompt 2 of 2, '{'z' * 60}': "),
         ("\n \n", [], "holds no prompt"),
         (b"\xff\xfe", [], "is not UTF-8 text"),
         (PROMPT, ["--negative", "quokka"], 'the negative prompt has words this model does not know: "quok'),

@@ -1,25 +1,33 @@
-"""Ctrl-C in the middle of an import is neither lost nor mistaken for a missing package."""
+"""Ctrl-C in the middle of an import is neither lost nor mistaken for a missing package; SIGTERM cleans up as it does."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 
 import pytest
+from conftest import DEMO_CHECKPOINT
 
+from edgereel import interrupts
 from edgereel.engines import EngineOptions, get_engine
 from edgereel.errors import EngineError
-from edgereel.interrupts import interrupts_wait
+from edgereel.interrupts import end_on_termination, how_it_ended, interrupts_wait
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
 
 @pytest.fixture(autouse=True)
 def _listening(monkeypatch):
-    """A test run in the background is born deaf to the signal."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A test run in the background is born deaf to ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(interrupts, "_terminated_at", None)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
 
 
 def test_an_interrupt_waits_for_the_end_of_the_block():
@@ -61,3 +69,119 @@ def test_a_broken_onnxruntime_is_not_called_missing(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(EngineError, match=r"cannot be loaded: libonnxruntime\.so\.1"):
         get_engine("cpu").open(tmp_path / "a.onnx", EngineOptions())
+
+
+@posix
+def test_a_termination_waits_for_the_end_of_the_block_too():
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_on_termination()
+    ours = signal.getsignal(signal.SIGTERM)
+    reached = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with interrupts_wait():
+            with interrupts_wait():
+                signal.raise_signal(signal.SIGTERM)
+                reached.append("inner")
+            reached.append("outer")
+        reached.append("after")
+    assert reached == ["inner", "outer"]
+    assert how_it_ended() == ("terminated", 143)
+    assert signal.getsignal(signal.SIGTERM) is ours
+
+
+@posix
+def test_an_interrupt_is_told_even_where_the_import_made_an_error_of_it():
+    with pytest.raises(KeyboardInterrupt), interrupts_wait():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        raise ImportError
+    assert how_it_ended() == ("interrupted", 130)
+
+
+@posix
+def test_the_same_termination_twice_does_not_disturb_the_cleaning_up(monkeypatch):
+    """`timeout` sends it to the process and to its group."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_on_termination()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    now[0] += 5
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@posix
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_who_has_a_way_with_terminations_keeps_it(handler):
+    signal.signal(signal.SIGTERM, handler)
+    end_on_termination()
+    with interrupts_wait():
+        assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@posix
+def test_outside_the_main_thread_nothing_is_installed():
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    thread = threading.Thread(target=end_on_termination)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@posix
+def test_using_the_library_leaves_terminations_alone():
+    """Cleaning up on SIGTERM is the command's; a program that imports edgereel still dies of it at once."""
+    program = (
+        "import edgereel, os, signal; edgereel.load; from edgereel import cli; os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == -signal.SIGTERM
+
+
+def terminated(arguments, tmp_path, begun):
+    """Run a command, send it SIGTERM when `begun` is true, and return what it printed on stderr."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgereel", *map(str, arguments)],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    while not begun() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 143, errors
+    assert errors.splitlines()[-1] == "edgereel: terminated"
+    assert list(temporary.glob("edgereel*")) == []
+    return errors
+
+
+@posix
+@pytest.mark.parametrize("stage", ["importing", "exporting"])
+def test_an_export_that_is_terminated_leaves_nothing(tmp_path, stage):
+    pytest.importorskip("torch")
+    place = tmp_path / "place"
+    place.mkdir()
+    started = time.monotonic()
+
+    def begun():
+        return any(place.glob(".x-*.partial/*")) if stage == "exporting" else time.monotonic() > started + 1.5
+
+    errors = terminated(["export", DEMO_CHECKPOINT, "-o", place / "x.reel"], tmp_path, begun)
+    assert "Traceback" not in errors
+    assert list(place.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("pattern", ["edgereel-bench-*", "*/*/clip.mp4"], ids=["starting", "measuring"])
+def test_a_measurement_that_is_terminated_leaves_no_temporary_files(tmp_path, pattern):
+    pytest.importorskip("pydantic")
+    small = ["--steps", "1", "--sizes", "32x32", "--frames", "5", "--threads", "1", "--min-runs", "100000"]
+    command = ["bench", "run", "-o", tmp_path / "report", *small]
+    terminated(command, tmp_path, lambda: any((tmp_path / "temporary").glob(pattern)))

@@ -216,11 +216,21 @@ def test_a_plan_as_data_and_in_words():
         ("512MiB", 512 * 2**20),
         ("8GB", 8 * 10**9),
         ("1.5GiB", 3 * 2**29),
-        ("4096", 4096),
+        ("6442450944", 6 * GIB),
+        ("1048576", 2**20),
+        ("4096 B", 4096),
     ],
 )
 def test_amounts_of_memory(text, count):
     assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"), [("6", "6GiB"), (" 1.5", "1.5GiB"), ("8192", "8192MiB"), ("1048575", "1048575MiB")]
+)
+def test_a_bare_number_that_was_not_meant_as_bytes(text, hint):
+    with pytest.raises(UsageError, match=rf"^--memory {text.strip()}: bytes\? write {hint}$"):
+        parse_bytes(text)
 
 
 @given(st.text(max_size=12))
