@@ -181,7 +181,7 @@ def test_an_export_that_is_terminated_leaves_nothing(tmp_path, stage):
 @posix
 @pytest.mark.parametrize("pattern", ["edgereel-bench-*", "*/*/clip.mp4"], ids=["starting", "measuring"])
 def test_a_measurement_that_is_terminated_leaves_no_temporary_files(tmp_path, pattern):
-    pytest.importorskip("pydantic")
+    pytest.importorskip("psutil")
     small = ["--steps", "1", "--sizes", "32x32", "--frames", "5", "--threads", "1", "--min-runs", "100000"]
     command = ["bench", "run", "-o", tmp_path / "report", *small]
     terminated(command, tmp_path, lambda: any((tmp_path / "temporary").glob(pattern)))
