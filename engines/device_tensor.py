@@ -36,9 +36,7 @@ class DeviceTensor(Tensor):
 
     def detached(self) -> DeviceTensor:
         """See Tensor.detached: new memory of the process's, not of a session's."""
-        copy = type(self.value).ortvalue_from_shape_and_type(
-            list(self.shape), np.dtype(self.dtype), self.device.kind, self.device.index
-        )
+        copy = new_value(type(self.value), self.shape, self.dtype, self.device)
         overwrite(copy, self, self.device)
         return DeviceTensor(copy, self.device)
 
@@ -53,9 +51,9 @@ class DeviceTensor(Tensor):
         return dtype_of(self.value.data_type())
 
 
-def new_value(onnxruntime: Any, shape: tuple[int, ...], dtype: str, device: Device) -> Any:
-    """Return an onnxruntime.OrtValue on a device, its values not set."""
-    return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.dtype(dtype), device.kind, device.index)
+def new_value(ort_value: Any, shape: tuple[int, ...], dtype: str, device: Device) -> Any:
+    """Return an instance of ort_value, onnxruntime.OrtValue, on a device, its values not set."""
+    return ort_value.ortvalue_from_shape_and_type(list(shape), np.dtype(dtype), device.kind, device.index)
 
 
 def on_device(onnxruntime: Any, tensor: Tensor, device: Device) -> Any:

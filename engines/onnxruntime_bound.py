@@ -147,7 +147,8 @@ class FixedShapeSession(BoundSession):
             return
         try:
             buffers = {
-                name: new_value(self._onnxruntime, shape, dtypes[name], self._device) for name, shape in shapes.items()
+                name: new_value(self._onnxruntime.OrtValue, shape, dtypes[name], self._device)
+                for name, shape in shapes.items()
             }
             binding = session.io_binding()
             for name in self.specs.inputs:
