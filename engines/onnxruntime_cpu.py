@@ -79,12 +79,12 @@ class OnnxRuntimeCpu(Engine):
 
         def open_segment(segment: Segment) -> Session:
             settings.enable_cpu_mem_arena = False  # one for each open segment would keep the memory of its largest run
+            give_back_large_blocks()  # without an arena every value is one, and passing them on took twice their memory
             return open_model(segment.model)
 
         if options.weight_budget is None:
             return open_model(str(graph_path) if lowered.model is None else lowered.model)
         model = graph_path.read_bytes() if lowered.model is None else lowered.model
-        give_back_large_blocks()  # without an arena every value is one, and passing them on took twice their memory
         return open_within(
             options.weight_budget, graph_path.name, model, lambda: open_model(model), open_segment, _held_size
         )
