@@ -17,7 +17,7 @@ from ... import machine
 from ...errors import EngineError, UsageError, brief
 from ..base import Compute, Engine, EngineOptions, EngineReport, Session
 from ..engine_cache import EngineCache, EngineKey
-from ..lowering import LoweredGraph, lower_for_target, not_lowered, parse_target, with_plain_weights
+from ..lowering import LoweredGraph, Target, lower_for_target, not_lowered, parse_target, with_plain_weights
 from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
 from .inspecting import describe_precision
@@ -105,7 +105,7 @@ class TensorRt(Engine):
             nonlocal plan
             if plan is None:  # asked for again where the first disk was full
                 readable, beside = model, graph_path
-                if installed.features.plain_weights:
+                if _target(installed).plain_weights:
                     readable, beside = with_plain_weights(model, graph_path, path.parent)
                 plan, measured = build_engine(
                     installed.trt, log, installed.features, readable, beside, settings, read_timings(timings)
@@ -175,12 +175,15 @@ def _compute(options: EngineOptions) -> Compute:
     return options.compute or _DEFAULT_COMPUTE
 
 
+def _target(installed: _Installation) -> Target:
+    return parse_target("tensorrt-{}.{}".format(*installed.numbers))
+
+
 def _lower(graph_path: Path, installed: _Installation, compute: Compute, options: EngineOptions) -> LoweredGraph:
     if not options.lower:
         return not_lowered(options.part)
     try:
-        target = parse_target("tensorrt-{}.{}".format(*installed.numbers))
-        return lower_for_target(graph_path, target, compute, keep=options.keep, part=options.part)
+        return lower_for_target(graph_path, _target(installed), compute, keep=options.keep, part=options.part)
     except UsageError as error:
         raise EngineError(f"TensorRT {installed.version}: {error}") from error
     except (OSError, ValueError) as error:

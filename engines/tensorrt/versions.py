@@ -37,11 +37,6 @@ class Features:
     node_names: bool
     compute_capability: Version
 
-    @property
-    def plain_weights(self) -> bool:
-        """Whether its parser wants weights as constants in floating point; see Target.plain_weights."""
-        return not self.strongly_typed
-
 
 _WEAK: dict[Compute, tuple[str, ...]] = {
     "float32": ("OBEY_PRECISION_CONSTRAINTS",),
