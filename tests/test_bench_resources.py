@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 import types
 
 import numpy as np
@@ -261,6 +263,31 @@ def test_memory_is_found_in_the_stage_that_took_it():
     moments = [moment for moment, _ in found["timeline"]]
     assert moments == sorted(moments)
     assert max(count for _, count in found["timeline"]) == max(found["host"].values())
+
+
+def test_a_reading_that_a_stage_interrupts_is_the_one_befores():
+    """The sampling thread has read what "decode" holds and is held up while "encode" begins."""
+    has_read = threading.Event()
+
+    class SlowProcess:
+        resident = 64
+
+        def memory_info(self):
+            found = types.SimpleNamespace(rss=self.resident)
+            if threading.current_thread() is not threading.main_thread():
+                has_read.set()
+                time.sleep(0.05)
+            return found
+
+    sampler = MemorySampler(interval=0.001)
+    sampler._process = process = SlowProcess()
+    with sampler:
+        sampler.enter("decode")
+        has_read.clear()
+        assert has_read.wait(10)
+        process.resident = 1
+        sampler.enter("encode")
+    assert sampler.to_json()["host"] == {"": 64, "decode": 64, "encode": 1}
 
 
 def test_a_missing_psutil_is_named(monkeypatch):

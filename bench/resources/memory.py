@@ -40,6 +40,8 @@ class MemorySampler:
         self._device: dict[str, int] = {}
         self._timeline: list[Point] = []
         self._marks: list[tuple[float, str]] = []
+        # Held from the reading to its entry: a stage must not begin between them and be given what the last one held.
+        self._reading = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory sampler", daemon=True)
         self._started = 0.0
@@ -57,11 +59,12 @@ class MemorySampler:
 
     def enter(self, stage: str) -> None:
         """Count what is sampled from now on as this stage's; the moment itself is sampled for both."""
-        self._sample()
-        if stage != self._stage and len(self._marks) < _MARKS:
-            self._marks.append((time.perf_counter() - self._started, stage))
-        self._stage = stage
-        self._sample()
+        with self._reading:
+            self._sample()
+            if stage != self._stage and len(self._marks) < _MARKS:
+                self._marks.append((time.perf_counter() - self._started, stage))
+            self._stage = stage
+            self._sample()
 
     def to_json(self) -> dict[str, Any]:
         """Return peaks by stage in bytes, the thinned timeline of (seconds, bytes), stages as they began, and bytes read so far."""
@@ -75,11 +78,11 @@ class MemorySampler:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
-            self._sample()
+            with self._reading:
+                self._sample()
 
     def _sample(self) -> None:
-        resident = int(self._process.memory_info().rss)
-        stage = self._stage
+        resident, stage = int(self._process.memory_info().rss), self._stage
         self._host[stage] = max(self._host.get(stage, 0), resident)
         if len(self._timeline) < _SAMPLES:
             self._timeline.append((time.perf_counter() - self._started, resident))
