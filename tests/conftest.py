@@ -13,6 +13,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A busy machine holds any example up; what takes how long is measured in bench/.
+settings.register_profile("edgereel", deadline=None)
+settings.load_profile("edgereel")
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

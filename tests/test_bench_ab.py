@@ -100,7 +100,7 @@ def test_without_turns_the_drift_would_be_taken_for_a_difference():
     assert verdicts("usual", 1.0, 100)["no difference found"] >= 96
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(8, 11), st.integers(0, 2**32), st.sampled_from([0.9, 0.97, 0.99]))
 def test_the_interval_leaves_1_out_where_too_few_sign_changes_are_as_extreme(rounds, seed, confidence):
     """The same test by its definition: of all 2^n ways to swap the contenders in rounds, how many are as extreme."""
@@ -152,7 +152,7 @@ def test_thousands_of_rounds():
     assert found.interval.high - found.interval.low < 0.006
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), min_size=1, max_size=30), st.floats(0.001, 1000))
 def test_exchanged_contenders_give_the_reciprocal_in_any_unit(times, unit):
     old, new = ([pair[side] for pair in times] for side in (0, 1))

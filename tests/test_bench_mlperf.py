@@ -49,14 +49,15 @@ def logged(folder, name="performance"):
 
 @needs_loadgen
 def test_a_single_stream_that_is_long_enough_is_valid(small, tmp_path):
-    record = run(tmp_path / "report", small, min_seconds=1.0, min_queries=70)
+    """The 70 queries alone outlast the duration, however slow the warm-up that says how many queries to prepare."""
+    record = run(tmp_path / "report", small, min_seconds=0.2, min_queries=70)
     found, values = record.mlperf, logged(tmp_path / "report")
     assert (record.kind, record.partial, found.valid, found.reasons) == ("mlperf", False, True, [])
     assert values["result_validity"] == "VALID"
     assert found.samples == values["result_query_count"] >= 70
     assert found.p90_seconds == values["early_stopping_latency_ss"] / 1e9
     assert record.rows[0].warm.stages["total"].median <= found.p90_seconds
-    assert found.settings["min_duration_ms"] == 1000
+    assert found.settings["min_duration_ms"] == 200
     assert found.settings["min_query_count"] == 70
     assert found.settings["performance_sample_count"] == len(PROMPTS)
     assert found.samples_per_second == pytest.approx(values["result_qps_with_loadgen_overhead"])

@@ -149,7 +149,7 @@ WRONG = st.one_of(
 
 
 @given(place=st.sampled_from(list(places(DATA))), wrong=WRONG, remove=st.booleans())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_record_is_a_usage_error_of_one_line(tmp_path, place, wrong, remove):
     changed = copy.deepcopy(DATA)
     inner = changed
@@ -165,7 +165,7 @@ def test_a_damaged_record_is_a_usage_error_of_one_line(tmp_path, place, wrong, r
 
 
 @given(cut=st.integers(0, 20_000), flip=st.integers(0, 20_000), byte=st.integers(0, 255))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_bytes_are_a_usage_error_of_one_line(tmp_path, cut, flip, byte):
     content = bytearray(json.dumps(DATA).encode())
     content[flip % len(content)] = byte

@@ -504,7 +504,7 @@ def test_a_bundles_figures_name_their_own_steps():
 hostile = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=60))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(hostile, min_size=12, max_size=12))
 def test_text_of_a_record_stays_text(texts):
     check_hostile(texts)

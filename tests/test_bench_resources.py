@@ -66,7 +66,7 @@ def test_rapl_counts_packages_and_memory_but_not_what_is_inside_them(tmp_path):
     shares=st.lists(st.floats(0, 0.9), min_size=1, max_size=40),
     start=st.floats(0, 1),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_counter_that_starts_again_loses_nothing(largest, shares, start, tmp_path_factory):
     path = tmp_path_factory.mktemp("zone") / "energy_uj"
     total = begun = int(start * largest)
@@ -297,7 +297,7 @@ def test_a_missing_psutil_is_named(monkeypatch):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 2**40)), max_size=3000), st.integers(3, POINTS))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_thinned_timeline_keeps_its_ends_and_its_peak(timeline, most):
     kept = thinned(timeline, most)
     assert len(kept) == min(len(timeline), most)

@@ -101,7 +101,7 @@ def test_opening_inside_other_work_counts_once():
     opened=st.lists(st.tuples(st.floats(0, 100), st.floats(0, 20)), max_size=4),
     built=st.floats(0, 30),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_timeline_adds_up(moments, opened, built):
     spans = [Span("open", "", start, seconds) for start, seconds in opened]
     times = split_times(moments, spans, built, 5, 4)

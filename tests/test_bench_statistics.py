@@ -177,7 +177,7 @@ def test_a_summary_of_one_run():
     assert summary.standard_deviation is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200), st.randoms())
 def test_a_summary_is_in_order_and_does_not_depend_on_that_of_the_runs(samples, random):
     summary = summarize(samples)

@@ -411,7 +411,7 @@ FLIPS = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(FLIPS, st.sampled_from(["engine", "description"]))
 def test_any_flipped_bytes(cache, places, flips, name):
     use(cache)

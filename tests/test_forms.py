@@ -25,7 +25,7 @@ def weights(shape, seed, spread=1.0):
     return (generator.standard_normal(shape) * spread ** generator.standard_normal(shape)).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES, st.integers(0, 2**31))
 def test_int8_is_within_half_a_step_of_each_channel(shape, seed):
     weight = weights(shape, seed, spread=4)
@@ -37,7 +37,7 @@ def test_int8_is_within_half_a_step_of_each_channel(shape, seed):
     assert (error <= steps * 0.5001).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES, st.integers(0, 2**31))
 def test_int4_is_never_worse_than_the_plain_choice_of_scale(shape, seed):
     weight = weights(shape, seed)
@@ -54,7 +54,7 @@ def test_int4_is_never_worse_than_the_plain_choice_of_scale(shape, seed):
         assert (np.square(found[start : start + BLOCK] - block).sum(axis=0) <= of_plain * 1.0001 + 1e-12).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES, st.integers(0, 2**31))
 def test_float8_keeps_three_bits_after_the_first(shape, seed):
     weight = weights(shape, seed)

@@ -147,7 +147,7 @@ def test_a_size_that_is_not_there_is_not_allocated(kept, tmp_path):
         read_video(path, kept[1])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255), length=st.integers(0, 10**6))
 def test_any_damage_is_a_refusal_or_a_whole_clip(kept, tmp_path, place, value, length):
     path, reel, video = kept

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereel.errors import UsageError
@@ -50,7 +50,6 @@ def test_unipc_equals_diffusers(steps, shift):
     np.testing.assert_array_equal(schedule.timesteps, reference.timesteps.numpy())
 
 
-@settings(deadline=None)
 @given(steps=any_steps, shift=any_shift)
 def test_schedules_equal_diffusers_everywhere(steps, shift):
     euler = FlowMatchEulerDiscreteScheduler(shift=shift)
@@ -80,7 +79,6 @@ def test_habits_of_diffusers_that_make_a_difference():
     assert unipc.timesteps[1] == 954.0
 
 
-@settings(deadline=None)
 @given(make=any_schedule, steps=any_steps, shift=any_shift)
 def test_noise_levels_fall_from_one_to_zero(make, steps, shift):
     schedule = make(steps, shift)
@@ -94,7 +92,6 @@ def test_noise_levels_fall_from_one_to_zero(make, steps, shift):
     assert np.all(np.abs(schedule.timesteps - schedule.sigmas[:-1] * 1000) <= 1)
 
 
-@settings(deadline=None)
 @given(t=st.floats(0, 1), shift=any_shift)
 def test_shift_keeps_the_ends_and_is_undone_by_its_inverse(t, shift):
     assert shift_sigma(0.0, shift) == 0

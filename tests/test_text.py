@@ -87,7 +87,7 @@ def test_an_empty_negative_prompt_equals_transformers(unigram):
     np.testing.assert_array_equal(encoded.attention_mask, attention_mask)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.text(),
@@ -173,7 +173,7 @@ def test_words_not_known_at_all_are_not_guessed_at(word_level):
     assert "did you mean" not in str(caught.value)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(prompt=st.text(st.characters(exclude_categories=())))
 def test_any_string_is_encoded_or_refused(word_level, prompt):
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import DEMO_REEL
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereel.engines.base import EngineOptions
@@ -44,7 +44,6 @@ def along(tiles, axis):
     return sorted({(tile.top, tile.height) if axis == 0 else (tile.left, tile.width) for tile in tiles})
 
 
-@settings(deadline=None)
 @given(pictures_and_tiles())
 def test_tiles_cover_the_picture_and_overlap_as_asked(case):
     height, width, tile = case
@@ -102,7 +101,6 @@ def whole_latents(height, width, frames=3):
     return np.random.default_rng().integers(0, 250, (1, 2, frames, height, width)).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(pictures_and_tiles())
 def test_a_decoder_without_context_gives_the_same_pictures(case):
     """Weights sum to one everywhere: what all tiles agree on comes out as it is."""
@@ -258,7 +256,6 @@ class CutDecoder(Decoder):
         return tuple(engine.open(Path(f"{name}.onnx"), EngineOptions()) for name in ("decoder_first", "decoder_next"))
 
 
-@settings(deadline=None)
 @given(pictures_and_tiles(), st.integers(1, 3))
 def test_the_front_sees_whole_pictures_and_the_rear_their_tiles(case, scale):
     height, width, tile = case
