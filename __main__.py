@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from .interrupts import end_on_termination, how_it_ended, interrupts_wait
+from .interrupts import end_on_termination, how_it_ended, interrupts_wait, send_lost_interrupts_again
 
 
 def main() -> None:
     """Run the command line; ctrl-C and SIGTERM while it is still being imported end it as quietly as later."""
     end_on_termination()
+    send_lost_interrupts_again()
     try:
         with interrupts_wait():
             from .cli import main as run

@@ -7,11 +7,9 @@ A peer is a file of its own in `bench/peers/` with a class of this seam; where i
 from __future__ import annotations
 
 import sys
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..errors import EngineError
+from ..interrupts import temporary_folder
 from ..runtime.bundle import Bundle
 from ..runtime.request import Request
 from .process import WorkerProcess
@@ -157,8 +156,8 @@ class ProcessContender(Contender):
 
     def frames(self, prompt: str, seed: int) -> Clip:
         """See Contender.frames."""
-        with tempfile.TemporaryDirectory(prefix="edgereel-bench-") as folder:
-            path = Path(folder) / "frames.npy"
+        with temporary_folder("edgereel-bench-") as folder:
+            path = folder / "frames.npy"
             self._ask(do="frames", prompt=prompt, seed=seed, output=str(path))
             try:
                 clip: Clip = np.load(path, allow_pickle=False)

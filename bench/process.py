@@ -8,9 +8,11 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ..errors import EngineError, one_line
+from ..interrupts import interrupts_wait, temporary_folder
 
 _LAST_WORDS = 2000
 _LONGEST_ANSWER = 2**26
@@ -26,27 +28,35 @@ class WorkerProcess:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """environment: added to this process's own. Raises EngineError where it cannot be started."""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the process
-        self._folder = tempfile.TemporaryDirectory(prefix="edgereel-bench-", ignore_cleanup_errors=True)
-        temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._folder.name)
+        self._held = ExitStack()
+        try:
+            self._start(command, environment or {})
+        except OSError as error:
+            self._held.close()
+            raise EngineError(f"{command[0]} cannot be started: {error.strerror}") from error
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._errors = self._held.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  the stack closes it
+        folder = self._held.enter_context(temporary_folder("edgereel-bench-"))
+        temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
         apart: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-        try:
+        with interrupts_wait():  # between starting it and knowing what to end
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env={**os.environ, **temporary, **(environment or {})},
+                env={**os.environ, **temporary, **environment},
                 encoding="utf-8",
                 errors="replace",
                 **apart,
             )
-        except OSError as error:
-            self._errors.close()
-            self._folder.cleanup()
-            raise EngineError(f"{command[0]} cannot be started: {error.strerror}") from error
+            self._held.callback(self._end)
 
     @property
     def pid(self) -> int:
@@ -79,24 +89,21 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._let_go()
+        self.kill()
 
     def kill(self) -> None:
         """End the process at once, in the middle of whatever it does."""
+        self._held.close()
+
+    def _end(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+        for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError, ValueError):
                 if stream is not None:
                     stream.close()
-        self._folder.cleanup()
 
     def _death(self) -> str:
         """Return in one line how the process ended and its last words."""

@@ -139,18 +139,16 @@ def cold_times(outside: float, opening: Mapping[str, float], clip: ClipTimes) ->
     return ClipTimes(outside, {"start": max(0.0, outside - sum(stages.values())), **stages}, clip.details)
 
 
-LEAST_OPENING = 0.001
-"""Seconds of opening in a warm clip that are worth a stage of their own; less is looking things up, and counts as text."""
+_OPENING = ("open", "build")
 
 
 def without_openings(clips: Sequence[ClipTimes]) -> list[ClipTimes]:
-    """Return warm clips' times with what little they opened in `text`; unchanged where graphs were opened in earnest."""
-    if any(clip.stages.get("open", 0.0) + clip.stages.get("build", 0.0) >= LEAST_OPENING for clip in clips):
+    """Return warm clips' times without the stages `open` and `build` where none of them opened anything."""
+    if any(clip.stages.get(stage) for clip in clips for stage in _OPENING):
         return list(clips)
-    folded = []
-    for clip in clips:
-        stages = dict(clip.stages)
-        looked_up = stages.pop("open", 0.0) + stages.pop("build", 0.0)
-        stages["text"] = stages.get("text", 0.0) + looked_up
-        folded.append(ClipTimes(clip.total, stages, clip.details))
-    return folded
+    return [
+        ClipTimes(
+            clip.total, {stage: clip.stages[stage] for stage in clip.stages if stage not in _OPENING}, clip.details
+        )
+        for clip in clips
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from ..engines import EngineOptions, get_engine
 from ..errors import OutputError, UsageError, brief
+from ..interrupts import temporary_folder
 from ..runtime.batch import read_prompts
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.embedding import NEGATIVE, Prompt
@@ -55,17 +55,15 @@ def calibrate(
         return statistics
     try:
         # Beside the output, since data files are linked there, and copied where it is another file system.
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgereel-calibrate-") as folder:
-            cache = EmbeddingCache(Path(folder) / "embeddings")
+        with temporary_folder(".edgereel-calibrate-", output.parent) as folder:
+            cache = EmbeddingCache(folder / "embeddings")
             options = EngineOptions(threads=threads)
             # Before the denoisers are opened, so that the text encoder is not in memory beside them.
             with Reel(opened, get_engine("cpu"), options, cache) as reel:
                 for text in texts:
                     reel.check_prompt(text)
                 embed_all(reel, texts, guided=max(request.guidances) > 1)
-            engine = RecordingEngine(
-                get_engine("cpu"), graphs, Path(folder), statistics, _rows_by_slot(opened, request)
-            )
+            engine = RecordingEngine(get_engine("cpu"), graphs, folder, statistics, _rows_by_slot(opened, request))
             with Reel(opened, engine, options, cache) as reel:
                 clips = [(text, seed) for text in texts for seed in range(seeds)]
                 for text, seed in clips[statistics.clips :]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..demo.clips import Subject, split
 from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
 from ..errors import UsageError
+from ..interrupts import temporary_folder
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.manifest import Manifest
 from ..runtime.progress import report_progress
@@ -144,8 +144,7 @@ def compare_bundles(
     subjects = _subjects(chosen)
     scored = subjects is not None and bundles[0].manifest.defaults.frames >= _FEWEST_FRAMES
     readings: tuple[list[Reading], list[Reading]] = ([], [])
-    with tempfile.TemporaryDirectory() as folder:
-        waiting = Path(folder)
+    with temporary_folder("edgereel-compare-") as waiting:
         runs = (_clips(bundle, jobs, steps, engine, threads) for bundle in bundles)
         for index, (clip, latents) in enumerate(next(runs)):
             np.save(waiting / f"{index}.npy", clip)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..engines.base import Activations
 from ..errors import OutputError, brief
+from ..interrupts import temporary_folder
 from ..runtime.bundle import Bundle
 from ..runtime.progress import Progress, report_progress
 from .forms import BLOCK
@@ -48,11 +48,11 @@ def search_kept(search: Search, on_progress: Progress | None) -> Choice:
     graphs = [graph for graph, _ in (texts | dict(search.plans)).values()]
     try:
         with (
-            tempfile.TemporaryDirectory(dir=search.folder, prefix=".edgereel-trials-") as folder,
+            temporary_folder(".edgereel-trials-", search.folder) as folder,
             Trials(
                 search.bundle,
                 graphs,
-                Path(folder),
+                folder,
                 search.prompts,
                 search.seeds,
                 activations=search.activations,

@@ -69,18 +69,31 @@ def try_lock(path: Path) -> Lock | None:
             return None
 
 
+@contextlib.contextmanager
+def shared(path: Path) -> Iterator[bool]:
+    """Give whether no process holds the lock of this file, as far as can be told; then none can until the end of the block.
+
+    Nothing is written: a file that is missing is not made, and one that cannot be opened or locked counts as free.
+    """
+    free, descriptor = True, None
+    with contextlib.suppress(OSError):
+        while descriptor is None:
+            descriptor = os.open(path, os.O_RDONLY | _PLAIN)
+            free = _try(descriptor, shared=True)
+            if not is_still_at(path, descriptor):  # deleted by who had its lock: another may lie there
+                os.close(descriptor)
+                free, descriptor = True, None
+    try:
+        yield free
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of this file, as far as can be told."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _PLAIN)
-    except OSError:
-        return False
-    try:
-        return not _try(descriptor, shared=True)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    with shared(path) as free:
+        return not free
 
 
 def open_shared(path: Path) -> BinaryIO:

@@ -32,6 +32,7 @@ from typing import Final, Literal
 
 from .. import paths
 from ..errors import EngineError, UsageError, brief, one_line
+from ..interrupts import interrupts_wait
 from .cache_lock import Lock, claim, is_locked, open_shared, try_lock
 from .engine_cache_entry import (
     CachedEngine,
@@ -41,6 +42,7 @@ from .engine_cache_entry import (
     Places,
     read_description,
     read_engine,
+    read_settled,
 )
 from .engine_cache_files import count, delete, sha256_of, sync_file, sync_folder, touch, write_synced
 
@@ -195,6 +197,7 @@ class EngineCache:
             self._on_stage("hashed")
             description = Description(key, sha256, size, seconds, time.time())
             write_synced(places.part / "json", description.to_bytes())
+            touch(places.part / "json")
             self._on_stage("described")
             os.replace(unfinished, places.engine)
             sync_folder(self.folder)
@@ -249,15 +252,12 @@ class EngineCache:
         for entry in self.list_entries():
             if entry.state in ("being built", "left over"):
                 continue
-            places = Places.of(self.folder, entry.digest)
             problem = None
             try:
-                if (engine := read_engine(places)) is None:
+                if (engine := read_settled(Places.of(self.folder, entry.digest))) is None:
                     continue
                 engine.close()
             except DamagedEntryError as damage:
-                if is_locked(places.lock) or not os.path.lexists(places.description):
-                    continue
                 problem = str(damage)
             except OSError as error:
                 problem = f"it cannot be read: {brief(error)}"
@@ -330,7 +330,8 @@ def parse_limit(text: str) -> int:
 def _build_elsewhere(build: Build) -> CachedEngine:
     """Build into a temporary folder that goes when the engine is closed. Raises EngineError where there is no room either."""
     try:
-        temporary = tempfile.TemporaryDirectory(prefix="edgereel-engine-", ignore_cleanup_errors=True)
+        with interrupts_wait():  # between making it and knowing what to remove
+            temporary = tempfile.TemporaryDirectory(prefix="edgereel-engine-", ignore_cleanup_errors=True)
     except OSError as error:
         raise EngineError(f"there is no folder to build an engine in: {brief(error)}; free some room") from error
     path = Path(temporary.name) / "engine"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 from .base import Shapes
-from .cache_lock import open_shared
+from .cache_lock import open_shared, shared
 from .engine_cache_files import sha256_of
 
 FORMAT: Final = 1
@@ -207,6 +207,19 @@ def read_engine(places: Places) -> CachedEngine | None:
         raise _blamed(error) from error
     except ValueError as error:  # cut off while it was being mapped
         raise DamagedEntryError(f"it cannot be read: {error}") from error
+
+
+def read_settled(places: Places) -> CachedEngine | None:
+    """Return a verified engine, None where there is no entry or it is being built or removed. Raises as `read_engine`.
+
+    What was removed and built again while it was read fits together no better than what is damaged: the verdict is of a
+    second reading, with those who write kept out.
+    """
+    try:
+        return read_engine(places)
+    except DamagedEntryError:
+        with shared(places.lock) as free:
+            return read_engine(places) if free else None
 
 
 def _blamed(error: OSError) -> Exception:

@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import EdgereelError
+from ..interrupts import interrupts_wait
 from .engine_cache import EngineCache, EngineKey
 
 
@@ -28,8 +29,9 @@ class KernelCache:
     def __init__(self, key: EngineKey, cache: EngineCache | None = None) -> None:
         self._key = key
         self._cache = EngineCache() if cache is None else cache
-        self.folder = Path(tempfile.mkdtemp(prefix="edgereel-kernels-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, True)
+        with interrupts_wait():  # between making it and knowing what to remove
+            self.folder = Path(tempfile.mkdtemp(prefix="edgereel-kernels-"))
+            self._remove = weakref.finalize(self, shutil.rmtree, self.folder, True)
         self.source = "built"
         entry = self._cache.get(key)
         if entry is None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..errors import OutputError, UsageError, brief
+from ..interrupts import temporary_folder
 from .bundle import hash_file
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, digest_of
 from .writing import check_parent
@@ -33,22 +32,21 @@ def new_bundle_folder(output: Path) -> Iterator[Path]:
 
     Raises OutputError where it cannot be written, a full disk included.
     """
-    try:
-        folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.stem[:40]}-", suffix=".partial"))
-    except OSError as error:
-        raise OutputError(f"{output.parent}: cannot write there: {brief(error)}") from error
-    try:
-        yield folder
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)  # mkdtemp keeps it to its owner
-        if os.path.lexists(output):
-            raise OutputError(f"{output}: has appeared meanwhile; remove it or choose another name")
-        folder.rename(output)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {brief(error)}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as made:
+        try:
+            folder = made.enter_context(temporary_folder(f".{output.stem[:40]}-", output.parent, ".partial"))
+        except OSError as error:
+            raise OutputError(f"{output.parent}: cannot write there: {brief(error)}") from error
+        try:
+            yield folder
+            umask = os.umask(0)
+            os.umask(umask)
+            folder.chmod(0o777 & ~umask)  # a temporary folder is its owner's alone
+            if os.path.lexists(output):
+                raise OutputError(f"{output}: has appeared meanwhile; remove it or choose another name")
+            folder.rename(output)
+        except OSError as error:
+            raise OutputError(f"{output}: cannot be written: {brief(error)}") from error
 
 
 def file_records(folder: Path) -> dict[str, FileRecord]:

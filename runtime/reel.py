@@ -116,15 +116,15 @@ class Reel:
         """
         size = (width, height, frames)
         latents = latent_shape(self.bundle.manifest.latent, *size)
-        started = time.perf_counter()
         if latents not in self.graphs.plans:
+            started = time.perf_counter()
             plan = self.graphs.plans[latents] = plan_clip(
                 self.bundle, size, self._engine, self._options, self._budget, only_decoder=self.only_decodes
             )
             if self.on_plan is not None:
                 self.on_plan(plan)
+            self.add_time("open", started, "plan")
         self.graphs.plan = self.graphs.plans[latents]
-        self.add_time("open", started, "plan")
         return self.graphs.plan
 
     def generate(

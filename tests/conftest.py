@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,10 @@ from hypothesis import settings
 # A busy machine holds any example up; what takes how long is measured in bench/.
 settings.register_profile("edgereel", deadline=None)
 settings.load_profile("edgereel")
+
+# What a shell starts in the background ignores ctrl-C, and so does what it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

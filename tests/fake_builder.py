@@ -59,7 +59,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=100_000)
     parser.add_argument("--hold", action="store_true")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background is born deaf to it
 
     def reach(stage: str) -> None:
         say("stage", stage)

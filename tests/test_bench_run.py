@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -56,6 +57,7 @@ class Played(Contender):
         self.made: list[tuple[str, int]] = []
         self.slept: list[float] = []
         self.closed = 0
+        self.lived = -time.perf_counter()
 
     def start(self):
         started = time.perf_counter()
@@ -83,6 +85,7 @@ class Played(Contender):
 
     def close(self):
         self.closed += 1
+        self.lived += time.perf_counter()
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +252,9 @@ def test_peers_take_turns_on_the_same_prompts_and_seeds():
     cold = played["two"][1:]
     assert [contender.made for contender in cold] == [[(PROMPTS[0], 0)], [(PROMPTS[1], 1)]]
     assert all(contender.closed for contender in cold)
-    starts = record.rows[2].cold.samples["start"]
-    assert min(start - contender.slept[0] for start, contender in zip(starts, cold, strict=True)) < 0.002
-    assert all(start >= contender.slept[0] - 1e-6 for start, contender in zip(starts, cold, strict=True))
+    samples = record.rows[2].cold.samples
+    for start, making, contender in zip(samples["start"], samples["denoise"], cold, strict=True):
+        assert contender.slept[0] - 1e-6 <= start <= contender.lived - making + 1e-6
     assert record.rows[1].stages["denoise"].peak_host_bytes == 1000
     assert record.rows[1].quality.psnr_to_edgereel_db == record.rows[1].quality.psnr_to_first_db < 40
     assert record.rows[0].quality.psnr_to_edgereel_db is None
@@ -372,9 +375,9 @@ def test_ctrl_c_saves_the_record_of_the_command(tmp_path):
     )
     seen = set()
     while len(seen) < 14 and process.poll() is None:
-        for path in temporary.glob("*/*/clip.mp4"):
+        for path in glob.iglob(f"{temporary}/*/*/clip.mp4"):  # Path.glob fails where a folder goes meanwhile
             with contextlib.suppress(OSError):
-                seen.add(path.stat().st_mtime_ns)
+                seen.add(os.stat(path).st_mtime_ns)
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)

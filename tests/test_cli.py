@@ -486,7 +486,6 @@ def test_failures_of_the_machine_are_one_line(run, monkeypatch, error, line):
 
 INTERRUPTED = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from edgereel import cli, terminal
 stage, done = sys.argv.pop(1).split(":")
 show = terminal.StageProgress.__call__
@@ -522,7 +521,6 @@ def test_ctrl_c_from_outside(tmp_path, guided_copy):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         deadline = time.monotonic() + 60

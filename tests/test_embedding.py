@@ -62,7 +62,6 @@ def test_a_prompt_seen_before_skips_tokenizer_and_text_encoder(opened, bundle, g
         again = reel.generate(PROMPT)
         assert reel.embedder.cached == 2
         assert set(reel.report()) == {"denoiser"}
-        assert reel.timings["text"] < 1
     assert again.latents.tobytes() == first.latents.tobytes()
     assert again.settings() == first.settings()
 

@@ -96,7 +96,7 @@ def test_gpus_are_read(tmp_path):
     ],
 )
 def test_answers_of_nvidia_smi_without_a_gpu(tmp_path, text, problem):
-    gpus, said = find_gpus(script(tmp_path, text))
+    gpus, said = find_gpus(script(tmp_path, text), timeout=60)
     assert gpus == []
     assert problem in said
     (finding,) = doctor.check_gpus(gpus, said)
@@ -125,7 +125,7 @@ def test_an_nvidia_smi_that_hangs(tmp_path):
     ],
 )
 def test_free_memory_of_the_gpu(tmp_path, answer, free):
-    assert free_gpu_memory(script(tmp_path, answer)) == free
+    assert free_gpu_memory(script(tmp_path, answer), timeout=60) == free
 
 
 def test_free_memory_of_a_gpu_whose_driver_hangs(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections import Counter
@@ -363,6 +364,7 @@ def test_a_tensorrt_that_is_not_there_or_does_not_load(
         'the tensorrt engine needs tensorrt, which is not installed: pip install "edgereel[tensorrt]"'
     )
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    importlib.invalidate_caches()
     assert TensorRt().unavailable() == (
         "tensorrt is installed but cannot be loaded (libnvinfer.so.10: cannot open shared object file): "
         'pip install "edgereel[tensorrt]"'

@@ -375,7 +375,6 @@ def test_memory_does_not_grow_with_the_clip(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_control_c_leaves_nothing(tmp_path):
     code = """
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
         def interrupted():
             yield from noise(50)
             os.kill(os.getpid(), signal.SIGINT)

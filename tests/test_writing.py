@@ -175,7 +175,6 @@ def test_memory_does_not_grow_with_the_clip(tmp_path, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_control_c_leaves_nothing(tmp_path, name):
     code = """
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
         def interrupted():
             yield from noise(20)
             os.kill(os.getpid(), signal.SIGINT)

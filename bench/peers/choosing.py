@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import UsageError, require_packages
+from ...interrupts import temporary_folder
 from ...runtime.reel import demo_bundle_path
 from ..contenders import PeerFactory
 from .diffusers import NEEDED, Checkpoint, DiffusersPeer
@@ -38,11 +38,11 @@ def find_peers(
     if any(name.startswith("openvino") for name in names):
         require_packages(("openvino",), EXTRA, "comparing with OpenVINO")
     found = find_checkpoint(first_bundle, checkpoint, transformer) if runs_checkpoint else None
-    with tempfile.TemporaryDirectory(prefix="edgereel-bench-peers-") as folder:
+    with temporary_folder("edgereel-bench-peers-") as folder:
         peers: dict[str, PeerFactory] = {}
         for name in dict.fromkeys(names):
             program, _, precision = name.partition("-")
-            suffix, cache = f" {precision}" * bool(precision), Path(folder) / name
+            suffix, cache = f" {precision}" * bool(precision), folder / name
             precision = precision or "float32"
             if program == "openvino":
                 peers[f"OpenVINO{suffix}"] = OpenVinoPeer(precision, cache)
