@@ -18,7 +18,6 @@ Reading needs no lock: whatever does not fit together counts as missing, and is 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import stat
@@ -44,7 +43,7 @@ from .engine_cache_entry import (
     read_engine,
     read_settled,
 )
-from .engine_cache_files import count, delete, sha256_of, sync_file, sync_folder, touch, write_synced
+from .engine_cache_files import count, delete, no_room, sha256_of, sync_file, sync_folder, touch, write_synced
 
 __all__ = ["LIMIT", "LIMIT_VARIABLE", "CachedEngine", "EngineCache", "EngineKey", "EntryInfo", "parse_limit"]
 
@@ -56,7 +55,6 @@ State = Literal["complete", "in use", "being built", "damaged", "left over"]
 
 _FILE_NAME: Final = re.compile(r"([0-9a-f]{64})\.(?:engine|json|lock|part)")
 _LIMIT_FORM: Final = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])iB)?")
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class _NotKeptError(Exception):
@@ -187,7 +185,7 @@ class EngineCache:
         try:
             build(unfinished)
         except Exception as error:
-            if (cause := _no_room(error)) is not None:
+            if (cause := no_room(error)) is not None:
                 raise self._not_kept(cause) from error
             raise
         seconds = time.perf_counter() - started
@@ -344,7 +342,7 @@ def _build_elsewhere(build: Build) -> CachedEngine:
             return CachedEngine(path, file, "built", seconds, temporary)
     except BaseException as error:
         temporary.cleanup()
-        if isinstance(error, Exception) and _no_room(error) is not None:
+        if isinstance(error, Exception) and no_room(error) is not None:
             message = (
                 f"there is no room for the engine in {one_line(path.parent.parent)} either: free some, or set TMPDIR"
             )
@@ -374,17 +372,6 @@ def _settle(path: Path) -> tuple[int, str]:
     if not size:
         raise EngineError("the builder wrote an empty engine")
     return size, sha256
-
-
-def _no_room(error: BaseException | None) -> OSError | None:
-    """Return the OSError of a full disk that an error is or came from."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            return error
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _remove_leftovers(places: Places) -> None:

@@ -1,8 +1,9 @@
-"""Files of the cache: brought to the disk, deleted and counted without following links."""
+"""Files of the cache: brought to the disk, deleted and counted without following links; and a disk that has no room."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _CHUNK: Final = 2**22
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -76,3 +78,14 @@ def touch(path: Path) -> None:
     # Given in full: the time that the system itself notes moves in steps of milliseconds, too coarse to order entries by.
     now = time.time_ns()
     os.utime(path, ns=(now, now))
+
+
+def no_room(error: BaseException | None) -> OSError | None:
+    """Return the OSError of a full disk that an error is or came from."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
