@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from .interrupts import end_on_termination, how_it_ended, interrupts_wait, send_lost_interrupts_again
+from .interrupts import end_on_signals, how_it_ended, interrupts_wait
 
 
 def main() -> None:
     """Run the command line; ctrl-C and SIGTERM while it is still being imported end it as quietly as later."""
-    end_on_termination()
-    send_lost_interrupts_again()
+    end_on_signals()
     try:
         with interrupts_wait():
             from .cli import main as run

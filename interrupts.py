@@ -1,8 +1,8 @@
 """How a run is stopped: by ctrl-C, and where the command line asks for it by SIGTERM, as `kill` and `timeout` send it.
 
 Extension modules lose the interrupt that comes while they are imported, or turn it into an ImportError, so it waits until
-they are done; so does what must not be left behind half made. Python itself loses one that comes in the middle of a
-finalizer, of which imports run thousands: it is sent again.
+they are done: where the import is ours, by `interrupts_wait`, and for those that libraries make of their own in the middle
+of their work, by the handlers of the command line. It waits, too, where something would be left behind half made.
 """
 
 from __future__ import annotations
@@ -17,51 +17,34 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 _INTERRUPTED, _TERMINATED = 130, 143  # as shells say it: 128 and the signal's number
 _AT_ONCE = 1.0
 """Seconds within which another SIGTERM is the same one: `timeout` sends it to the process and to its group."""
 
+_AGAIN = 0.01
+"""Seconds after which an interrupt is sent again that came while a module was imported."""
+
 _terminated_at: float | None = None
+_began_in_import = False  # by a module that runs the command line as it is imported: there would be no end to wait for
 
 
-def end_on_termination() -> None:
+def end_on_signals() -> None:
     """From now on SIGTERM raises KeyboardInterrupt, so that what is half done is cleaned up as after ctrl-C.
 
-    For the command line alone: a program that uses the library has its own ways. Nothing changes on Windows, outside the
-    main thread, or where SIGTERM is ignored or handled already.
+    Both wait until no module is being imported. For the command line alone: a program that uses the library has its own
+    ways. Nothing changes outside the main thread, where a signal is ignored or handled already, and for SIGTERM on Windows.
     """
-    if os.name != "nt" and _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    global _began_in_import
+    if not _in_main_thread():
+        return
+    _began_in_import = _is_importing(sys._getframe())
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    if os.name != "nt" and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
-
-
-def send_lost_interrupts_again() -> None:
-    """From now on a KeyboardInterrupt that was raised in a finalizer, where Python only reports it, is raised once more.
-
-    For the command line alone, as `end_on_termination`.
-    """
-    report = sys.unraisablehook
-
-    def receive(lost: sys.UnraisableHookArgs) -> None:
-        if not isinstance(lost.exc_value, KeyboardInterrupt):
-            report(lost)
-            return
-        returning: list[bool] = []
-        _thread.start_new_thread(_send_again, (returning,))
-        returning += [True]  # Python looks at signals after calls and in loops, not between this and the return
-
-    sys.unraisablehook = receive
-
-
-def _send_again(returning: list[bool]) -> None:
-    """Interrupt the main thread once it has left the hook, which would only report that one too."""
-    global _terminated_at
-    while not returning:
-        time.sleep(0.001)
-    number = signal.SIGINT if _terminated_at is None else signal.SIGTERM
-    _terminated_at = None
-    _thread.interrupt_main(number)
 
 
 def how_it_ended() -> tuple[str, int]:
@@ -82,7 +65,7 @@ def interrupts_wait() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if signal.SIGTERM in waiting:
-            _terminate()
+            _terminate(signal.SIGTERM, None)
         if signal.SIGINT in waiting:
             raise KeyboardInterrupt
 
@@ -110,12 +93,41 @@ def _handlers() -> dict[signal.Signals, Any]:
     return {**found, signal.SIGTERM: termination} if termination is _terminate else found
 
 
-def _terminate(*_: object) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if not _put_off(number, frame):
+        raise KeyboardInterrupt
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
     global _terminated_at
+    if _put_off(number, frame):
+        return
     before, now = _terminated_at, time.monotonic()
     if before is None or now - before > _AT_ONCE:
         _terminated_at = now
         raise KeyboardInterrupt
+
+
+def _put_off(number: int, frame: FrameType | None) -> bool:
+    """Return whether a module is being imported; then the signal is sent again."""
+    if _began_in_import or not _is_importing(frame):
+        return False
+    _thread.start_new_thread(_send_again, (number,))
+    return True
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib."):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _send_again(number: int) -> None:
+    time.sleep(_AGAIN)
+    if sys.platform == "win32":
+        _thread.interrupt_main(signal.Signals(number))
+    elif (main := threading.main_thread().ident) is not None:
+        signal.pthread_kill(main, number)  # which wakes it where it waits, as interrupt_main does not
 
 
 def _in_main_thread() -> bool:
