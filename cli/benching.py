@@ -45,9 +45,7 @@ def run(
     ] = None,
     output: OutputOption = Path("bench-report"),
     engine: Annotated[str, typer.Option(help="What runs the graphs: names with commas between them.")] = "auto",
-    prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="One prompt per line, used in turn; the demo's if left out.")
-    ] = None,
+    prompts: PromptsOption = None,
     steps: Annotated[
         str | None, typer.Option(metavar="1,2,4", help="Numbers of denoising steps; the recipes' own if left out.")
     ] = None,

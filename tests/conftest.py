@@ -42,6 +42,11 @@ def load_helper(name: str) -> ModuleType:
     return sys.modules[name]
 
 
+def helpers_environment() -> dict[str, str]:
+    """The environment of a process that imports what the tests can, their helpers too."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the user's cache folder out of the tests."""

@@ -5,7 +5,6 @@ All of it runs for real, on ONNX Runtime's device `cpu`. Nothing here has run on
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL, HERE
+from conftest import DEMO_REEL, helpers_environment
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -118,9 +117,8 @@ def test_the_state_of_before_is_freed(counter):
 
     In a process of its own: where others have left holes in the heap, what is freed stays.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     ended = subprocess.run(
-        [sys.executable, "-c", HELD, counter], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", HELD, counter], env=helpers_environment(), capture_output=True, text=True, timeout=300
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     *growth, at_the_end = map(float, ended.stdout.split())

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HERE
+from conftest import HERE, helpers_environment
 from fake_builder import STAGES, key_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -795,7 +795,7 @@ for turn in range(60):
 def test_several_processes_build_remove_and_verify_at_once(tmp_path):
     building = tmp_path / "building"
     building.mkdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    environment = helpers_environment()
     command = [sys.executable, "-c", STRESS, str(tmp_path / "cache"), str(building)]
     pipe = subprocess.PIPE
     running = [

@@ -19,12 +19,7 @@ from conftest import DEMO_CHECKPOINT
 from edgereel import interrupts
 from edgereel.engines import EngineOptions, get_engine
 from edgereel.errors import EngineError
-from edgereel.interrupts import (
-    end_on_signals,
-    how_it_ended,
-    interrupts_wait,
-    temporary_folder,
-)
+from edgereel.interrupts import end_on_signals, how_it_ended, interrupts_wait, temporary_folder
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
