@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .offline import switch_reports_off
+
 if TYPE_CHECKING:
     from .errors import EdgereelError as EdgereelError
     from .runtime.clip import Video as Video
     from .runtime.reel import Reel as Reel
     from .runtime.reel import load as load
+
+switch_reports_off()
 
 __version__ = "0.1.0"
 __all__ = ["EdgereelError", "Reel", "Video", "__version__", "load"]

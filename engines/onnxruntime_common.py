@@ -62,6 +62,9 @@ def import_onnxruntime(package: str, extra: str, engine: str) -> Any:
     if not hasattr(onnxruntime, "InferenceSession"):
         # What is left of the folder where one of two onnxruntimes was uninstalled still imports, as an empty package.
         raise EngineError("onnxruntime is installed but most of it is missing: edgereel doctor says how to repair it")
+    # The environment switches reports off as edgereel is imported; a program may have imported onnxruntime before.
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

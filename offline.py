@@ -1,0 +1,23 @@
+"""Libraries that report home are told not to, before any of them is imported.
+
+edgereel runs offline. ONNX Runtime writes a device's id into the user's cache folder, queues an event for each process and
+looks for its collector; hub clients and Ray have reports of their own. Each of them reads its switch from the environment
+as it is imported, so the switches are set when edgereel itself is, and child processes inherit them.
+"""
+
+from __future__ import annotations
+
+import os
+
+SWITCHES = {
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, and what stands on it: diffusers, transformers, accelerate
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray
+    "DO_NOT_TRACK": "1",  # what several libraries agreed on
+}
+"""Environment variables that keep libraries from reporting home, and their values."""
+
+
+def switch_reports_off() -> None:
+    """Set the switches in this process's environment, whatever they were: no setting of ours opens a connection."""
+    os.environ.update(SWITCHES)
