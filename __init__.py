@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .offline import switch_reports_off
+from .core.offline import switch_reports_off
 
 if TYPE_CHECKING:
-    from .errors import EdgereelError as EdgereelError
+    from .core.errors import EdgereelError as EdgereelError
     from .runtime.clip import Video as Video
     from .runtime.reel import Reel as Reel
     from .runtime.reel import load as load
@@ -22,7 +22,7 @@ switch_reports_off()
 __version__ = "0.1.0"
 __all__ = ["EdgereelError", "Reel", "Video", "__version__", "load"]
 
-_PLACES = {"EdgereelError": ".errors", "Reel": ".runtime.reel", "Video": ".runtime.clip", "load": ".runtime.reel"}
+_PLACES = {"EdgereelError": ".core.errors", "Reel": ".runtime.reel", "Video": ".runtime.clip", "load": ".runtime.reel"}
 
 
 def __getattr__(name: str) -> Any:

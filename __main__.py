@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .interrupts import end_on_signals, how_it_ended, interrupts_wait
+from .core.interrupts import end_on_signals, how_it_ended, interrupts_wait
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .errors import one_line
+from .core.errors import one_line
 
 if TYPE_CHECKING:
     from .engines.engine_cache import EntryInfo

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import Cancelled, UsageError
+from ..core.errors import Cancelled, UsageError
 from .statistics import Interval, block_medians, check_confidence
 from .timing import Clock, timed
 

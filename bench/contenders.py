@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ..errors import EngineError
-from ..interrupts import temporary_folder
+from ..core.errors import EngineError
+from ..core.interrupts import temporary_folder
 from ..runtime.bundle import Bundle
 from ..runtime.request import Request
 from .process import WorkerProcess

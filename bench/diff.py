@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import UsageError, one_line
+from ..core.errors import UsageError, one_line
 from .folder import RECORD
 from .record import DETAILS, STAGES, Record, Row, Timing, read_record
 from .report.wording import duration, plural, significant

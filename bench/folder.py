@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import OutputError, one_line
+from ..core.errors import OutputError, one_line
 from ..runtime.writing import check_file_target, output_errors, replace_file, temporary_beside
 from .record import Record
 

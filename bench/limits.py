@@ -15,11 +15,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..core.errors import EdgereelError, EngineError, MissingExtraError
+from ..core.interrupts import interrupts_wait, temporary_folder
+from ..core.machine import usable_cores
 from ..engines import Engine, EngineOptions, Tensor
 from ..engines.costs import GraphCosts, graph_costs
-from ..errors import EdgereelError, EngineError, MissingExtraError
-from ..interrupts import interrupts_wait, temporary_folder
-from ..machine import usable_cores
 from ..runtime.bundle import Bundle
 from ..runtime.geometry import latent_shape
 from ..runtime.graph_shapes import input_shapes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import one_line
+from ..core.errors import one_line
 
 _MARK = ":::MLLOG "
 _LARGEST_LOG = 2**30

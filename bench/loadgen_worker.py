@@ -20,9 +20,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..core.errors import EdgereelError, EngineError, UsageError, brief, require_packages
 from ..demo.evaluate import held_out_captions
 from ..demo.scorer import Reading, read, score_readings
-from ..errors import EdgereelError, EngineError, UsageError, brief, require_packages
 from ..runtime.clip import Video
 from ..runtime.reel import Reel, load
 from .serving import serve_pipes

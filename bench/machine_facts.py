@@ -6,7 +6,7 @@ import platform
 from dataclasses import asdict
 
 from .. import __version__
-from ..machine import find_gpus, read_machine
+from ..core.machine import find_gpus, read_machine
 from ..runtime.installed import ONNXRUNTIMES, installed_packages
 from .record import GpuFacts, MachineFacts
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ..errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
-from ..runtime.progress import Progress, report_progress
+from ..core.errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
+from ..core.progress import Progress, report_progress
 from ..runtime.request import Request
 from ..runtime.writing import output_errors
 from . import quality as pictures

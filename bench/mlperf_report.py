@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import one_line
+from ..core.errors import one_line
 from .record import Mlperf, Record
 
 _SHOWN = (

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from ..errors import EngineError, one_line
-from ..interrupts import interrupts_wait, temporary_folder
+from ..core.errors import EngineError, one_line
+from ..core.interrupts import interrupts_wait, temporary_folder
 
 _LAST_WORDS = 2000
 _LONGEST_ANSWER = 2**26

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import UsageError, one_line
+from ..core.errors import UsageError, one_line
 
 SCHEMA_VERSION = 1
 STAGES = ("start", "open", "build", "text", "denoise", "decode", "encode")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ..errors import Cancelled, EdgereelError, EngineError
+from ..core.errors import Cancelled, EdgereelError, EngineError
 from . import quality as pictures
 from .contenders import Clip, Contender, Watched, unknown_facts
 from .grid import Plan, bundle_facts, settings_of

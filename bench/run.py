@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..core.errors import Cancelled, UsageError, require_packages
+from ..core.progress import Progress, report_progress
 from ..engines import get_engine
-from ..errors import Cancelled, UsageError, require_packages
 from ..runtime.memory_budget import free_host_memory
-from ..runtime.progress import Progress, report_progress
 from . import quality as pictures
 from .ab import ROUNDS, interleave
 from .contenders import Contender, EdgereelContender, PeerFactory

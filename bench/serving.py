@@ -20,7 +20,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgereelError, UsageError, brief
+from ..core.errors import EdgereelError, UsageError, brief
 
 MOST_CLIPS = 10_000
 OnStage = Callable[[str], object]

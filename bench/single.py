@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import UsageError
+from ..core.errors import UsageError
+from ..core.progress import Progress
 from ..runtime.memory_budget import parse_bytes
 from ..runtime.planning import plan_bundle
-from ..runtime.progress import Progress
 from ..runtime.request import complete_request
 from .grid import Plan, plan_rows
 from .machine_facts import find_machine, find_versions

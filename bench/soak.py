@@ -16,8 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
-from ..runtime.progress import Progress, report_progress
+from ..core.errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
+from ..core.progress import Progress, report_progress
 from . import quality as pictures
 from .contenders import EdgereelContender, ProcessContender
 from .record import Record, Soak, Trend

@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError
+from ..core.errors import EngineError
+from ..core.progress import Span
 from ..runtime.clip import Video
-from ..runtime.progress import Span
 from ..runtime.reel import Reel
 
 OnStage = Callable[[str], object]

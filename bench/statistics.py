@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 
 EARLY_STOPPING_CONFIDENCE = 0.99
 """What MLPerf Inference asks of a percentile estimated by its early-stopping rule, at a tolerance of 0."""

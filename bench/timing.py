@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import Cancelled, UsageError
+from ..core.errors import Cancelled, UsageError
 
 Clock = Callable[[], float]
 """Returns seconds that never go back; differences alone are used."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..runtime.reel import Reel, describe_engine, load
 from .serving import ClipMaker, OnStage, Server, serve_pipes
 from .stages import make_clip

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import require_packages
-from ..interrupts import interrupts_wait
-from ..runtime.progress import Progress
+from ..core.errors import require_packages
+from ..core.interrupts import interrupts_wait
+from ..core.progress import Progress
 
 if TYPE_CHECKING:
     from ..runtime.manifest import Manifest

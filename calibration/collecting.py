@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import OutputError, UsageError, brief
+from ..core.interrupts import temporary_folder
+from ..core.progress import Progress, report_progress
 from ..engines import EngineOptions, get_engine
-from ..errors import OutputError, UsageError, brief
-from ..interrupts import temporary_folder
 from ..runtime.batch import read_prompts
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.embedding import NEGATIVE, Prompt
 from ..runtime.embedding_cache import EmbeddingCache
-from ..runtime.progress import Progress, report_progress
 from ..runtime.recipes import schedule_of
 from ..runtime.reel import Reel, demo_bundle_path
 from ..runtime.request import Request, complete_request

@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from ..errors import BundleError, UsageError
+from ..core.errors import BundleError, UsageError
 
 _FLOATS = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),

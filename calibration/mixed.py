@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from ..errors import QualityError
+from ..core.errors import QualityError
 from .trials import SquaredErrors, mean_decibels
 
 SENSITIVE = (

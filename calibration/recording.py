@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ..core.errors import EngineError
 from ..engines import Engine, EngineOptions, Session, Tensor
-from ..errors import EngineError
 from .graph_file import GraphFile
 from .statistics import Branch, Seen, Slot, Statistics
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.errors import OutputError, brief
+from ..core.interrupts import temporary_folder
+from ..core.progress import Progress, report_progress
 from ..engines.base import Activations
-from ..errors import OutputError, brief
-from ..interrupts import temporary_folder
 from ..runtime.bundle import Bundle
-from ..runtime.progress import Progress, report_progress
 from .forms import BLOCK
 from .graph_file import GraphFile, Linear
 from .mixed import Choice, Effect, Layer, choose_kept, sensitive_layers

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutputError, UsageError, brief
+from ..core.errors import OutputError, UsageError, brief
 from .forms import Floats
 
 Branch = Literal["prompted", "negative"]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import onnx
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..runtime.manifest import EmbeddingTable, Graph, TensorSpec
 from .graph_file import GraphFile
 

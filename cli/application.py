@@ -10,8 +10,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .. import __version__
-from ..errors import Cancelled, EdgereelError, UsageError, one_line
-from ..interrupts import how_it_ended
+from ..core.errors import Cancelled, EdgereelError, UsageError, one_line
+from ..core.interrupts import how_it_ended
 from ..terminal import stderr
 
 app = typer.Typer(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import Cancelled, UsageError
-from ..interrupts import interrupts_wait
+from ..core.errors import Cancelled, UsageError
+from ..core.interrupts import interrupts_wait
 from ..terminal import print_json, show_note, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError, one_line
-from ..interrupts import interrupts_wait
+from ..core.errors import UsageError, one_line
+from ..core.interrupts import interrupts_wait
 from ..terminal import print_cache, print_json, show_plan, spinner, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, device_of, parse_size

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import EdgereelError
-from ..interrupts import interrupts_wait
+from ..core.errors import EdgereelError
+from ..core.interrupts import interrupts_wait
 from ..terminal import print_json, print_report, stage_progress
 from .application import app
 from .options import JsonOption

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..terminal import show_note, show_pick, show_plan
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import EngineError, UsageError
+from ..core.errors import EngineError, UsageError
 from .base import (
     Activations,
     Compute,

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from .. import paths
-from ..errors import EngineError, UsageError, brief, one_line
-from ..interrupts import interrupts_wait
+from ..core import paths
+from ..core.errors import EngineError, UsageError, brief, one_line
+from ..core.interrupts import interrupts_wait
 from .cache_lock import Lock, claim, is_locked, open_shared, try_lock
 from .engine_cache_entry import (
     CachedEngine,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .. import paths
-from ..errors import EngineError, UsageError, one_line
+from ..core import paths
+from ..core.errors import EngineError, UsageError, one_line
 from .engine_cache import EngineCache
 from .engine_cache_files import count, delete
 

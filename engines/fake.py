@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import EngineError
+from ..core.errors import EngineError
 from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor
 
 Arrays = dict[str, NDArray[Any]]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from ..machine import Gpu, find_gpus, read_machine
+from ..core.machine import Gpu, find_gpus, read_machine
 
 NO_GPU = "no NVIDIA GPU is found (if there is one, install NVIDIA's driver until this lists it): nvidia-smi"
 Capability = tuple[int, int]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError
+from ..core.errors import EngineError
 from .base import EngineReport, Session, Shapes, Tensor
 from .device_tensor import Device, DeviceTensor, new_value, on_device, overwrite
 from .onnxruntime_common import check_inputs, failure, graph_specs

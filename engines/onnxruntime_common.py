@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, MissingExtraError, OutOfMemory, brief
-from ..interrupts import interrupts_wait
+from ..core.errors import EngineError, MissingExtraError, OutOfMemory, brief
+from ..core.interrupts import interrupts_wait
 from .base import GraphSpecs, TensorInfo
 
 LONGEST_QUOTE = 500

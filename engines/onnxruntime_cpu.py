@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EngineError, MissingExtraError, brief
-from ..machine import give_back_large_blocks, give_back_memory, usable_cores
+from ..core.errors import EngineError, MissingExtraError, brief
+from ..core.machine import give_back_large_blocks, give_back_memory, usable_cores
 from .base import Engine, EngineOptions, EngineReport, Session, Tensor
 from .byte_products import byte_products_are_exact
 from .lowering import LoweredGraph, lower_graph, not_lowered

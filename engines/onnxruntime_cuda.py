@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EngineError, MissingExtraError, brief
-from ..machine import usable_cores
+from ..core.errors import EngineError, MissingExtraError, brief
+from ..core.machine import usable_cores
 from .base import Engine, EngineOptions, Session
 from .cuda_libraries import cuda_major, lacking_libraries, load_libraries
 from .device_tensor import Device

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, brief
-from ..machine import usable_cores
+from ..core.errors import EngineError, brief
+from ..core.machine import usable_cores
 from .base import Compute, EngineOptions, EngineReport
 from .lowering import LoweredGraph, not_lowered
 from .nvidia import nvidia_gpus

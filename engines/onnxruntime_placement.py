@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..errors import EngineError
+from ..core.errors import EngineError
 from .onnxruntime_common import AssignedNode
 
 # Nodes that calculate with activations or weights. Whatever else is on the CPU is arithmetic with shapes: Shape, Gather,

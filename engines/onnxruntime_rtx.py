@@ -20,9 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, MissingExtraError, brief
-from ..interrupts import interrupts_wait
-from ..machine import usable_cores
+from ..core.errors import EngineError, MissingExtraError, brief
+from ..core.interrupts import interrupts_wait
+from ..core.machine import usable_cores
 from .base import Compute, Engine, EngineOptions, Session, Tensor
 from .cuda_libraries import DRIVER, NO_DRIVER, lacking_libraries, load_libraries, missing_libraries
 from .device_tensor import Device

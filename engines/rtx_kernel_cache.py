@@ -15,8 +15,8 @@ import weakref
 import zipfile
 from pathlib import Path
 
-from ..errors import EdgereelError
-from ..interrupts import interrupts_wait
+from ..core.errors import EdgereelError
+from ..core.interrupts import interrupts_wait
 from .engine_cache import EngineCache, EngineKey
 
 

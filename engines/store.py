@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import paths
+from ..core import paths
 
 
 def key_of(*parts: object) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import EngineError, MissingExtraError
-from ..interrupts import interrupts_wait
+from ..core.errors import EngineError, MissingExtraError
+from ..core.interrupts import interrupts_wait
 from .base import EngineReport, GraphSpecs, Session, Tensor
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import require_packages
-from ..interrupts import interrupts_wait
+from ..core.errors import require_packages
+from ..core.interrupts import interrupts_wait
 from .lora_request import Lora
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from ..errors import CheckpointError, brief
+from ..core.errors import CheckpointError, brief
 from ..runtime.manifest import Denoiser, Graph, Manifest, Parity, Precision, Roles
 from ..runtime.new_bundle import file_records, new_bundle_folder, write_manifest
 from .arguments import INDEX_NAME

@@ -14,7 +14,7 @@ import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CheckpointError, brief
+from ..core.errors import CheckpointError, brief
 from . import weights
 from .arguments import INDEX_NAME, PICKLE_SUFFIXES, check_checkpoint_folder, check_component_folder
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, brief, one_line
+from ..core.errors import CheckpointError, brief, one_line
 from ..runtime.bundle import hash_file
 from ..runtime.manifest import FusedLora
 from .arguments import check_lora_file

@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from ..errors import EngineError, ParityError, brief
-from ..machine import usable_cores
+from ..core.errors import EngineError, ParityError, brief
+from ..core.machine import usable_cores
 from ..runtime.manifest import Parity
 from .family import Array, GraphSource, Trial
 

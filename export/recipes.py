@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..runtime.manifest import Recipe
 
 WAN_RECIPES = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ..errors import CheckpointError, brief
+from ..core.errors import CheckpointError, brief
 from .checkpoint import read_json
 
 

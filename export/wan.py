@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import CheckpointError, UsageError, brief
+from ..core.errors import CheckpointError, UsageError, brief
 from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TextRules
 from .arguments import INDEX_NAME
 from .checkpoint import OVERRIDES_NAME, Checkpoint, read_json

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.export import Dim
 from transformers import UMT5Config, UMT5EncoderModel
 
-from ..errors import CheckpointError
+from ..core.errors import CheckpointError
 from ..runtime.manifest import FusedLora, TensorSpec
 from .checkpoint import Component
 from .family import GraphSource, Trial

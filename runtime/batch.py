@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, OutputError, PromptError, UsageError, one_line
+from ..core.errors import EngineError, OutputError, PromptError, UsageError, one_line
+from ..core.progress import Progress
 from .clip import Video
 from .latents_file import SUFFIX, read_video, write_latents
 from .memory_budget import peak_host_memory
 from .memory_plan import MemoryPlan
 from .outputs import SUFFIXES, check_format, check_fps, check_output, format_of
-from .progress import Progress
 from .reel import Reel, describe_engine, load
 
 _LARGEST_PROMPT_FILE = 2**24

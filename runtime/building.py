@@ -7,16 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import EngineError, UsageError, brief
+from ..core.progress import Progress, report_progress
 from ..engines import Compute
 from ..engines.lowering import Target, describe_lowering, lower_for_target, parse_target
-from ..errors import EngineError, UsageError, brief
 from .bundle import Bundle, open_bundle
 from .geometry import latent_shape
 from .graph_shapes import input_shapes
 from .memory_budget import format_bytes
 from .memory_plan import MemoryPlan
 from .planning import plan_bundle
-from .progress import Progress, report_progress
 from .reel import Reel, demo_bundle_path
 
 _ANY_CARD = "8.9"

@@ -19,11 +19,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .. import paths
-from ..errors import BundleError, OutputError, one_line
+from ..core import paths
+from ..core.errors import BundleError, OutputError, one_line
+from ..core.progress import Progress, report_progress
 from .external_data import external_data_of
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, digest_of, is_plain_file_name
-from .progress import Progress, report_progress
 
 _LARGEST_MANIFEST = 16 * 2**20
 _LARGEST_GRAPH = 2**31

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutOfMemory
+from ..core.errors import OutOfMemory
+from ..core.progress import Progress, report_progress
 from .decoding import decode_frames
 from .frame_check import FrameCheck
 from .memory_sizes import DECODER, DECODER_GRAPHS
 from .outputs import check_fps, check_output, write_output
-from .progress import Progress, report_progress
 from .request import Request
 from .tiling import decode_tiled
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import EngineError
 from ..engines import Session, Tensor
-from ..errors import EngineError
 from .geometry import clip_size
 from .manifest import LatentGeometry
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import one_line
+from ..core.errors import one_line
 from .bundle import Bundle
 from .manifest import Denoiser, Manifest, Quantization, Recipe
 from .recipes import schedule_of

@@ -15,17 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, paths
-from ..errors import EdgereelError, brief, one_line
-from ..machine import Gpu, Machine, find_gpus, read_machine
-from .installed import (
-    ONNXRUNTIMES,
-    Requirement,
-    complaint,
-    installed_packages,
-    needed_by,
-    requirements_of,
-)
+from .. import __version__
+from ..core import paths
+from ..core.errors import EdgereelError, brief, one_line
+from ..core.machine import Gpu, Machine, find_gpus, read_machine
+from .installed import ONNXRUNTIMES, Requirement, complaint, installed_packages, needed_by, requirements_of
 from .probe import Probe, probe
 
 OK = "ok"

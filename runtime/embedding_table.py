@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError
+from ..core.errors import BundleError
 from .manifest import EmbeddingTable
 
 # numpy has no bfloat16: its two bytes are the upper half of a float32.

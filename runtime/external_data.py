@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BundleError
+from ..core.errors import BundleError
 
 # message kind -> field number -> kind of the message in that field
 _CHILDREN: dict[str, dict[int, str]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import GeometryError
+from ..core.errors import GeometryError
 from .manifest import LatentGeometry
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from ..core.errors import BundleError
 from ..engines import Part
 from ..engines.extents import parse_extent
 from ..engines.lowering import part_inputs
-from ..errors import BundleError
 from .manifest import Manifest
 
 Shapes = dict[str, tuple[int, ...]]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .. import __version__
-from ..errors import UsageError, one_line
+from ..core.errors import UsageError, one_line
 from .bundle import Bundle
 from .clip import Video
 from .geometry import clip_size

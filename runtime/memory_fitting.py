@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
+from ..core.errors import PlanError
 from ..engines import Engine, EngineOptions
-from ..errors import PlanError
 from .bundle import Bundle
 from .manifest import LatentGeometry
 from .memory_budget import Budget, format_bytes

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..errors import OutputError, UsageError, brief
-from ..interrupts import temporary_folder
+from ..core.errors import OutputError, UsageError, brief
+from ..core.interrupts import temporary_folder
 from .bundle import hash_file
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, digest_of
 from .writing import check_parent

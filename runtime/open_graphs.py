@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from ..core.errors import EngineError, OutOfMemory
 from ..engines import Engine, EngineOptions, EngineReport, Part, Session, get_engine
-from ..errors import EngineError, OutOfMemory
 from .bundle import Bundle
 from .graph_shapes import input_shapes, part_extents, shapes_of
 from .memory_plan import ComponentPlan, MemoryPlan, describe_step, step_down

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import UsageError, one_line
+from ..core.errors import UsageError, one_line
 from . import gif, webp
 from .gif import write_gif
 from .png import check_folder_target, write_pngs

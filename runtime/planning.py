@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..core.errors import UsageError
 from ..engines import ENGINES, Engine, EngineOptions, get_engine
-from ..errors import UsageError
 from .bundle import peek_bundle
 from .memory_budget import budget_of
 from .memory_fitting import plan_clip

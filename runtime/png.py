@@ -17,7 +17,7 @@ from pathlib import Path
 import av
 from av.video.codeccontext import VideoCodecContext
 
-from ..errors import OutputError
+from ..core.errors import OutputError
 from .writing import (
     Frame,
     Sink,

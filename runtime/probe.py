@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from ..errors import brief, one_line
+from ..core.errors import brief, one_line
 
 PACKAGES = ("numpy", "tokenizers", "av", "onnxruntime")
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgereel.runtime.probe import main; main()"

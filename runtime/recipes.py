@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from .manifest import Recipe
 from .samplers import SAMPLERS
 from .schedules import Schedule, listed_schedule, shift_sigma

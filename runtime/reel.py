@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import BundleError, EngineError, UsageError
+from ..core.machine import gpu_memory_of_process
+from ..core.progress import Progress, Span, report_progress
 from ..engines import EngineOptions, EngineReport, Session, Tensor, get_engine
 from ..engines.base import Engine
-from ..errors import BundleError, EngineError, UsageError
-from ..machine import gpu_memory_of_process
 from .bundle import Bundle, open_bundle
 from .clip import Video
 from .embedding import NEGATIVE, Prompt, PromptEmbedder
@@ -28,7 +29,6 @@ from .memory_plan import MemoryPlan
 from .memory_sizes import TEXT_ENCODER
 from .noise import NoiseSource
 from .open_graphs import OpenGraphs
-from .progress import Progress, Span, report_progress
 from .recipes import schedule_of
 from .request import Request, complete_request
 from .running import run_graph

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..core.errors import EngineError
 from ..engines import Session, Tensor
-from ..errors import EngineError
 
 
 def run_graph(session: Session, name: str, inputs: Mapping[str, Tensor], output: str) -> Tensor:

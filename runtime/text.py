@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from ..errors import BundleError, PromptError
+from ..core.errors import BundleError, PromptError
 from .manifest import TextRules
 
 # Comparing a word with every word of a large vocabulary takes seconds, and large vocabularies know nearly all words.

@@ -22,9 +22,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import paths
+from ..core import paths
+from ..core.errors import EngineError, OutputError, UsageError
 from ..engines import Session
-from ..errors import EngineError, OutputError, UsageError
 from .decoding import decode_inputs, latent_frames, run_front
 from .geometry import clip_size
 from .manifest import LatentGeometry

@@ -12,7 +12,7 @@ import av
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from ..errors import GeometryError, OutputError
+from ..core.errors import GeometryError, OutputError
 from .writing import Frame, Sink, check_file_target, require_encoder, write_frames
 
 # What the MP4 muxer keeps; it drops any other key without a word.

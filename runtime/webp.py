@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 from av.video.codeccontext import VideoCodecContext
 
-from ..errors import OutputError
+from ..core.errors import OutputError
 from .writing import FileSink, Frame, check_file_target, frame_ticks, require_encoder, write_frames
 from .xmp import xmp_packet
 

@@ -114,7 +114,7 @@ class FakeTensorRT(ModuleType):
 
 def install_fakes(monkeypatch: Any, version: str, memory: int = 2**30) -> FakeTensorRT:
     """Put the stand-ins in the places of tensorrt and cuda-python, and an H100 into the machine; return tensorrt's."""
-    from edgereel import machine
+    from edgereel.core import machine
 
     cudart = FakeCudart(memory)
     trt = FakeTensorRT(version, cudart)

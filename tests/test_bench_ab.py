@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgereel.bench.ab import ROUNDS, Turns, compare, compare_all, interleave
 from edgereel.bench.timing import timed
-from edgereel.errors import UsageError
+from edgereel.core.errors import UsageError
 
 
 class Machine:

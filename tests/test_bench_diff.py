@@ -15,7 +15,7 @@ from edgereel.bench.folder import write_record
 from edgereel.bench.record import BundleFacts, Conditions
 from edgereel.bench.statistics import median_ratio
 from edgereel.bench.summaries import timing_of
-from edgereel.errors import UsageError
+from edgereel.core.errors import UsageError
 
 records = load_helper("bench_records")
 make_record, make_row = records.make_record, records.make_row

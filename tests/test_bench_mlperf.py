@@ -21,8 +21,8 @@ from edgereel.bench.mlperf import run_mlperf
 from edgereel.bench.mlperf_report import mlperf_markdown
 from edgereel.bench.record import read_record
 from edgereel.cli import app
+from edgereel.core.errors import Cancelled, MissingExtraError, PlanError, PromptError, UsageError
 from edgereel.demo.evaluate import held_out_captions
-from edgereel.errors import Cancelled, MissingExtraError, PlanError, PromptError, UsageError
 
 needs_loadgen = pytest.mark.skipif(
     importlib.util.find_spec("mlperf_loadgen") is None,

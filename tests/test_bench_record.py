@@ -16,7 +16,7 @@ from edgereel.bench.record import Conditions, Power, Record, StageResources, rea
 from edgereel.bench.report import markdown_table
 from edgereel.bench.stages import ClipTimes
 from edgereel.bench.summaries import timing_of
-from edgereel.errors import OutputError, UsageError
+from edgereel.core.errors import OutputError, UsageError
 
 
 def record() -> Record:

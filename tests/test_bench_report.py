@@ -45,7 +45,7 @@ from edgereel.bench.report.results import result_sentences
 from edgereel.bench.report.scores import pareto_front, quality_text
 from edgereel.bench.report.time_plots import distribution, stage_stack
 from edgereel.bench.report.wording import duration, memory, percent, plural, rate, significant, span
-from edgereel.errors import MissingExtraError, OutputError, one_line
+from edgereel.core.errors import MissingExtraError, OutputError, one_line
 
 records = load_helper("bench_records")
 make_record, make_row = records.make_record, records.make_row

@@ -16,7 +16,7 @@ from edgereel.bench.resources.conditions import ConditionsWatch, cpu_clock, temp
 from edgereel.bench.resources.memory import POINTS, MemorySampler, thinned
 from edgereel.bench.resources.nvml import Nvml
 from edgereel.bench.resources.power import EnergyCounter, PowerMeter, Source, find_source, jetson_rails, rapl_counters
-from edgereel.errors import MissingExtraError
+from edgereel.core.errors import MissingExtraError
 
 
 def plant(root, **files):

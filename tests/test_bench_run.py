@@ -26,7 +26,7 @@ from edgereel.bench.report.content import stage_table
 from edgereel.bench.report.scores import quality_text
 from edgereel.bench.run import run_bench
 from edgereel.bench.stages import ClipTimes
-from edgereel.errors import Cancelled, EngineError, GeometryError, MissingExtraError, PromptError, UsageError
+from edgereel.core.errors import Cancelled, EngineError, GeometryError, MissingExtraError, PromptError, UsageError
 from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.reel import load
 

@@ -16,7 +16,7 @@ from edgereel.bench.record import read_record
 from edgereel.bench.soak import Limits, Sample, default_skip, judge, longest_stretch, run_soak, soak_markdown
 from edgereel.bench.stages import ClipTimes
 from edgereel.cli import app
-from edgereel.errors import EngineError, PromptError, UsageError
+from edgereel.core.errors import EngineError, PromptError, UsageError
 
 WORKER = Path(__file__).parent / "planted_worker.py"
 NEVER = Limits(memory=0.1, latency=1.1)

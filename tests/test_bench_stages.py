@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from edgereel.bench.stages import ClipTimes, cold_times, make_clip, split_times, times_from_json, without_openings
 from edgereel.bench.summaries import compare_in_turns, timing_of
-from edgereel.errors import EngineError
-from edgereel.runtime.progress import Span
+from edgereel.core.errors import EngineError
+from edgereel.core.progress import Span
 
 CLIPS = 7
 DELAYS = {"text_encoder": 0.09, "denoiser": 0.06, "decoder_first": 0.075, "decoder_next": 0.045, "writer": 0.02}

@@ -23,7 +23,7 @@ from edgereel.bench.statistics import (
     tail_percentile,
 )
 from edgereel.bench.timing import Measurement, measure
-from edgereel.errors import Cancelled, UsageError
+from edgereel.core.errors import Cancelled, UsageError
 
 # name: (draws, quantile function, density at a quantile)
 KNOWN = {

@@ -9,7 +9,7 @@ import test_cli
 from conftest import DEMO_REEL
 from test_cli import refused
 
-from edgereel import paths
+from edgereel.core import paths
 from edgereel.engines.engine_cache import EngineCache, EngineKey
 
 run = test_cli.run

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, external_data_helper, helper
 from small_bundle import GRAPHS, external_tensor, graph, replace_file, sign, write_small_bundle
 
-from edgereel.errors import BundleError, Cancelled
+from edgereel.core.errors import BundleError, Cancelled
 from edgereel.runtime import bundle as bundle_module
 from edgereel.runtime.bundle import open_bundle, verify_bundle
 from edgereel.runtime.describe import describe

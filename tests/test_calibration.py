@@ -16,8 +16,8 @@ from edgereel.calibration import calibrate, quantize
 from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.observe import ObservedEngine
 from edgereel.calibration.statistics import BINS, Seen, Slot, histogram_of, load_statistics
+from edgereel.core.errors import Cancelled, EngineError, MissingExtraError, OutputError, UsageError
 from edgereel.engines import EngineOptions, get_engine
-from edgereel.errors import Cancelled, EngineError, MissingExtraError, OutputError, UsageError
 from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.reel import Reel, load
 

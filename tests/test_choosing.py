@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereel import engines
+from edgereel.core.errors import EngineError, UsageError
+from edgereel.core.machine import Gpu
 from edgereel.engines import ENGINES, get_engine, nvidia
 from edgereel.engines.base import Engine
 from edgereel.engines.choosing import BEST_FIRST, choose, choose_engine
-from edgereel.errors import EngineError, UsageError
-from edgereel.machine import Gpu
 
 
 class Planted(Engine):

@@ -15,7 +15,7 @@ from conftest import DEMO_REEL, edit_manifest
 import edgereel
 from edgereel.calibration.compare import compare_bundles
 from edgereel.calibration.report import summary, write_report
-from edgereel.errors import OutputError, UsageError
+from edgereel.core.errors import OutputError, UsageError
 from edgereel.runtime.bundle import hash_file
 
 run = test_cli.run

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from edgereel import paths  # noqa: E402
+from edgereel.core import paths  # noqa: E402
+from edgereel.core.errors import EngineError  # noqa: E402
 from edgereel.engines import costs  # noqa: E402
 from edgereel.engines.costs import CPU_ACTIVATION_MARGIN, graph_costs  # noqa: E402
 from edgereel.engines.costs.analysis import analyse  # noqa: E402
 from edgereel.engines.costs.liveness import Step, peak_bytes  # noqa: E402
 from edgereel.engines.costs.values import propagate  # noqa: E402
 from edgereel.engines.lowering import lower_graph  # noqa: E402
-from edgereel.errors import EngineError  # noqa: E402
 
 make_node = onnx.helper.make_node
 FLOAT = onnx.TensorProto.FLOAT
@@ -358,7 +358,7 @@ def test_a_second_time_needs_no_onnx(monkeypatch):
         "import sys; sys.modules['onnx'] = None\n"
         "from pathlib import Path\n"
         "from edgereel.engines.costs import graph_costs\n"
-        "from edgereel.errors import MissingExtraError\n"
+        "from edgereel.core.errors import MissingExtraError\n"
         f"print(graph_costs(Path({str(DENOISER)!r}), {denoiser_shapes()!r}))\n"
         "try:\n"
         f"    graph_costs(Path({str(DENOISER)!r}), {denoiser_shapes(tokens=5)!r})\n"

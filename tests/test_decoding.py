@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgereel.core.errors import EngineError
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.errors import EngineError
 from edgereel.runtime.decoding import decode_frames, to_uint8
 from edgereel.runtime.manifest import LatentGeometry
 

@@ -30,10 +30,10 @@ from bound_sessions import (  # noqa: E402
     write_graph,
 )
 
+from edgereel.core.errors import EngineError, OutOfMemory  # noqa: E402
 from edgereel.engines import EngineOptions, Tensor, get_engine  # noqa: E402
 from edgereel.engines.device_tensor import Device, DeviceTensor  # noqa: E402
 from edgereel.engines.onnxruntime_common import failure  # noqa: E402
-from edgereel.errors import EngineError, OutOfMemory  # noqa: E402
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from conftest import DEMO_REEL, edit_manifest
 from test_installed import REQUIREMENTS
 
-from edgereel import __version__, cli, machine
+from edgereel import __version__, cli
+from edgereel.core import machine
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.runtime import doctor
 from edgereel.runtime.doctor import MISSING, OK, OPTIONAL, WARN

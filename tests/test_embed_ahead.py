@@ -15,8 +15,8 @@ from conftest import edit_manifest
 from small_disk import small_disk
 from test_cli import BUNDLE, PROMPT, QUICK, prompts_file, refused
 
+from edgereel.core.errors import Cancelled
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
-from edgereel.errors import Cancelled
 from edgereel.runtime import reel as reel_module
 from edgereel.runtime.embed_ahead import embed_ahead
 from edgereel.runtime.embedding_cache import EmbeddingCache

@@ -14,7 +14,7 @@ import edgereel
 from edgereel.calibration import quantize
 from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.table import table_of
-from edgereel.errors import BundleError, UsageError
+from edgereel.core.errors import BundleError, UsageError
 from edgereel.runtime.bundle import hash_file, open_bundle
 from edgereel.runtime.describe import describe
 from edgereel.runtime.embedding import Prompt

@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_disk import small_disk
 
-from edgereel import paths
+from edgereel.core import paths
+from edgereel.core.errors import EngineError, UsageError
 from edgereel.engines import cache_lock
 from edgereel.engines import engine_cache_parts as parts
 from edgereel.engines.engine_cache import LIMIT, LIMIT_VARIABLE, EngineCache, EngineKey, parse_limit
 from edgereel.engines.engine_cache_entry import Description, Places
-from edgereel.errors import EngineError, UsageError
 
 KEY, OTHER = key_of("a"), key_of("b")
 CONTENT = b"native code" * 100
@@ -549,7 +549,7 @@ def test_no_room_anywhere(tmp_path):
     inside = small_disk(tmp_path, "200k")
     script = f'"$@" "{tmp_path}/engines" a --size 400000 2>&1 | tail -1; ls -A "{tmp_path}" "{tmp_path}/engines"'
     lines = in_namespace(inside, script, TMPDIR=str(tmp_path))
-    assert lines[0].startswith("edgereel.errors.EngineError: there is no room for the engine")
+    assert lines[0].startswith("edgereel.core.errors.EngineError: there is no room for the engine")
     assert [line.rpartition(".")[2] for line in lines[1:] if line and "/" not in line] == ["engines", "lock"]
 
 

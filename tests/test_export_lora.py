@@ -20,7 +20,7 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from tiny_wan import write_tiny_wan
 
 from edgereel import cli
-from edgereel.errors import CheckpointError, UsageError
+from edgereel.core.errors import CheckpointError, UsageError
 from edgereel.export import Lora, export_checkpoint
 from edgereel.export.bundle import open_family
 from edgereel.export.checkpoint import open_checkpoint

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_wan import write_tiny_wan
 
-from edgereel.errors import CheckpointError, MissingExtraError, OutputError, ParityError, UsageError
+from edgereel.core.errors import CheckpointError, MissingExtraError, OutputError, ParityError, UsageError
 from edgereel.export import export_checkpoint
 from edgereel.export.checkpoint import open_checkpoint
 from edgereel.export.family import Trial
@@ -301,7 +301,7 @@ def test_missing_extra(tmp_path):
     """Without torch the package imports, and calling it says what to install."""
     script = (
         "import sys; sys.modules['torch'] = None\n"
-        "from edgereel.errors import MissingExtraError\n"
+        "from edgereel.core.errors import MissingExtraError\n"
         "from edgereel.export import export_checkpoint\n"
         "try: export_checkpoint('a', 'b.reel')\n"
         "except MissingExtraError as error: print(error)\n"

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny_wan import write_tiny_wan
 from torch import nn
 
-from edgereel.errors import ParityError
+from edgereel.core.errors import ParityError
 from edgereel.export import Lora, export_checkpoint, parity, weights
 from edgereel.export.bundle import open_family
 from edgereel.export.checkpoint import open_checkpoint, open_safetensors

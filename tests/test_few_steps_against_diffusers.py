@@ -19,7 +19,7 @@ from diffusers.schedulers import scheduling_flow_match_euler_discrete
 from tiny_wan import write_tiny_wan
 
 import edgereel
-from edgereel.errors import UsageError
+from edgereel.core.errors import UsageError
 from edgereel.export import export_checkpoint
 from edgereel.export.recipes import WAN_RECIPES
 from edgereel.runtime.noise import NoiseSource

@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgereel.calibration.forms import (
-    BLOCK,
-    dynamic_scales,
-    quantize_weight,
-    round_activations,
-    round_to_float8,
-)
+from edgereel.calibration.forms import BLOCK, dynamic_scales, quantize_weight, round_activations, round_to_float8
 
 SHAPES = st.tuples(st.integers(1, 70), st.integers(1, 9))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgereel.errors import EngineError
+from edgereel.core.errors import EngineError
 from edgereel.runtime.frame_check import FrameCheck
 
 

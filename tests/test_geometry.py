@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereel.errors import GeometryError
+from edgereel.core.errors import GeometryError
 from edgereel.runtime.geometry import clip_size, latent_shape
 from edgereel.runtime.manifest import LatentGeometry
 

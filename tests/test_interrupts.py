@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from conftest import DEMO_CHECKPOINT
 
-from edgereel import interrupts
+from edgereel.core import interrupts
+from edgereel.core.errors import EngineError
+from edgereel.core.interrupts import end_on_signals, how_it_ended, interrupts_wait, temporary_folder
 from edgereel.engines import EngineOptions, get_engine
-from edgereel.errors import EngineError
-from edgereel.interrupts import end_on_signals, how_it_ended, interrupts_wait, temporary_folder
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from test_cli import frames_of, refused
 
 import edgereel
-from edgereel.errors import UsageError
+from edgereel.core.errors import UsageError
 from edgereel.runtime.latents_file import decoder_digest, read_video, write_latents
 
 run = test_cli.run

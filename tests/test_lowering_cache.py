@@ -15,10 +15,10 @@ from conftest import DEMO_REEL
 
 pytest.importorskip("onnx")
 
-from edgereel import paths
+from edgereel.core import paths
+from edgereel.core.errors import EngineError
 from edgereel.engines import EngineOptions, Tensor, get_engine
 from edgereel.engines.lowering import cache, lower_graph
-from edgereel.errors import EngineError
 
 GRAPH = DEMO_REEL / "decoder_first.onnx"
 OPEN_IN_A_PROCESS = """

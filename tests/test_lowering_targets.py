@@ -22,7 +22,8 @@ from tokenizers import Tokenizer
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from edgereel import paths  # noqa: E402
+from edgereel.core import paths  # noqa: E402
+from edgereel.core.errors import EdgereelError, EngineError, MissingExtraError, UsageError  # noqa: E402
 from edgereel.demo.clips import subjects  # noqa: E402
 from edgereel.engines.lowering import (  # noqa: E402
     describe_lowering,
@@ -31,7 +32,6 @@ from edgereel.engines.lowering import (  # noqa: E402
     parse_target,
     with_plain_weights,
 )
-from edgereel.errors import EdgereelError, EngineError, MissingExtraError, UsageError  # noqa: E402
 
 TARGETS = ("tensorrt-8.6", "tensorrt-10.3", "tensorrt-10.14", "tensorrt-11.0", "tensorrt-rtx", "cuda")
 ROLES = ("text_encoder", "denoiser", "decoder_first", "decoder_next")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from edgereel.machine import (
+from edgereel.core.machine import (
     Gpu,
     Machine,
     find_gpus,

@@ -6,7 +6,7 @@ import pytest
 
 from edgereel.calibration.mixed import Effect, choose_kept, sensitive_layers
 from edgereel.calibration.trials import mean_decibels
-from edgereel.errors import QualityError
+from edgereel.core.errors import QualityError
 
 ERRORS = {"a": 1e-3, "b": 1e-5, "c": 4e-4, "d": 1e-7}
 BYTES = {"a": 100, "b": 100, "c": 1000, "d": 10}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgereel.errors import UsageError
+from edgereel.core.errors import UsageError
 from edgereel.runtime.noise import NoiseSource
 
 SEED_7 = [

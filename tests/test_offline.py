@@ -22,7 +22,7 @@ assert calls, "reports were not switched off"
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    from edgereel.offline import SWITCHES
+    from edgereel.core.offline import SWITCHES
 
     kept = {name: value for name, value in os.environ.items() if name not in SWITCHES and not name.startswith("XDG_")}
     return {**kept, "HOME": str(home), "EDGEREEL_CACHE": str(home / "ours")}
@@ -60,7 +60,7 @@ def test_the_switches_are_set_on_import_and_inherited() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **hostile}, capture_output=True, text=True, check=True
     )
-    from edgereel.offline import SWITCHES
+    from edgereel.core.offline import SWITCHES
 
     inherited = json.loads(done.stdout)
     assert {name: inherited.get(name) for name in SWITCHES} == SWITCHES

@@ -12,7 +12,7 @@ import pytest
 from pictures import METADATA, NAMES, SETTINGS, clip, contents, read_back, signal_to_noise
 from PIL import Image
 
-from edgereel.errors import UsageError
+from edgereel.core.errors import UsageError
 from edgereel.runtime import gif, webp
 from edgereel.runtime.outputs import SUFFIXES, check_fps, check_output, format_of, write_output
 

@@ -10,35 +10,36 @@ from conftest import ROOT
 
 tomllib = pytest.importorskip("tomllib")
 
-OURS = {"engines", "runtime", "export", "calibration", "bench", "demo"}
+OURS = {
+    "core",
+    "bundle",
+    "engines",
+    "provenance",
+    "export",
+    "runtime",
+    "doctor",
+    "quality",
+    "calibration",
+    "bench",
+    "demo",
+}
 MAY_IMPORT = {
-    "errors.py": set(),
-    "paths.py": set(),
-    "interrupts.py": set(),
-    "machine.py": set(),
-    "offline.py": set(),
-    "engines": set(),
-    "runtime": {"engines"},
-    "export": {"runtime", "engines"},
-    "calibration": {"runtime", "engines", "demo"},
-    "bench": {"runtime", "engines", "demo"},
-    "demo": {"runtime", "engines", "export"},
+    "core": set(),
+    "bundle": {"core"},
+    "engines": {"core"},
+    "provenance": {"core"},
+    "export": {"bundle", "engines", "runtime", "core"},
+    "runtime": {"bundle", "engines", "provenance", "core"},
+    "doctor": {"runtime", "bundle", "engines", "provenance", "core"},
+    "quality": {"core"},
+    "demo": {"runtime", "export", "bundle", "engines", "quality", "provenance", "core"},
+    "calibration": {"runtime", "quality", "demo", "bundle", "engines", "provenance", "core"},
+    "bench": {"runtime", "quality", "demo", "bundle", "engines", "provenance", "core"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
-TORCH_FREE = {
-    "engines",
-    "runtime",
-    "errors.py",
-    "paths.py",
-    "interrupts.py",
-    "machine.py",
-    "offline.py",
-    "cli",
-    "terminal.py",
-    "__init__.py",
-    "__main__.py",
-}
-NOT_OURS = {"tests", "build", "dist", "docs"}
+TORCH_FREE = {"core", "bundle", "engines", "provenance", "runtime", "doctor", "cli", "__init__.py", "__main__.py"}
+ONNX = {("engines", "graphs"), ("engines", "lowering"), ("engines", "costs")}
+NOT_OURS = {"tests", "tools", "build", "dist", "docs"}
 
 
 def sources():
@@ -99,7 +100,7 @@ def imports(path):
 
 def test_the_walk_over_imports_sees_what_it_should():
     found = {(name, ours) for _, name, ours in imports(Path("runtime/reel.py"))}
-    assert {("engines", True), ("errors", True), ("runtime", True), ("numpy", False)} <= found
+    assert {("engines", True), ("core", True), ("runtime", True), ("numpy", False)} <= found
     assert ("torch", False) in {(name, ours) for _, name, ours in imports(Path("export/bundle.py"))}
 
 
@@ -111,7 +112,7 @@ def test_imports_follow_the_arrows():
             allowed = MAY_IMPORT.get(place, OURS) | {place}
             if ours and name in OURS and name not in allowed:
                 against.append(f"{path}:{line} imports {name}/")
-            lowering = name == "onnx" and path.parts[:2] in (("engines", "lowering"), ("engines", "costs"))
+            lowering = name == "onnx" and path.parts[:2] in ONNX
             heavy = name in HEAVY and place in TORCH_FREE and not lowering
             if not ours and (heavy or (place == "calibration" and name in HEAVY - {"onnx"})):
                 against.append(f"{path}:{line} imports {name}")

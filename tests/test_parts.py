@@ -10,11 +10,11 @@ from conftest import DEMO_REEL, load_helper
 
 onnx = pytest.importorskip("onnx")
 
+from edgereel.core.errors import EngineError, MissingExtraError  # noqa: E402
 from edgereel.engines import ENGINES, EngineOptions, Tensor, get_engine  # noqa: E402
 from edgereel.engines.lowering import lower_for_target, lower_graph, parse_target, part_inputs  # noqa: E402
 from edgereel.engines.lowering.parts import cut_part  # noqa: E402
 from edgereel.engines.lowering.segments import interface_of  # noqa: E402
-from edgereel.errors import EngineError, MissingExtraError  # noqa: E402
 
 GRAPHS = ("decoder_first", "decoder_next")
 FLOAT = onnx.TensorProto.FLOAT

@@ -7,7 +7,7 @@ import os
 import pytest
 from pictures import clip, contents, write_old
 
-from edgereel.errors import OutputError
+from edgereel.core.errors import OutputError
 from edgereel.runtime import png
 from edgereel.runtime.outputs import check_output, write_output
 from edgereel.runtime.png import write_pngs

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from small_bundle import write_small_bundle
 
-from edgereel.errors import BundleError, UsageError
+from edgereel.core.errors import BundleError, UsageError
 from edgereel.export.recipes import WAN_RECIPES, put_first
 from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.describe import describe

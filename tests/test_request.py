@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_bundle import write_small_bundle
 
-from edgereel.errors import GeometryError, UsageError
+from edgereel.core.errors import GeometryError, UsageError
 from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.request import complete_request
 

@@ -6,7 +6,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereel.errors import UsageError
+from edgereel.core.errors import UsageError
 from edgereel.runtime.schedules import (
     Schedule,
     euler_schedule,

@@ -13,6 +13,7 @@ from conftest import DEMO_REEL
 
 onnx = pytest.importorskip("onnx")
 
+from edgereel.core.errors import EngineError, MissingExtraError  # noqa: E402
 from edgereel.engines import EngineOptions, EngineReport, Session, Tensor, get_engine  # noqa: E402
 from edgereel.engines.lowering.segments import (  # noqa: E402
     Segment,
@@ -23,7 +24,6 @@ from edgereel.engines.lowering.segments import (  # noqa: E402
     weights_of,
 )
 from edgereel.engines.streaming import StreamedSession, open_within, segments_that_stay  # noqa: E402
-from edgereel.errors import EngineError, MissingExtraError  # noqa: E402
 
 FLOAT, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
 make_node = onnx.helper.make_node

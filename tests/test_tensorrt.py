@@ -16,12 +16,12 @@ from conftest import DEMO_REEL
 from fake_tensorrt import FakeTensorRT, install_fakes
 from numpy.typing import NDArray
 
-from edgereel import paths
+from edgereel.core import paths
+from edgereel.core.errors import EngineError, OutOfMemory
 from edgereel.engines import EngineOptions, Session, Tensor
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.engines.tensorrt import TensorRt
 from edgereel.engines.tensorrt.device_memory import DeviceBuffer
-from edgereel.errors import EngineError, OutOfMemory
 from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.decoding import decode_frames
 from edgereel.runtime.reel import Reel
@@ -183,7 +183,7 @@ def test_networks_are_strongly_typed(
 def test_an_engine_is_built_once_and_again_when_anything_it_depends_on_changes(
     trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgereel import machine
+    from edgereel.core import machine
 
     path, arrays = write_linear(tmp_path)
 

@@ -17,7 +17,8 @@ from fake_tensorrt import FakeTensorRT, install_fakes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereel import machine, paths
+from edgereel.core import machine, paths
+from edgereel.core.errors import EngineError, MissingExtraError, OutOfMemory
 from edgereel.engines.nvidia import NO_GPU
 from edgereel.engines.tensorrt import TensorRt, installed
 from edgereel.engines.tensorrt.device_memory import BufferPool, CudaDevice, DeviceBuffer, import_cudart
@@ -25,7 +26,6 @@ from edgereel.engines.tensorrt.inspecting import OPAQUE, check_precision, descri
 from edgereel.engines.tensorrt.profiles import RANGES, fixed_profiles, ranged_profiles
 from edgereel.engines.tensorrt.timings import read_timings, timings_key, write_timings
 from edgereel.engines.tensorrt.versions import FEATURES, features_of, parse_version, supports_card
-from edgereel.errors import EngineError, MissingExtraError, OutOfMemory
 
 ATTRIBUTES = json.loads((Path(__file__).parent / "fake_tensorrt_attributes.json").read_text())
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from edgereel.errors import BundleError, PromptError
+from edgereel.core.errors import BundleError, PromptError
 from edgereel.runtime.manifest import TextRules
 from edgereel.runtime.text import PromptTokenizer, clean_prompt
 

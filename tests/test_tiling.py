@@ -19,9 +19,9 @@ from conftest import DEMO_REEL
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgereel.core.errors import Cancelled, EngineError, OutputError, UsageError
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.errors import Cancelled, EngineError, OutputError, UsageError
 from edgereel.runtime import tiling
 from edgereel.runtime.decoding import decode_frames
 from edgereel.runtime.manifest import LatentGeometry

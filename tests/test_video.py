@@ -14,8 +14,8 @@ import pictures
 import pytest
 from small_disk import small_disk
 
+from edgereel.core.errors import GeometryError, OutputError
 from edgereel.demo.clips import Subject, render
-from edgereel.errors import GeometryError, OutputError
 from edgereel.runtime import video
 from edgereel.runtime.video import check_output_path, write_mp4
 

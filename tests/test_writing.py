@@ -14,7 +14,7 @@ import pytest
 from pictures import NAMES, clip, contents, read_back, write_old
 from small_disk import small_disk
 
-from edgereel.errors import GeometryError, OutputError
+from edgereel.core.errors import GeometryError, OutputError
 from edgereel.runtime import gif, png, webp
 from edgereel.runtime.outputs import write_output
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...errors import UsageError, require_packages
-from ...interrupts import temporary_folder
+from ...core.errors import UsageError, require_packages
+from ...core.interrupts import temporary_folder
 from ...runtime.reel import demo_bundle_path
 from ..contenders import PeerFactory
 from .diffusers import NEEDED, Checkpoint, DiffusersPeer

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import require_packages
+from ...core.errors import require_packages
 from ..contenders import Contender, EdgereelContender, Job
 from .openvino_engine import EXTRA
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...core.errors import EngineError, brief, require_packages
+from ...core.machine import usable_cores
 from ...engines import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Shapes, Tensor, TensorInfo
-from ...errors import EngineError, brief, require_packages
-from ...machine import usable_cores
 
 EXTRA = "openvino"
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}

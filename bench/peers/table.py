@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ...errors import one_line
+from ...core.errors import one_line
 from ..record import STAGES, Record, Row, read_record
 
 _NOTHING = "–"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...errors import OutputError, require_packages
+from ...core.errors import OutputError, require_packages
 from ..folder import write_text
 from ..record import Record
 from .markdown import markdown_report, markdown_table

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
-from ...errors import one_line
+from ...core.errors import one_line
 from .html import Safe
 
 WIDTHS = (1008, 356)

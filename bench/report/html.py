@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from ...errors import one_line
+from ...core.errors import one_line
 
 _EMPTY = {"meta", "br", "link", "hr"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ...errors import one_line
+from ...core.errors import one_line
 from ..record import Record
 from . import content
 from .content import Table

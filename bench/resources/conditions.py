@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from ...errors import one_line
+from ...core.errors import one_line
 from ..record import Conditions
 from .files import read_number, read_text
 from .nvml import Nvml

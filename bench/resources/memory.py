@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from ...errors import require_packages
+from ...core.errors import require_packages
 from .nvml import Nvml
 
 INTERVAL = 0.004

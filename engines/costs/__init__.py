@@ -12,8 +12,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...errors import EngineError, MissingExtraError, brief
-from ...interrupts import interrupts_wait
+from ...core.errors import EngineError, MissingExtraError, brief
+from ...core.interrupts import interrupts_wait
 from .. import store
 from ..base import Compute
 from .figures import GraphCosts, OperatorCosts, from_json, to_json

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 
 Given = Sequence[Any]
 """The values read (see values.Value), None where an input is left out."""

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from ...errors import EngineError, brief, one_line
+from ...core.errors import EngineError, brief, one_line
 from .contributed import CONTRIBUTED
 
 _STANDARD = ("", "ai.onnx")

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ...errors import EngineError, MissingExtraError, brief
-from ...interrupts import interrupts_wait
+from ...core.errors import EngineError, MissingExtraError, brief
+from ...core.interrupts import interrupts_wait
 from ..base import Activations, Compute, Part
 from .cache import CacheEntry, cache_key, read_entry, write_entry
 from .describing import LoweringSummary, describe_lowering, graph_data_files

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...interrupts import interrupts_wait
+from ...core.interrupts import interrupts_wait
 
 
 @dataclass(frozen=True)

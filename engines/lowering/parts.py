@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from ...errors import EngineError, one_line
+from ...core.errors import EngineError, one_line
 from ..base import Part
 from ..costs.values import Value, propagate
 from ..extents import parse_extent

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from ...errors import EngineError, brief
+from ...core.errors import EngineError, brief
 from .graph import attributes, names_read
 
 _TYPES = onnx.TensorProto

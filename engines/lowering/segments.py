@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from ..base import GraphSpecs, TensorInfo
 from .graph import MICROSOFT, attributes, names_read
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from ...errors import EngineError, one_line
+from ...core.errors import EngineError, one_line
 from ..base import Compute
 from .attention import lower_attention
 from .graph import MICROSOFT, Graph, attributes

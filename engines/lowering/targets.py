@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ...errors import UsageError, one_line
+from ...core.errors import UsageError, one_line
 
 KNOWN_TARGETS = (
     "tensorrt-8.6",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import EngineError, OutOfMemory, brief, one_line
+from ...core.errors import EngineError, OutOfMemory, brief, one_line
 from ..base import Compute, Shapes
 from .inspecting import check_precision, product_types
 from .profiles import Range, fixed_profiles, ranged_profiles

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError, MissingExtraError, OutOfMemory, brief
+from ...core.errors import EngineError, MissingExtraError, OutOfMemory, brief
 from ..base import Tensor
 
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"

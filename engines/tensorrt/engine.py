@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ... import machine
-from ...errors import EngineError, UsageError, brief
+from ...core import machine
+from ...core.errors import EngineError, UsageError, brief
 from ..base import Compute, Engine, EngineOptions, EngineReport, Session
 from ..engine_cache import EngineCache, EngineKey
 from ..lowering import LoweredGraph, Target, lower_for_target, not_lowered, parse_target, with_plain_weights

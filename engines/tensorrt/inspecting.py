@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from ..base import Compute
 
 OPAQUE = "opaque"

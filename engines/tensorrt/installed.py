@@ -7,9 +7,9 @@ import re
 from importlib import metadata
 from typing import Any
 
-from ... import machine
-from ...errors import EngineError, MissingExtraError, brief
-from ...interrupts import interrupts_wait
+from ...core import machine
+from ...core.errors import EngineError, MissingExtraError, brief
+from ...core.interrupts import interrupts_wait
 from ..nvidia import NO_GPU, with_jetson
 from .device_memory import import_cudart
 from .versions import Features, features_of, parse_version, supports_card

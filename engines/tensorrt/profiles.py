@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from ..base import Shapes
 
 Range = tuple[int, int, int]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from ..base import EngineReport, GraphSpecs, Session, Tensor, TensorInfo
 from .building import explain
 from .device_memory import BufferPool, DeviceBuffer

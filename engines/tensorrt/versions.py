@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...errors import EngineError
+from ...core.errors import EngineError
 from ..base import Compute
 
 Version = tuple[int, int]

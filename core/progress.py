@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..errors import Cancelled
+from .errors import Cancelled
 
 Progress = Callable[[str, int, int], object]
 """on_progress(stage, done, total), called before the first and after each unit of a stage; False means: stop."""
