@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from ..bundle.reader import Bundle
 from ..core.errors import EngineError
 from ..core.interrupts import temporary_folder
-from ..runtime.bundle import Bundle
 from ..runtime.request import Request
 from .process import WorkerProcess
 from .record import EngineFacts

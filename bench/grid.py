@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from ..bundle.manifest import Manifest
+from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import UsageError
 from ..core.progress import Progress
 from ..engines import get_engine
-from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.manifest import Manifest
 from ..runtime.reel import demo_bundle_path
 from ..runtime.request import complete_request
 from ..runtime.text import PromptTokenizer

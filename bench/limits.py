@@ -15,15 +15,15 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..bundle.geometry import latent_shape
+from ..bundle.manifest import Quantization
+from ..bundle.reader import Bundle
 from ..core.errors import EdgereelError, EngineError, MissingExtraError
 from ..core.interrupts import interrupts_wait, temporary_folder
 from ..core.machine import usable_cores
 from ..engines import Engine, EngineOptions, Tensor
 from ..engines.costs import GraphCosts, graph_costs
-from ..runtime.bundle import Bundle
-from ..runtime.geometry import latent_shape
 from ..runtime.graph_shapes import input_shapes
-from ..runtime.manifest import Quantization
 from ..runtime.memory_budget import free_host_memory
 from ..runtime.recipes import schedule_of
 from ..runtime.reel import pick_expert

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.reader import Bundle
 from ..demo.evaluate import held_out_captions
 from ..demo.scorer import read, score_readings
-from ..runtime.bundle import Bundle
 from .record import Quality
 
 Clip = NDArray[np.uint8]

@@ -14,7 +14,7 @@ from ..core.interrupts import interrupts_wait
 from ..core.progress import Progress
 
 if TYPE_CHECKING:
-    from ..runtime.manifest import Manifest
+    from ..bundle.manifest import Manifest
     from .statistics import Statistics
 
 __all__ = ["calibrate", "quantize"]

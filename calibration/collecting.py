@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import OutputError, UsageError, brief
 from ..core.interrupts import temporary_folder
 from ..core.progress import Progress, report_progress
 from ..engines import EngineOptions, get_engine
 from ..runtime.batch import read_prompts
-from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.embedding import NEGATIVE, Prompt
 from ..runtime.embedding_cache import EmbeddingCache
 from ..runtime.recipes import schedule_of

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.manifest import Manifest
+from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import UsageError
 from ..core.interrupts import temporary_folder
 from ..core.progress import report_progress
 from ..demo.clips import Subject, split
 from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
-from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.manifest import Manifest
 from ..runtime.reel import Reel
 from . import metrics
 from .observe import ObservedEngine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..runtime.manifest import Manifest
+from ..bundle.manifest import Manifest
 
 CARD_NAME = "MODEL_CARD.md"
 

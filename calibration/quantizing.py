@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..bundle.manifest import EmbeddingTable, Manifest, Precision, Quantization
+from ..bundle.reader import Bundle, open_bundle
+from ..bundle.writer import check_new_bundle, file_records, new_bundle_folder, write_manifest
 from ..core.errors import QualityError, UsageError
 from ..core.progress import Progress, report_progress
 from ..engines.base import Activations
 from ..runtime.batch import read_prompts
-from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.manifest import EmbeddingTable, Manifest, Precision, Quantization
-from ..runtime.new_bundle import check_new_bundle, file_records, new_bundle_folder, write_manifest
 from ..runtime.reel import demo_bundle_path
 from .balancing import ActivationMode, plan_graph
 from .collecting import denoiser_graphs

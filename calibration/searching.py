@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..bundle.reader import Bundle
 from ..core.errors import OutputError, brief
 from ..core.interrupts import temporary_folder
 from ..core.progress import Progress, report_progress
 from ..engines.base import Activations
-from ..runtime.bundle import Bundle
 from .forms import BLOCK
 from .graph_file import GraphFile, Linear
 from .mixed import Choice, Effect, Layer, choose_kept, sensitive_layers

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import onnx
 
+from ..bundle.manifest import EmbeddingTable, Graph, TensorSpec
 from ..core.errors import UsageError
-from ..runtime.manifest import EmbeddingTable, Graph, TensorSpec
 from .graph_file import GraphFile
 
 TABLE_FILE = "token_embeddings.bin"

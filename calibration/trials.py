@@ -9,9 +9,9 @@ from types import TracebackType
 
 import numpy as np
 
+from ..bundle.reader import Bundle
 from ..engines import Engine, EngineOptions, Session, Tensor, get_engine
 from ..engines.base import Activations
-from ..runtime.bundle import Bundle
 from ..runtime.embedding_cache import EmbeddingCache
 from ..runtime.reel import Reel
 from ..runtime.request import complete_request

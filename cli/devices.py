@@ -113,9 +113,9 @@ def build(
 def list_cache(as_json: JsonOption = False) -> None:
     """Show what the cache holds, and each built engine."""
     with interrupts_wait():
+        from ..bundle.reader import hashes_path
         from ..engines.engine_cache import EngineCache
         from ..engines.engine_cache_parts import CachePart, cache_parts
-        from ..runtime.bundle import hashes_path
 
     parts, path = cache_parts(), hashes_path()
     if path.is_file():
@@ -134,9 +134,9 @@ def remove_from_cache(
 ) -> None:
     """Remove built engines or other kept things; what is in use stays."""
     with interrupts_wait():
+        from ..bundle.reader import forget_hashes
         from ..engines.engine_cache import EngineCache
         from ..engines.engine_cache_parts import cache_parts, clear_part
-        from ..runtime.bundle import forget_hashes
 
     if sum((bool(engines), part is not None, everything)) != 1:
         raise UsageError("say what to remove: engines by name, --part KIND, or --all")

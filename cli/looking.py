@@ -21,7 +21,7 @@ def inspect(
 ) -> None:
     """Show what a bundle holds: model, recipes, sizes, precision, parity and quality."""
     with interrupts_wait():
-        from ..runtime.bundle import open_bundle
+        from ..bundle.reader import open_bundle
         from ..runtime.describe import describe
         from ..runtime.reel import demo_bundle_path
 
@@ -39,7 +39,7 @@ def verify(
 ) -> None:
     """Hash every file of a bundle again and check it against the manifest."""
     with interrupts_wait():
-        from ..runtime.bundle import verify_bundle
+        from ..bundle.reader import verify_bundle
         from ..runtime.reel import demo_bundle_path
 
     with stage_progress() as progress:

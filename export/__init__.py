@@ -11,7 +11,7 @@ from ..core.interrupts import interrupts_wait
 from .lora_request import Lora
 
 if TYPE_CHECKING:
-    from ..runtime.manifest import Manifest
+    from ..bundle.manifest import Manifest
 
 __all__ = ["Lora", "export_checkpoint"]
 

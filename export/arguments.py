@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..bundle.writer import check_new_bundle
 from ..core.errors import CheckpointError, UsageError
-from ..runtime.new_bundle import check_new_bundle
 from .lora_request import SYNTAX, Lora
 from .recipes import WAN_RECIPES, published_recipe
 

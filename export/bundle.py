@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
+from ..bundle.manifest import Denoiser, Graph, Manifest, Parity, Precision, Roles
+from ..bundle.writer import file_records, new_bundle_folder, write_manifest
 from ..core.errors import CheckpointError, brief
-from ..runtime.manifest import Denoiser, Graph, Manifest, Parity, Precision, Roles
-from ..runtime.new_bundle import file_records, new_bundle_folder, write_manifest
 from .arguments import INDEX_NAME
 from .checkpoint import OVERRIDES_NAME, Checkpoint, open_checkpoint
 from .family import Adapter, Facts, GraphSource, Part, Trial

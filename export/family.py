@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..runtime.manifest import Defaults, FusedLora, LatentGeometry, Recipe, TensorSpec, TextRules
+from ..bundle.manifest import Defaults, FusedLora, LatentGeometry, Recipe, TensorSpec, TextRules
 from .lora_request import Lora
 
 Array = np.ndarray[Any, Any]

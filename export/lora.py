@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from ..bundle.manifest import FusedLora
+from ..bundle.reader import hash_file
 from ..core.errors import CheckpointError, brief, one_line
-from ..runtime.bundle import hash_file
-from ..runtime.manifest import FusedLora
 from .arguments import check_lora_file
 from .checkpoint import READABLE_TYPES, open_safetensors
 from .lora_keys import Naming, match_keys, other_kinds

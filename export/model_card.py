@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..bundle.manifest import Parity
 from ..runtime.describe import describe_guidance, describe_rule
-from ..runtime.manifest import Parity
 from .family import Facts
 
 

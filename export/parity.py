@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 import torch
 
+from ..bundle.manifest import Parity
 from ..core.errors import EngineError, ParityError, brief
 from ..core.machine import usable_cores
-from ..runtime.manifest import Parity
 from .family import Array, GraphSource, Trial
 
 LIMITS: dict[Literal["fp32", "fp16"], float] = {"fp32": 1e-4, "fp16": 5e-3}

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
 from ..core.errors import CheckpointError, UsageError, brief
-from ..runtime.manifest import Defaults, LatentGeometry, Recipe, TextRules
 from .arguments import INDEX_NAME
 from .checkpoint import OVERRIDES_NAME, Checkpoint, read_json
 from .family import Facts, Part

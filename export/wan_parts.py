@@ -9,8 +9,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.export import Dim
 from transformers import UMT5Config, UMT5EncoderModel
 
+from ..bundle.manifest import FusedLora, TensorSpec
 from ..core.errors import CheckpointError
-from ..runtime.manifest import FusedLora, TensorSpec
 from .checkpoint import Component
 from .family import GraphSource, Trial
 from .lora import CheckedLora, check_lora

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..bundle.geometry import latent_shape
+from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import EngineError, UsageError, brief
 from ..core.progress import Progress, report_progress
 from ..engines import Compute
 from ..engines.lowering import Target, describe_lowering, lower_for_target, parse_target
-from .bundle import Bundle, open_bundle
-from .geometry import latent_shape
 from .graph_shapes import input_shapes
 from .memory_budget import format_bytes
 from .memory_plan import MemoryPlan

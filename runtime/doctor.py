@@ -275,7 +275,7 @@ def check_bundle(folder: Path) -> list[Finding]:
     """Return findings on the built-in bundle: its manifest and the sizes of its files, not their content."""
     facts: dict[str, Any] = {"path": str(folder)}
     try:
-        from .bundle import peek_bundle
+        from ..bundle.reader import peek_bundle
 
         manifest = peek_bundle(folder).manifest
     except ImportError as error:  # the package is reported for itself

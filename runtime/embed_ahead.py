@@ -6,12 +6,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from ..bundle.manifest import Manifest
 from ..core.errors import EngineError, OutputError
 from ..core.progress import Progress, report_progress
 from .batch import prompt_named, read_prompts
 from .embedding import NEGATIVE, Prompt
 from .embedding_cache import EmbeddingCache
-from .manifest import Manifest
 from .reel import Reel, load
 from .request import complete_request
 

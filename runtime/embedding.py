@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from .. import __version__
+from ..bundle.reader import Bundle
 from ..core.progress import Progress, report_progress
 from ..engines import Session, Tensor
-from .bundle import Bundle
 from .embedding_cache import CachedEmbedding, EmbeddingCache, embedding_key, entry_size
 from .embedding_table import TokenTable
 from .running import run_graph

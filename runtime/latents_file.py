@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .. import __version__
+from ..bundle.geometry import clip_size
+from ..bundle.reader import Bundle
 from ..core.errors import UsageError, one_line
-from .bundle import Bundle
 from .clip import Video
-from .geometry import clip_size
 from .memory_sizes import DECODER_GRAPHS
 from .reel import Reel
 from .request import Request

@@ -5,10 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
+from ..bundle.manifest import LatentGeometry
+from ..bundle.reader import Bundle
 from ..core.errors import PlanError
 from ..engines import Engine, EngineOptions
-from .bundle import Bundle
-from .manifest import LatentGeometry
 from .memory_budget import Budget, format_bytes
 from .memory_plan import MemoryPlan, plan_memory
 from .memory_sizes import clip_sizes

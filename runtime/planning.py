@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..bundle.reader import peek_bundle
 from ..core.errors import UsageError
 from ..engines import ENGINES, Engine, EngineOptions, get_engine
-from .bundle import peek_bundle
 from .memory_budget import budget_of
 from .memory_fitting import plan_clip
 from .memory_plan import MemoryPlan

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.geometry import latent_shape
+from ..bundle.manifest import Denoiser
+from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import BundleError, EngineError, UsageError
 from ..core.machine import gpu_memory_of_process
 from ..core.progress import Progress, Span, report_progress
 from ..engines import EngineOptions, EngineReport, Session, Tensor, get_engine
 from ..engines.base import Engine
-from .bundle import Bundle, open_bundle
 from .clip import Video
 from .embedding import NEGATIVE, Prompt, PromptEmbedder
 from .embedding_cache import EmbeddingCache
-from .geometry import latent_shape
-from .manifest import Denoiser
 from .memory_budget import budget_of
 from .memory_fitting import plan_clip
 from .memory_plan import MemoryPlan

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.geometry import clip_size, latent_shape
+from ..bundle.manifest import Manifest, Recipe
 from ..core.errors import GeometryError, UsageError
-from .geometry import clip_size, latent_shape
-from .manifest import Manifest, Recipe
 from .recipes import schedule_of
 
 

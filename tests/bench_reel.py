@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from conftest import load_helper
 
+from edgereel.bundle.reader import open_bundle
 from edgereel.engines import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.reel import Reel
 
 CHANNELS, SCALE, WIDTH, HEIGHT = 2, 8, 32, 16

@@ -122,7 +122,7 @@ def guided_copy(demo_copy: Path) -> Path:
 
 def edit_manifest(reel: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = True) -> None:
     """Change a bundle's manifest in place; sign: with a right digest, as an attacker would."""
-    from edgereel.runtime.manifest import digest_of
+    from edgereel.bundle.manifest import digest_of
 
     path = reel / "reel.json"
     data = json.loads(path.read_text())

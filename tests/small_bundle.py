@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from edgereel.runtime.manifest import digest_of
+from edgereel.bundle.manifest import digest_of
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "the", "red", "green", "ball", "square", "bounces", "slides", "over", "ocean"]
 CHANNELS = 2

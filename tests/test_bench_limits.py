@@ -9,10 +9,10 @@ from conftest import DEMO_REEL
 from edgereel.bench import limits as module
 from edgereel.bench.limits import Work, against_limits, count_work, measure_limits, precision_of, stage_resources
 from edgereel.bench.record import MachineLimits
+from edgereel.bundle.manifest import Quantization
+from edgereel.bundle.reader import open_bundle
 from edgereel.engines import EngineOptions, Tensor, get_engine
 from edgereel.engines.costs import graph_costs
-from edgereel.runtime.bundle import open_bundle
-from edgereel.runtime.manifest import Quantization
 from edgereel.runtime.request import complete_request
 
 LIMITS = MachineLimits(flops_per_second={"float32": 1e9}, bytes_per_second=1e8, threads=1, method="by hand")

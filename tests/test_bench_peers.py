@@ -23,8 +23,8 @@ from edgereel.bench.quality import mean_psnr
 from edgereel.bench.record import Quality, Record, read_record
 from edgereel.bench.report.scores import quality_text
 from edgereel.bench.run import run_bench
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import EngineError, MissingExtraError, UsageError
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.reel import load
 from edgereel.runtime.request import complete_request
 

@@ -26,8 +26,8 @@ from edgereel.bench.report.content import stage_table
 from edgereel.bench.report.scores import quality_text
 from edgereel.bench.run import run_bench
 from edgereel.bench.stages import ClipTimes
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import Cancelled, EngineError, GeometryError, MissingExtraError, PromptError, UsageError
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.reel import load
 
 PROMPTS = ["a red ball bounces over the ocean", "a blue star rises over the desert"]

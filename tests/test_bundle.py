@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, external_data_helper, helper
 from small_bundle import GRAPHS, external_tensor, graph, replace_file, sign, write_small_bundle
 
+from edgereel.bundle import reader as bundle_module
+from edgereel.bundle.external_data import ExternalData, external_data_of
+from edgereel.bundle.reader import open_bundle, verify_bundle
 from edgereel.core.errors import BundleError, Cancelled
-from edgereel.runtime import bundle as bundle_module
-from edgereel.runtime.bundle import open_bundle, verify_bundle
 from edgereel.runtime.describe import describe
-from edgereel.runtime.external_data import ExternalData, external_data_of
 
 DENOISER = GRAPHS["denoiser"]
 

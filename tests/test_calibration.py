@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 from conftest import edit_manifest, load_helper
 
+from edgereel.bundle.reader import open_bundle
 from edgereel.calibration import calibrate, quantize
 from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.observe import ObservedEngine
 from edgereel.calibration.statistics import BINS, Seen, Slot, histogram_of, load_statistics
 from edgereel.core.errors import Cancelled, EngineError, MissingExtraError, OutputError, UsageError
 from edgereel.engines import EngineOptions, get_engine
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.reel import Reel, load
 
 PROMPTS = ["a red ball bounces", "a green square slides over the ocean"]

@@ -17,7 +17,7 @@ from conftest import DEMO_CHECKPOINT, DEMO_REEL, edit_manifest
 from small_disk import small_disk
 
 from edgereel import __version__, cli
-from edgereel.runtime.bundle import open_bundle
+from edgereel.bundle.reader import open_bundle
 
 PROMPT = "a red ball bounces over the ocean"
 BUNDLE = ["--bundle", str(DEMO_REEL)]
@@ -200,7 +200,7 @@ def test_where_a_result_cannot_go_is_told_before_any_work(run, tmp_path, monkeyp
         pytest.skip("no folder here that nobody can write to")
     pytest.importorskip("onnx")
     prompts = prompts_file(tmp_path, PROMPT)
-    monkeypatch.setattr("edgereel.runtime.bundle.Bundle.path", lambda *_: pytest.fail("work had begun"))
+    monkeypatch.setattr("edgereel.bundle.reader.Bundle.path", lambda *_: pytest.fail("work had begun"))
     refused(run(*(prompts if argument == "PROMPTS" else argument for argument in arguments)), 1, part)
 
 

@@ -13,10 +13,10 @@ import test_cli
 from conftest import DEMO_REEL, edit_manifest
 
 import edgereel
+from edgereel.bundle.reader import hash_file
 from edgereel.calibration.compare import compare_bundles
 from edgereel.calibration.report import summary, write_report
 from edgereel.core.errors import OutputError, UsageError
-from edgereel.runtime.bundle import hash_file
 
 run = test_cli.run
 PROMPTS = ["a red ball rises in the snow", "a blue ring bounces over the ocean"]

@@ -14,10 +14,10 @@ from small_bundle import MAX_TOKENS, write_small_bundle
 from test_reel import PROMPT, Graphs
 
 import edgereel
+from edgereel.bundle.reader import Bundle, open_bundle
 from edgereel.core.errors import EngineError, PromptError
 from edgereel.engines import EngineOptions, EngineReport, get_engine
 from edgereel.engines.fake import FakeEngine, FakeSession
-from edgereel.runtime.bundle import Bundle, open_bundle
 from edgereel.runtime.embedding import NEGATIVE, Prompt, PromptEmbedder
 from edgereel.runtime.embedding_cache import EmbeddingCache
 from edgereel.runtime.reel import Reel, describe_engine

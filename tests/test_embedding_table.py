@@ -11,15 +11,15 @@ import pytest
 from conftest import DEMO_REEL, edit_manifest
 
 import edgereel
+from edgereel.bundle.manifest import EmbeddingTable
+from edgereel.bundle.reader import hash_file, open_bundle
 from edgereel.calibration import quantize
 from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.table import table_of
 from edgereel.core.errors import BundleError, UsageError
-from edgereel.runtime.bundle import hash_file, open_bundle
 from edgereel.runtime.describe import describe
 from edgereel.runtime.embedding import Prompt
 from edgereel.runtime.embedding_table import TokenTable
-from edgereel.runtime.manifest import EmbeddingTable
 
 PROMPT = "a red ball bounces over the ocean"
 

@@ -20,8 +20,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from tiny_wan import write_tiny_wan
 from transformers import UMT5EncoderModel
 
+from edgereel.bundle.manifest import Manifest, digest_of
 from edgereel.export import export_checkpoint
-from edgereel.runtime.manifest import Manifest, digest_of
 
 FP32_LIMIT = 1e-4
 FP16_LIMIT = 5e-3

@@ -20,6 +20,7 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from tiny_wan import write_tiny_wan
 
 from edgereel import cli
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import CheckpointError, UsageError
 from edgereel.export import Lora, export_checkpoint
 from edgereel.export.bundle import open_family
@@ -27,7 +28,6 @@ from edgereel.export.checkpoint import open_checkpoint
 from edgereel.export.graphs import DataFile, save_graph
 from edgereel.export.parity import relative_difference
 from edgereel.export.wan_lora import original_name
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.describe import describe
 
 LIMIT = 1e-4

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgereel.bundle.geometry import clip_size, latent_shape
+from edgereel.bundle.manifest import LatentGeometry
 from edgereel.core.errors import GeometryError
-from edgereel.runtime.geometry import clip_size, latent_shape
-from edgereel.runtime.manifest import LatentGeometry
 
 WAN = LatentGeometry(channels=16, temporal_scale=4, spatial_scale=8, patch=[1, 2, 2], max_patches=64)
 PAIRS_IN_TIME = LatentGeometry(channels=3, temporal_scale=4, spatial_scale=8, patch=[2, 1, 1], max_patches=5)

@@ -109,7 +109,7 @@ def test_an_interrupt_while_a_library_imports_is_not_lost(tmp_path, monkeypatch,
 def test_a_command_line_that_runs_as_a_module_is_imported_can_be_stopped(tmp_path):
     (tmp_path / "runs.py").write_text(
         "import os, signal, time\n"
-        "from edgereel import interrupts\n"
+        "from edgereel.core import interrupts\n"
         "interrupts.end_on_signals()\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
         "time.sleep(60)\n"

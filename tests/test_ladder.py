@@ -11,10 +11,10 @@ from conftest import DEMO_REEL
 from pictures import signal_to_noise as psnr
 
 import edgereel
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import OutOfMemory
 from edgereel.engines import Engine, EngineOptions, Session
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.reel import Reel
 
 PROMPT = "a red ball bounces over the ocean"

@@ -16,7 +16,7 @@ import json, sys
 import numpy as np
 import edgereel
 from edgereel.runtime.clip import Video
-from edgereel.runtime.geometry import latent_shape
+from edgereel.bundle.geometry import latent_shape
 from edgereel.runtime.request import complete_request
 
 bundle, target, frames, side = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

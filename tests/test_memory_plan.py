@@ -10,10 +10,10 @@ from conftest import DEMO_REEL
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import PlanError, UsageError
 from edgereel.engines import ENGINES, EngineOptions
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.memory_budget import Budget, budget_of, format_bytes, free_host_memory, parse_bytes
 from edgereel.runtime.memory_fitting import check_fit, nearest_that_fit
 from edgereel.runtime.memory_plan import (

@@ -19,6 +19,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from bound_sessions import CPU, demo_denoiser_inputs, open_bound, open_plain, plain_run, tensors, write_counter  # noqa: E402
 
+from edgereel.bundle.reader import open_bundle  # noqa: E402
 from edgereel.core.errors import EngineError  # noqa: E402
 from edgereel.core.machine import Gpu  # noqa: E402
 from edgereel.engines import ENGINES, EngineOptions, cuda_libraries, get_engine, nvidia  # noqa: E402
@@ -30,7 +31,6 @@ from edgereel.engines.onnxruntime_bound import BoundSession, FixedShapeSession  
 from edgereel.engines.onnxruntime_common import AssignedNode, assigned_nodes  # noqa: E402
 from edgereel.engines.onnxruntime_placement import check_placement, misplaced  # noqa: E402
 from edgereel.engines.rtx_kernel_cache import KernelCache  # noqa: E402
-from edgereel.runtime.bundle import open_bundle  # noqa: E402
 from edgereel.runtime.reel import Reel  # noqa: E402
 
 

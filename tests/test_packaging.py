@@ -25,7 +25,7 @@ OURS = {
 }
 MAY_IMPORT = {
     "core": set(),
-    "bundle": {"core"},
+    "bundle": {"runtime", "core"},
     "engines": {"core"},
     "provenance": {"core"},
     "export": {"bundle", "engines", "runtime", "core"},

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from conftest import DEMO_REEL, edit_manifest
 
+from edgereel.bundle.reader import open_bundle, verify_bundle
 from edgereel.calibration import calibrate, quantize
 from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.rewriting import WeightFile
 from edgereel.core.errors import BundleError, Cancelled, OutputError, QualityError, UsageError
-from edgereel.runtime.bundle import open_bundle, verify_bundle
 from edgereel.runtime.describe import describe
 from edgereel.runtime.reel import load
 

@@ -20,13 +20,13 @@ from conftest import load_helper
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from edgereel.bench.random_wan import write_random_wan
+from edgereel.bundle.geometry import latent_shape
+from edgereel.bundle.reader import open_bundle
 from edgereel.engines.costs import graph_costs
 from edgereel.engines.lowering import lower_for_target, parse_target
 from edgereel.engines.tensorrt.building import BuildSettings, make_plan
 from edgereel.engines.tensorrt.profiles import RANGES
 from edgereel.engines.tensorrt.versions import features_of
-from edgereel.runtime.bundle import open_bundle
-from edgereel.runtime.geometry import latent_shape
 from edgereel.runtime.graph_shapes import input_shapes
 from edgereel.runtime.memory_sizes import GPU_ACTIVATION_MARGIN
 from edgereel.runtime.planning import plan_bundle

@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 from small_bundle import write_small_bundle
 
+from edgereel.bundle.manifest import Recipe
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import BundleError, UsageError
 from edgereel.export.recipes import WAN_RECIPES, put_first
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.describe import describe
-from edgereel.runtime.manifest import Recipe
 from edgereel.runtime.recipes import schedule_of
 from edgereel.runtime.request import complete_request
 

@@ -7,10 +7,10 @@ import pytest
 from small_bundle import CHANNELS, MAX_TOKENS, WORDS, replace_file, write_small_bundle
 
 import edgereel
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import BundleError, Cancelled, EngineError, PromptError, UsageError
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.noise import NoiseSource
 from edgereel.runtime.reel import Reel, pick_expert
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_bundle import write_small_bundle
 
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import GeometryError, UsageError
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.request import complete_request
 
 LATENTS = np.zeros((1, 2, 2, 4, 2), np.float32)

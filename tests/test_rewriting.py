@@ -11,11 +11,11 @@ import pytest
 from conftest import load_helper
 from onnx.reference import ReferenceEvaluator
 
+from edgereel.bundle.external_data import external_data_of
 from edgereel.calibration.forms import BLOCK, quantize_weight
 from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.rewriting import ALIGNMENT, INLINE_BYTES, GraphPlan, WeightFile, write_quantized
 from edgereel.core.errors import BundleError, UsageError
-from edgereel.runtime.external_data import external_data_of
 
 NAMES = ("blocks.0.first", "blocks.0.second")
 

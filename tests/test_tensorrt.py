@@ -16,13 +16,13 @@ from conftest import DEMO_REEL
 from fake_tensorrt import FakeTensorRT, install_fakes
 from numpy.typing import NDArray
 
+from edgereel.bundle.reader import open_bundle
 from edgereel.core import paths
 from edgereel.core.errors import EngineError, OutOfMemory
 from edgereel.engines import EngineOptions, Session, Tensor
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.engines.tensorrt import TensorRt
 from edgereel.engines.tensorrt.device_memory import DeviceBuffer
-from edgereel.runtime.bundle import open_bundle
 from edgereel.runtime.decoding import decode_frames
 from edgereel.runtime.reel import Reel
 

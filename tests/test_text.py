@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from edgereel.bundle.manifest import TextRules
 from edgereel.core.errors import BundleError, PromptError
-from edgereel.runtime.manifest import TextRules
 from edgereel.runtime.text import PromptTokenizer, clean_prompt
 
 WAN_RULES = ["fix_text", "html_unescape", "collapse_whitespace"]

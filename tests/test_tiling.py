@@ -19,12 +19,12 @@ from conftest import DEMO_REEL
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgereel.bundle.manifest import LatentGeometry
 from edgereel.core.errors import Cancelled, EngineError, OutputError, UsageError
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
 from edgereel.runtime import tiling
 from edgereel.runtime.decoding import decode_frames
-from edgereel.runtime.manifest import LatentGeometry
 from edgereel.runtime.memory_plan import LEAST_TILE
 from edgereel.runtime.reel import load
 from edgereel.runtime.tiling import Tile, decode_tiled, plan_tiles
@@ -186,7 +186,7 @@ from pathlib import Path
 import numpy as np
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.runtime.manifest import LatentGeometry
+from edgereel.bundle.manifest import LatentGeometry
 from edgereel.runtime.reel import load
 from edgereel.runtime.tiling import Tile, decode_tiled
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...bundle.geometry import latent_shape
 from ...core.errors import EngineError, require_packages
 from ...core.machine import usable_cores
 from ...engines import get_engine
-from ...runtime.geometry import latent_shape
 from ...runtime.recipes import schedule_of
 from ..contenders import CheckpointPeer, Contender, Job, ProcessContender
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..core.errors import OutputError, UsageError, brief
 from ..core.interrupts import temporary_folder
-from .bundle import hash_file
+from ..runtime.writing import check_parent
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, digest_of
-from .writing import check_parent
+from .reader import hash_file
 
 
 def check_new_bundle(output: Path) -> None:
