@@ -18,10 +18,10 @@ from rich.text import Text
 from .core.errors import one_line
 
 if TYPE_CHECKING:
+    from .doctor.report import Report
     from .engines.engine_cache import EntryInfo
     from .engines.engine_cache_parts import CachePart
-    from .runtime.doctor import Report
-    from .runtime.memory_plan import MemoryPlan
+    from .runtime.memory.plan import MemoryPlan
 
 stderr = Console(stderr=True)
 
@@ -109,7 +109,7 @@ def show_plan(quiet: bool, always: bool) -> Callable[[MemoryPlan], None]:
     """Return what prints a memory plan on stderr: where it was asked for, or where not everything stays open."""
 
     def show(plan: MemoryPlan) -> None:
-        from .runtime.memory_plan import describe_plan
+        from .runtime.memory.plan import describe_plan
 
         usual = all(part.placement == "resident" for part in plan.components.values()) and plan.tile is None
         if not quiet and (always or not usual):

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..core.errors import OutputError, one_line
-from ..runtime.writing import check_file_target, output_errors, replace_file, temporary_beside
+from ..runtime.video.sink import check_file_target, output_errors, replace_file, temporary_beside
 from .record import Record
 
 RECORD = "record.json"

@@ -15,7 +15,7 @@ from ..core.progress import Progress
 from ..engines import get_engine
 from ..runtime.reel import demo_bundle_path
 from ..runtime.request import complete_request
-from ..runtime.text import PromptTokenizer
+from ..runtime.text.tokens import PromptTokenizer
 from .contenders import CheckpointPeer, Job, PeerFactory
 from .record import BundleFacts, Settings
 

@@ -23,11 +23,11 @@ from ..core.interrupts import interrupts_wait, temporary_folder
 from ..core.machine import usable_cores
 from ..engines import Engine, EngineOptions, Tensor
 from ..engines.costs import GraphCosts, graph_costs
-from ..runtime.graph_shapes import input_shapes
-from ..runtime.memory_budget import free_host_memory
-from ..runtime.recipes import schedule_of
+from ..runtime.memory.budget import free_host_memory
+from ..runtime.memory.shapes import input_shapes
 from ..runtime.reel import pick_expert
 from ..runtime.request import Request
+from ..runtime.sampling.recipes import schedule_of
 from .record import MachineLimits, StageResources
 
 SECONDS = 4.0

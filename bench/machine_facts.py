@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from .. import __version__
 from ..core.machine import find_gpus, read_machine
-from ..runtime.installed import ONNXRUNTIMES, installed_packages
+from ..doctor.packages import ONNXRUNTIMES, installed_packages
 from .record import GpuFacts, MachineFacts
 
 _TOLD = ("numpy", "tokenizers", "av", "pydantic", "onnx", "psutil", "tensorrt", "torch", "diffusers", "openvino")

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from ..core.errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
 from ..core.progress import Progress, report_progress
 from ..runtime.request import Request
-from ..runtime.writing import output_errors
+from ..runtime.video.sink import output_errors
 from . import quality as pictures
 from .contenders import Job
 from .grid import Plan

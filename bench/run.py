@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.errors import Cancelled, UsageError, require_packages
 from ..core.progress import Progress, report_progress
 from ..engines import get_engine
-from ..runtime.memory_budget import free_host_memory
+from ..runtime.memory.budget import free_host_memory
 from . import quality as pictures
 from .ab import ROUNDS, interleave
 from .contenders import Contender, EdgereelContender, PeerFactory

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..runtime.schedules import RCM_MOST_STEPS
+from ..runtime.sampling.schedules import RCM_MOST_STEPS
 
 SCHEMA_VERSION = 1
 # The first release that reads this schema; a bundle says it, so that an older release can name it when it refuses.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.errors import OutputError, UsageError, brief
 from ..core.interrupts import temporary_folder
-from ..runtime.writing import check_parent
+from ..runtime.video.sink import check_parent
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, digest_of
 from .reader import hash_file
 

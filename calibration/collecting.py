@@ -15,12 +15,12 @@ from ..core.interrupts import temporary_folder
 from ..core.progress import Progress, report_progress
 from ..engines import EngineOptions, get_engine
 from ..runtime.batch import read_prompts
-from ..runtime.embedding import NEGATIVE, Prompt
-from ..runtime.embedding_cache import EmbeddingCache
-from ..runtime.recipes import schedule_of
 from ..runtime.reel import Reel, demo_bundle_path
 from ..runtime.request import Request, complete_request
-from ..runtime.writing import check_file_target
+from ..runtime.sampling.recipes import schedule_of
+from ..runtime.text.embedder import NEGATIVE, Prompt
+from ..runtime.text.embedding_cache import EmbeddingCache
+from ..runtime.video.sink import check_file_target
 from .graph_file import GraphFile
 from .recording import RecordingEngine
 from .statistics import ROWS_KEPT, Plan, Statistics, load_statistics

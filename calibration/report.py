@@ -12,7 +12,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
-from ..runtime.writing import check_file_target, output_errors, replace_file, temporary_beside
+from ..runtime.video.sink import check_file_target, output_errors, replace_file, temporary_beside
 from .compare import Comparison
 
 PICTURES = 6

@@ -12,9 +12,9 @@ import numpy as np
 from ..bundle.reader import Bundle
 from ..engines import Engine, EngineOptions, Session, Tensor, get_engine
 from ..engines.base import Activations
-from ..runtime.embedding_cache import EmbeddingCache
 from ..runtime.reel import Reel
 from ..runtime.request import complete_request
+from ..runtime.text.embedding_cache import EmbeddingCache
 from .collecting import embed_all
 from .compare import Clip, default_prompts
 from .graph_file import GraphFile

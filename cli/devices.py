@@ -38,7 +38,7 @@ def plan(
 ) -> None:
     """Show what would be held in memory when, for clips of a size and length; 1 if they do not fit, with what would."""
     with interrupts_wait():
-        from ..runtime.memory_plan import describe_plan
+        from ..runtime.memory.plan import describe_plan
         from ..runtime.planning import plan_bundle
 
     pixels = None if size is None else parse_size(size)
@@ -70,7 +70,7 @@ def build(
 ) -> None:
     """Build the engines for clips of a size and length, so that the first clip need not wait for them."""
     with interrupts_wait():
-        from ..runtime.building import build_engines, describe_build, show_build
+        from ..runtime.prepare import build_engines, describe_build, show_build
 
     pixels = None if size is None else parse_size(size)
     if not dry_run:

@@ -150,7 +150,7 @@ def embed(
 ) -> None:
     """Embed prompts ahead: generate, with the same bundle and engine, then never loads the text encoder for them."""
     with interrupts_wait():
-        from ..runtime.embed_ahead import embed_ahead
+        from ..runtime.text.embed_ahead import embed_ahead
 
     with stage_progress() as progress:
         result = embed_ahead(

@@ -56,7 +56,7 @@ def verify(
 def doctor(as_json: JsonOption = False) -> None:
     """Show what this machine has, what is missing, and the commands that bring it; 0 if a video can be made, 1 if not."""
     with interrupts_wait():
-        from ..runtime.doctor import examine
+        from ..doctor.report import examine
 
     report = examine()
     if as_json:

@@ -17,10 +17,10 @@ from ..core.errors import EngineError, OutputError, PromptError, UsageError, one
 from ..core.progress import Progress
 from .clip import Video
 from .latents_file import SUFFIX, read_video, write_latents
-from .memory_budget import peak_host_memory
-from .memory_plan import MemoryPlan
-from .outputs import SUFFIXES, check_format, check_fps, check_output, format_of
+from .memory.budget import peak_host_memory
+from .memory.plan import MemoryPlan
 from .reel import Reel, describe_engine, load
+from .video.output import SUFFIXES, check_format, check_fps, check_output, format_of
 
 _LARGEST_PROMPT_FILE = 2**24
 _LARGEST_LATENTS = 2**33

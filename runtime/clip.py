@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from ..core.errors import OutOfMemory
 from ..core.progress import Progress, report_progress
-from .decoding import decode_frames
-from .frame_check import FrameCheck
-from .memory_sizes import DECODER, DECODER_GRAPHS
-from .outputs import check_fps, check_output, write_output
+from .decoding.decoder import decode_frames
+from .decoding.frame_check import FrameCheck
+from .decoding.tiling import decode_tiled
+from .memory.sizes import DECODER, DECODER_GRAPHS
 from .request import Request
-from .tiling import decode_tiled
+from .video.output import check_fps, check_output, write_output
 
 if TYPE_CHECKING:
     from .reel import Reel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..bundle.manifest import Denoiser, Manifest, Quantization, Recipe
 from ..bundle.reader import Bundle
 from ..core.errors import one_line
-from .recipes import schedule_of
+from .sampling.recipes import schedule_of
 
 _FEW_STEPS = 8  # noise levels of more steps than these say nothing at a glance
 

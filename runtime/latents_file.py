@@ -24,10 +24,10 @@ from ..bundle.geometry import clip_size
 from ..bundle.reader import Bundle
 from ..core.errors import UsageError, one_line
 from .clip import Video
-from .memory_sizes import DECODER_GRAPHS
+from .memory.sizes import DECODER_GRAPHS
 from .reel import Reel
 from .request import Request
-from .writing import check_file_target, output_errors, replace_file, temporary_beside
+from .video.sink import check_file_target, output_errors, replace_file, temporary_beside
 
 SUFFIX = ".safetensors"
 

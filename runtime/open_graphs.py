@@ -10,9 +10,9 @@ from typing import TypeVar
 from ..bundle.reader import Bundle
 from ..core.errors import EngineError, OutOfMemory
 from ..engines import Engine, EngineOptions, EngineReport, Part, Session, get_engine
-from .graph_shapes import input_shapes, part_extents, shapes_of
-from .memory_plan import ComponentPlan, MemoryPlan, describe_step, step_down
-from .memory_sizes import DECODER, component_of
+from .memory.plan import ComponentPlan, MemoryPlan, describe_step, step_down
+from .memory.shapes import input_shapes, part_extents, shapes_of
+from .memory.sizes import DECODER, component_of
 
 Result = TypeVar("Result")
 

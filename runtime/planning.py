@@ -8,9 +8,9 @@ from pathlib import Path
 from ..bundle.reader import peek_bundle
 from ..core.errors import UsageError
 from ..engines import ENGINES, Engine, EngineOptions, get_engine
-from .memory_budget import budget_of
-from .memory_fitting import plan_clip
-from .memory_plan import MemoryPlan
+from .memory.budget import budget_of
+from .memory.fit import plan_clip
+from .memory.plan import MemoryPlan
 from .reel import demo_bundle_path
 
 

@@ -21,18 +21,18 @@ from ..core.progress import Progress, Span, report_progress
 from ..engines import EngineOptions, EngineReport, Session, Tensor, get_engine
 from ..engines.base import Engine
 from .clip import Video
-from .embedding import NEGATIVE, Prompt, PromptEmbedder
-from .embedding_cache import EmbeddingCache
-from .memory_budget import budget_of
-from .memory_fitting import plan_clip
-from .memory_plan import MemoryPlan
-from .memory_sizes import TEXT_ENCODER
-from .noise import NoiseSource
+from .memory.budget import budget_of
+from .memory.fit import plan_clip
+from .memory.plan import MemoryPlan
+from .memory.sizes import TEXT_ENCODER
 from .open_graphs import OpenGraphs
-from .recipes import schedule_of
 from .request import Request, complete_request
 from .running import run_graph
-from .samplers import SAMPLERS
+from .sampling.noise import NoiseSource
+from .sampling.recipes import schedule_of
+from .sampling.samplers import SAMPLERS
+from .text.embedder import NEGATIVE, Prompt, PromptEmbedder
+from .text.embedding_cache import EmbeddingCache
 
 
 class Reel:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..bundle.geometry import clip_size, latent_shape
 from ..bundle.manifest import Manifest, Recipe
 from ..core.errors import GeometryError, UsageError
-from .recipes import schedule_of
+from .sampling.recipes import schedule_of
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from edgereel.runtime.outputs import write_output
+from edgereel.runtime.video.output import write_output
 
 NAMES = ["clip.gif", "clip.webp", "clip"]
 SETTINGS = '{"ai_generated": true, "prompt": "a r\u00e9d ball \u2603 <&> \U0001f388", "text": "' + "word " * 200 + '"}'

@@ -15,7 +15,7 @@ from conftest import DEMO_CHECKPOINT, DEMO_STUDENT
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 
 import edgereel
-from edgereel.runtime import samplers, schedules
+from edgereel.runtime.sampling import samplers, schedules
 
 LATENTS_LIMIT = 1e-3
 FRAMES_LIMIT_DB = 60.0

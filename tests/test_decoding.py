@@ -9,7 +9,7 @@ from edgereel.bundle.manifest import LatentGeometry
 from edgereel.core.errors import EngineError
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.runtime.decoding import decode_frames, to_uint8
+from edgereel.runtime.decoding.decoder import decode_frames, to_uint8
 
 GEOMETRY = LatentGeometry(channels=2, temporal_scale=4, spatial_scale=8, patch=[1, 1, 1])
 LATENTS = np.arange(1 * 2 * 3 * 2 * 1, dtype=np.float32).reshape(1, 2, 3, 2, 1)

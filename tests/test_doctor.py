@@ -16,10 +16,10 @@ from test_installed import REQUIREMENTS
 
 from edgereel import __version__, cli
 from edgereel.core import machine
+from edgereel.doctor import report as doctor
+from edgereel.doctor.probe import Probe
+from edgereel.doctor.report import MISSING, OK, OPTIONAL, WARN
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
-from edgereel.runtime import doctor
-from edgereel.runtime.doctor import MISSING, OK, OPTIONAL, WARN
-from edgereel.runtime.probe import Probe
 
 BASE = {"numpy": "2.0.1", "av": "18.1.0"}
 WORKING = Probe(

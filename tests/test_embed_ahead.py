@@ -18,8 +18,8 @@ from test_cli import BUNDLE, PROMPT, QUICK, prompts_file, refused
 from edgereel.core.errors import Cancelled
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.runtime import reel as reel_module
-from edgereel.runtime.embed_ahead import embed_ahead
-from edgereel.runtime.embedding_cache import EmbeddingCache
+from edgereel.runtime.text.embed_ahead import embed_ahead
+from edgereel.runtime.text.embedding_cache import EmbeddingCache
 
 run = test_cli.run
 PROMPTS = f"{PROMPT}\na green square slides over the ocean\n\n{PROMPT}\n"

@@ -18,9 +18,9 @@ from edgereel.bundle.reader import Bundle, open_bundle
 from edgereel.core.errors import EngineError, PromptError
 from edgereel.engines import EngineOptions, EngineReport, get_engine
 from edgereel.engines.fake import FakeEngine, FakeSession
-from edgereel.runtime.embedding import NEGATIVE, Prompt, PromptEmbedder
-from edgereel.runtime.embedding_cache import EmbeddingCache
 from edgereel.runtime.reel import Reel, describe_engine
+from edgereel.runtime.text.embedder import NEGATIVE, Prompt, PromptEmbedder
+from edgereel.runtime.text.embedding_cache import EmbeddingCache
 
 NAMES = ("text_encoder", "denoiser", "decoder_first", "decoder_next")
 
@@ -195,7 +195,7 @@ def test_the_key_differs_in_every_component(bundle, monkeypatch):
     keys = [key_of(changed(bundle, change)) for change in CHANGES.values()]
     keys += [key_of(bundle), key_of(bundle, Prompt(PROMPT + " ")), key_of(bundle, Prompt(PROMPT, NEGATIVE))]
     keys += [key_of(bundle, numerics=numerics) for numerics in ({"engine": "b"}, {"engine": "fake", "half": "True"})]
-    monkeypatch.setattr("edgereel.runtime.embedding.__version__", "99")
+    monkeypatch.setattr("edgereel.runtime.text.embedder.__version__", "99")
     keys.append(key_of(bundle))
     assert len(set(keys)) == len(keys)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgereel.runtime.embedding_cache import CachedEmbedding, EmbeddingCache, embedding_key, entry_size
+from edgereel.runtime.text.embedding_cache import CachedEmbedding, EmbeddingCache, embedding_key, entry_size
 
 KEY, OTHER = embedding_key({"prompt": "a"}), embedding_key({"prompt": "b"})
 LENGTH, WIDTH = 5, 3
@@ -297,7 +297,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from edgereel.runtime.embedding_cache import CachedEmbedding, EmbeddingCache
+from edgereel.runtime.text.embedding_cache import CachedEmbedding, EmbeddingCache
 cache = EmbeddingCache(Path(sys.argv[1]), int(sys.argv[2]))
 for turn in range(150):
     number = turn % 6

@@ -18,8 +18,8 @@ from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.table import table_of
 from edgereel.core.errors import BundleError, UsageError
 from edgereel.runtime.describe import describe
-from edgereel.runtime.embedding import Prompt
-from edgereel.runtime.embedding_table import TokenTable
+from edgereel.runtime.text.embedder import Prompt
+from edgereel.runtime.text.token_table import TokenTable
 
 PROMPT = "a red ball bounces over the ocean"
 

@@ -22,7 +22,7 @@ import edgereel
 from edgereel.core.errors import UsageError
 from edgereel.export import export_checkpoint
 from edgereel.export.recipes import WAN_RECIPES
-from edgereel.runtime.noise import NoiseSource
+from edgereel.runtime.sampling.noise import NoiseSource
 
 LATENTS_LIMIT = 1e-3
 FRAMES_LIMIT_DB = 60.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgereel.core.errors import EngineError
-from edgereel.runtime.frame_check import FrameCheck
+from edgereel.runtime.decoding.frame_check import FrameCheck
 
 
 def check(frames):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgereel.runtime import installed
-from edgereel.runtime.installed import parse_requirements
+from edgereel.doctor import packages as installed
+from edgereel.doctor.packages import parse_requirements
 
 REQUIREMENTS = parse_requirements(
     [

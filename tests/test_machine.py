@@ -20,8 +20,8 @@ from edgereel.core.machine import (
     parse_meminfo,
     read_machine,
 )
-from edgereel.runtime import doctor
-from edgereel.runtime.doctor import WARN
+from edgereel.doctor import report as doctor
+from edgereel.doctor.report import WARN
 
 
 def test_x86_instruction_sets():

@@ -14,9 +14,10 @@ from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import PlanError, UsageError
 from edgereel.engines import ENGINES, EngineOptions
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
-from edgereel.runtime.memory_budget import Budget, budget_of, format_bytes, free_host_memory, parse_bytes
-from edgereel.runtime.memory_fitting import check_fit, nearest_that_fit
-from edgereel.runtime.memory_plan import (
+from edgereel.runtime.decoding.tiling import plan_tiles
+from edgereel.runtime.memory.budget import Budget, budget_of, format_bytes, free_host_memory, parse_bytes
+from edgereel.runtime.memory.fit import check_fit, nearest_that_fit
+from edgereel.runtime.memory.plan import (
     OVERHEAD,
     MemoryPlan,
     describe_plan,
@@ -25,9 +26,8 @@ from edgereel.runtime.memory_plan import (
     step_down,
     tile_sizes,
 )
-from edgereel.runtime.memory_sizes import ClipSizes, ComponentSizes, clip_sizes
+from edgereel.runtime.memory.sizes import ClipSizes, ComponentSizes, clip_sizes
 from edgereel.runtime.planning import plan_bundle
-from edgereel.runtime.tiling import plan_tiles
 
 GIB = 2**30
 CPU = OnnxRuntimeCpu()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgereel.core.errors import UsageError
-from edgereel.runtime.noise import NoiseSource
+from edgereel.runtime.sampling.noise import NoiseSource
 
 SEED_7 = [
     0.983802318572998,

@@ -13,8 +13,8 @@ from pictures import METADATA, NAMES, SETTINGS, clip, contents, read_back, signa
 from PIL import Image
 
 from edgereel.core.errors import UsageError
-from edgereel.runtime import gif, webp
-from edgereel.runtime.outputs import SUFFIXES, check_fps, check_output, format_of, write_output
+from edgereel.runtime.video import gif, webp
+from edgereel.runtime.video.output import SUFFIXES, check_fps, check_output, format_of, write_output
 
 
 @pytest.mark.parametrize("size", [(48, 64), (33, 47), (1, 1), (2, 300), (480, 832)])

@@ -8,9 +8,9 @@ import pytest
 from pictures import clip, contents, write_old
 
 from edgereel.core.errors import OutputError
-from edgereel.runtime import png
-from edgereel.runtime.outputs import check_output, write_output
-from edgereel.runtime.png import write_pngs
+from edgereel.runtime.video import png
+from edgereel.runtime.video.output import check_output, write_output
+from edgereel.runtime.video.png import write_pngs
 
 
 def test_names_of_pngs_have_digits_enough(tmp_path):

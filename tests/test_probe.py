@@ -6,10 +6,11 @@ import os
 
 import pytest
 
+from edgereel.doctor import probe
+from edgereel.doctor import report as doctor
+from edgereel.doctor.probe import read_probe
+from edgereel.doctor.report import MISSING
 from edgereel.engines import ENGINES
-from edgereel.runtime import doctor, probe
-from edgereel.runtime.doctor import MISSING
-from edgereel.runtime.probe import read_probe
 
 
 def test_a_crash_says_what_it_was():

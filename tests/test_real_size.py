@@ -27,8 +27,8 @@ from edgereel.engines.lowering import lower_for_target, parse_target
 from edgereel.engines.tensorrt.building import BuildSettings, make_plan
 from edgereel.engines.tensorrt.profiles import RANGES
 from edgereel.engines.tensorrt.versions import features_of
-from edgereel.runtime.graph_shapes import input_shapes
-from edgereel.runtime.memory_sizes import GPU_ACTIVATION_MARGIN
+from edgereel.runtime.memory.shapes import input_shapes
+from edgereel.runtime.memory.sizes import GPU_ACTIVATION_MARGIN
 from edgereel.runtime.planning import plan_bundle
 
 LIMIT = 1e-3

@@ -13,8 +13,8 @@ from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import BundleError, UsageError
 from edgereel.export.recipes import WAN_RECIPES, put_first
 from edgereel.runtime.describe import describe
-from edgereel.runtime.recipes import schedule_of
 from edgereel.runtime.request import complete_request
+from edgereel.runtime.sampling.recipes import schedule_of
 
 PUBLISHED = {recipe.name: recipe for recipe in WAN_RECIPES}
 WARPED_BY_5 = [1, 0.9375, 0.83333, 0.625, 0]

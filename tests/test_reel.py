@@ -11,8 +11,8 @@ from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import BundleError, Cancelled, EngineError, PromptError, UsageError
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.runtime.noise import NoiseSource
 from edgereel.runtime.reel import Reel, pick_expert
+from edgereel.runtime.sampling.noise import NoiseSource
 
 PROMPT = "a red ball"
 STAGES = [("text", 2), ("denoise", 3), ("decode", 9)]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from edgereel.runtime.samplers import SAMPLERS, sample_euler, sample_rcm, sample_sde, sample_unipc
-from edgereel.runtime.schedules import (
+from edgereel.runtime.sampling.samplers import SAMPLERS, sample_euler, sample_rcm, sample_sde, sample_unipc
+from edgereel.runtime.sampling.schedules import (
     Schedule,
     euler_schedule,
     even_schedule,

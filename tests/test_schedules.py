@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgereel.core.errors import UsageError
-from edgereel.runtime.schedules import (
+from edgereel.runtime.sampling.schedules import (
     Schedule,
     euler_schedule,
     even_schedule,

@@ -23,7 +23,7 @@ from edgereel.engines import EngineOptions, Session, Tensor
 from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from edgereel.engines.tensorrt import TensorRt
 from edgereel.engines.tensorrt.device_memory import DeviceBuffer
-from edgereel.runtime.decoding import decode_frames
+from edgereel.runtime.decoding.decoder import decode_frames
 from edgereel.runtime.reel import Reel
 
 DENOISER = DEMO_REEL / "denoiser.onnx"

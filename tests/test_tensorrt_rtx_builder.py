@@ -22,7 +22,7 @@ from edgereel.engines.lowering import lower_for_target, parse_target, with_plain
 from edgereel.engines.tensorrt.building import BuildSettings, make_log, make_plan
 from edgereel.engines.tensorrt.profiles import RANGES
 from edgereel.engines.tensorrt.versions import features_of
-from edgereel.runtime.memory_sizes import GPU_ACTIVATION_MARGIN
+from edgereel.runtime.memory.sizes import GPU_ACTIVATION_MARGIN
 
 # TensorRT itself has a timing cache, which the code under test uses.
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX .* Timing cache:DeprecationWarning")

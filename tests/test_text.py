@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from edgereel.bundle.manifest import TextRules
 from edgereel.core.errors import BundleError, PromptError
-from edgereel.runtime.text import PromptTokenizer, clean_prompt
+from edgereel.runtime.text.tokens import PromptTokenizer, clean_prompt
 
 WAN_RULES = ["fix_text", "html_unescape", "collapse_whitespace"]
 

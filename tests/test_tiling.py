@@ -23,11 +23,11 @@ from edgereel.bundle.manifest import LatentGeometry
 from edgereel.core.errors import Cancelled, EngineError, OutputError, UsageError
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.runtime import tiling
-from edgereel.runtime.decoding import decode_frames
-from edgereel.runtime.memory_plan import LEAST_TILE
+from edgereel.runtime.decoding import tiling
+from edgereel.runtime.decoding.decoder import decode_frames
+from edgereel.runtime.decoding.tiling import Tile, decode_tiled, plan_tiles
+from edgereel.runtime.memory.plan import LEAST_TILE
 from edgereel.runtime.reel import load
-from edgereel.runtime.tiling import Tile, decode_tiled, plan_tiles
 
 SCALE = 4
 GEOMETRY = LatentGeometry(channels=2, temporal_scale=2, spatial_scale=SCALE, patch=[1, 1, 1])
@@ -188,7 +188,7 @@ from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
 from edgereel.bundle.manifest import LatentGeometry
 from edgereel.runtime.reel import load
-from edgereel.runtime.tiling import Tile, decode_tiled
+from edgereel.runtime.decoding.tiling import Tile, decode_tiled
 
 def wait(inputs):
     print("decoding", flush=True)
@@ -370,9 +370,9 @@ PEAK = """
 import sys
 import numpy as np
 import edgereel
-from edgereel.runtime.decoding import decode_frames
+from edgereel.runtime.decoding.decoder import decode_frames
 from edgereel.runtime.reel import load
-from edgereel.runtime.tiling import Tile, decode_tiled
+from edgereel.runtime.decoding.tiling import Tile, decode_tiled
 
 tiled, frames = sys.argv[1] == "tiled", int(sys.argv[2])
 with edgereel.load(sys.argv[3], threads=1) as reel:

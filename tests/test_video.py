@@ -16,8 +16,8 @@ from small_disk import small_disk
 
 from edgereel.core.errors import GeometryError, OutputError
 from edgereel.demo.clips import Subject, render
-from edgereel.runtime import video
-from edgereel.runtime.video import check_output_path, write_mp4
+from edgereel.runtime.video import mp4 as video
+from edgereel.runtime.video.mp4 import check_output_path, write_mp4
 
 SETTINGS = {"title": "a réd ball ☃", "comment": '{"seed": 7, "prompt": "' + "word " * 2000 + '"}'}
 
@@ -300,7 +300,7 @@ def python_in(folder, code, prefix=()):
     preamble = f"""
         import os, resource, signal
         import numpy as np
-        from edgereel.runtime.video import write_mp4
+        from edgereel.runtime.video.mp4 import write_mp4
         generator = np.random.default_rng(0)
         path = {str(folder / "clip.mp4")!r}
         def noise(count):

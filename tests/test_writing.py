@@ -15,8 +15,8 @@ from pictures import NAMES, clip, contents, read_back, write_old
 from small_disk import small_disk
 
 from edgereel.core.errors import GeometryError, OutputError
-from edgereel.runtime import gif, png, webp
-from edgereel.runtime.outputs import write_output
+from edgereel.runtime.video import gif, png, webp
+from edgereel.runtime.video.output import write_output
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,7 +80,7 @@ def test_an_output_through_a_link_is_written_where_it_points(tmp_path, name):
 
 
 def test_a_missing_encoder_is_named(tmp_path, monkeypatch):
-    from edgereel.runtime import writing
+    from edgereel.runtime.video import sink as writing
 
     for module, name in ((gif, "clip.gif"), (webp, "clip.webp"), (png, "clip")):
         monkeypatch.setattr(module, "require_encoder", lambda *_: writing.require_encoder("no_such", "best"))
@@ -95,7 +95,7 @@ def python_in(path, code, prefix=()):
         import os, resource, shutil, signal
         import numpy as np
         from pathlib import Path
-        from edgereel.runtime.outputs import write_output
+        from edgereel.runtime.video.output import write_output
         generator = np.random.default_rng(0)
         path = {str(path)!r}
         def noise(count):

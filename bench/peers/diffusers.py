@@ -11,7 +11,7 @@ from ...bundle.geometry import latent_shape
 from ...core.errors import EngineError, require_packages
 from ...core.machine import usable_cores
 from ...engines import get_engine
-from ...runtime.recipes import schedule_of
+from ...runtime.sampling.recipes import schedule_of
 from ..contenders import CheckpointPeer, Contender, Job, ProcessContender
 
 SAMPLERS = ("euler", "unipc")

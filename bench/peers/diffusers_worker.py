@@ -19,8 +19,8 @@ from diffusers import WanTransformer3DModel as Transformer
 from diffusers import __version__ as diffusers_version
 from numpy.typing import NDArray
 
-from ...runtime.noise import NoiseSource
-from ...runtime.video import write_mp4
+from ...runtime.sampling.noise import NoiseSource
+from ...runtime.video.mp4 import write_mp4
 from ..serving import ClipMaker, OnStage, Server, serve_pipes
 
 

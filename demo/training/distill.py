@@ -24,7 +24,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from ...runtime.schedules import even_schedule
+from ...runtime.sampling.schedules import even_schedule
 from ..clips import split
 from .denoiser import Captions, embed, follow
 from .muon import muon_and_adamw, set_learning_rate

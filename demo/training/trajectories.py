@@ -16,8 +16,8 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
-from ...runtime.samplers import sample_unipc
-from ...runtime.schedules import Schedule, even_schedule
+from ...runtime.sampling.samplers import sample_unipc
+from ...runtime.sampling.schedules import Schedule, even_schedule
 from ..clips import split
 from .denoiser import Captions, embed
 from .presets import Preset

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from ..bundle.manifest import Manifest
-from ..core.errors import BundleError
-from ..engines import Part
-from ..engines.extents import parse_extent
-from ..engines.lowering import part_inputs
+from ...bundle.manifest import Manifest
+from ...core.errors import BundleError
+from ...engines import Part
+from ...engines.extents import parse_extent
+from ...engines.lowering import part_inputs
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -6,14 +6,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..bundle.manifest import Manifest
-from ..core.errors import EngineError, OutputError
-from ..core.progress import Progress, report_progress
-from .batch import prompt_named, read_prompts
-from .embedding import NEGATIVE, Prompt
+from ...bundle.manifest import Manifest
+from ...core.errors import EngineError, OutputError
+from ...core.progress import Progress, report_progress
+from ..batch import prompt_named, read_prompts
+from ..reel import Reel, load
+from ..request import complete_request
+from .embedder import NEGATIVE, Prompt
 from .embedding_cache import EmbeddingCache
-from .reel import Reel, load
-from .request import complete_request
 
 
 def embed_ahead(

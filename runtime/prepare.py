@@ -13,9 +13,9 @@ from ..core.errors import EngineError, UsageError, brief
 from ..core.progress import Progress, report_progress
 from ..engines import Compute
 from ..engines.lowering import Target, describe_lowering, lower_for_target, parse_target
-from .graph_shapes import input_shapes
-from .memory_budget import format_bytes
-from .memory_plan import MemoryPlan
+from .memory.budget import format_bytes
+from .memory.plan import MemoryPlan
+from .memory.shapes import input_shapes
 from .planning import plan_bundle
 from .reel import Reel, demo_bundle_path
 

@@ -19,7 +19,7 @@ from .. import __version__
 from ..core import paths
 from ..core.errors import EdgereelError, brief, one_line
 from ..core.machine import Gpu, Machine, find_gpus, read_machine
-from .installed import ONNXRUNTIMES, Requirement, complaint, installed_packages, needed_by, requirements_of
+from .packages import ONNXRUNTIMES, Requirement, complaint, installed_packages, needed_by, requirements_of
 from .probe import Probe, probe
 
 OK = "ok"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..bundle.manifest import Recipe
-from ..core.errors import UsageError
+from ...bundle.manifest import Recipe
+from ...core.errors import UsageError
 from .samplers import SAMPLERS
 from .schedules import Schedule, listed_schedule, shift_sigma
 

@@ -22,12 +22,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.geometry import clip_size
-from ..bundle.manifest import LatentGeometry
-from ..core import paths
-from ..core.errors import EngineError, OutputError, UsageError
-from ..engines import Session
-from .decoding import decode_inputs, latent_frames, run_front
+from ...bundle.geometry import clip_size
+from ...bundle.manifest import LatentGeometry
+from ...core import paths
+from ...core.errors import EngineError, OutputError, UsageError
+from ...engines import Session
+from .decoder import decode_inputs, latent_frames, run_front
 
 DEFAULT_OVERLAP = 5
 """Latents that neighbouring tiles share at least: the least with which pictures are within 45 dB of the untiled ones.

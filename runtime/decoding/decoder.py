@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.geometry import clip_size
-from ..bundle.manifest import LatentGeometry
-from ..core.errors import EngineError
-from ..engines import Session, Tensor
+from ...bundle.geometry import clip_size
+from ...bundle.manifest import LatentGeometry
+from ...core.errors import EngineError
+from ...engines import Session, Tensor
 
 _STATE, _HIDDEN = "state_", "hidden_"
 # ONNX wants every name in a graph once, so a state that decoder_next takes as `state_00` leaves it as `state_00_next`.

@@ -19,7 +19,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from ..core.errors import GeometryError, OutputError
+from ...core.errors import GeometryError, OutputError
 
 Frame = npt.NDArray[np.uint8]
 

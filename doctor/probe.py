@@ -16,7 +16,7 @@ from typing import Any
 from ..core.errors import brief, one_line
 
 PACKAGES = ("numpy", "tokenizers", "av", "onnxruntime")
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgereel.runtime.probe import main; main()"
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgereel.doctor.probe import main; main()"
 
 
 @dataclass

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import EmbeddingTable
-from ..core.errors import BundleError
+from ...bundle.manifest import EmbeddingTable
+from ...core.errors import BundleError
 
 # numpy has no bfloat16: its two bytes are the upper half of a float32.
 _STORED_AS: dict[str, np.dtype[Any]] = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
-from ..bundle.manifest import LatentGeometry
-from ..bundle.reader import Bundle
-from ..core.errors import PlanError
-from ..engines import Engine, EngineOptions
-from .memory_budget import Budget, format_bytes
-from .memory_plan import MemoryPlan, plan_memory
-from .memory_sizes import clip_sizes
+from ...bundle.manifest import LatentGeometry
+from ...bundle.reader import Bundle
+from ...core.errors import PlanError
+from ...engines import Engine, EngineOptions
+from .budget import Budget, format_bytes
+from .plan import MemoryPlan, plan_memory
+from .sizes import clip_sizes
 
 Size = tuple[int, int, int]
 """Width and height in pixels, frames."""

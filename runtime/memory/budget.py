@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import UsageError
-from ..core.machine import free_gpu_memory, read_machine
+from ...core.errors import UsageError
+from ...core.machine import free_gpu_memory, read_machine
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MOST = 2**50

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from ..bundle.manifest import TextRules
-from ..core.errors import BundleError, PromptError
+from ...bundle.manifest import TextRules
+from ...core.errors import BundleError, PromptError
 
 # Comparing a word with every word of a large vocabulary takes seconds, and large vocabularies know nearly all words.
 _SUGGEST_UP_TO = 20_000

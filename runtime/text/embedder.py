@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from .. import __version__
-from ..bundle.reader import Bundle
-from ..core.progress import Progress, report_progress
-from ..engines import Session, Tensor
+from ... import __version__
+from ...bundle.reader import Bundle
+from ...core.progress import Progress, report_progress
+from ...engines import Session, Tensor
+from ..running import run_graph
 from .embedding_cache import CachedEmbedding, EmbeddingCache, embedding_key, entry_size
-from .embedding_table import TokenTable
-from .running import run_graph
-from .text import PromptTokenizer, TokenIds
+from .token_table import TokenTable
+from .tokens import PromptTokenizer, TokenIds
 
 NEGATIVE = "negative prompt"
 

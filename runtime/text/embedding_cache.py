@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import paths
+from ...core import paths
 
 LIMIT: Final = 2**30
 

@@ -15,7 +15,7 @@ import av
 from av.filter import Graph
 from av.video.codeccontext import VideoCodecContext
 
-from .writing import FileSink, Frame, check_file_target, frame_ticks, require_encoder, write_frames
+from .sink import FileSink, Frame, check_file_target, frame_ticks, require_encoder, write_frames
 
 TICKS = 100
 # Browsers show a frame that asks for 1/100 s or less for 1/10 s.

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..bundle.geometry import latent_shape
-from ..bundle.reader import Bundle
-from ..core.errors import BundleError, EngineError, MissingExtraError
-from ..engines import Engine, EngineOptions, Part
-from ..engines.costs import CPU_ACTIVATION_MARGIN, graph_costs
-from .graph_shapes import input_shapes, part_extents, shapes_of
+from ...bundle.geometry import latent_shape
+from ...bundle.reader import Bundle
+from ...core.errors import BundleError, EngineError, MissingExtraError
+from ...engines import Engine, EngineOptions, Part
+from ...engines.costs import CPU_ACTIVATION_MARGIN, graph_costs
+from .shapes import input_shapes, part_extents, shapes_of
 
 TEXT_ENCODER, DECODER = "text_encoder", "decoder"
 DECODER_GRAPHS = ("decoder_first", "decoder_next")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from typing import Any, Literal
 
-from .memory_budget import UNKNOWN, Budget, format_bytes
-from .memory_sizes import DECODER, TEXT_ENCODER, ClipSizes, ComponentSizes
-from .tiling import DEFAULT_OVERLAP, Tile
+from ..decoding.tiling import DEFAULT_OVERLAP, Tile
+from .budget import UNKNOWN, Budget, format_bytes
+from .sizes import DECODER, TEXT_ENCODER, ClipSizes, ComponentSizes
 
 Placement = Literal["resident", "swapped", "streamed", "cpu"]
 OVERHEAD = {"cpu": 170 * 2**20, "gpu": 600 * 2**20}

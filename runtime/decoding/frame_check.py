@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import EngineError
+from ...core.errors import EngineError
 
 FEWEST = 5
 """Fewer frames may be one picture that is held; sampled noise never decodes to more that are the same to the last bit."""

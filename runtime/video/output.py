@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..core.errors import UsageError, one_line
+from ...core.errors import UsageError, one_line
 from . import gif, webp
 from .gif import write_gif
+from .mp4 import write_mp4
 from .png import check_folder_target, write_pngs
-from .video import write_mp4
+from .sink import Frame, check_file_target
 from .webp import write_webp
-from .writing import Frame, check_file_target
 
 # Suffix by format; that of a folder of PNGs is none.
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 
 
 class NoiseSource:

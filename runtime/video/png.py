@@ -17,18 +17,9 @@ from pathlib import Path
 import av
 from av.video.codeccontext import VideoCodecContext
 
-from ..core.errors import OutputError
-from .writing import (
-    Frame,
-    Sink,
-    check_parent,
-    output_errors,
-    require_encoder,
-    synchronise,
-    temporary_beside,
-    write_frames,
-)
-from .xmp import xmp_packet
+from ...core.errors import OutputError
+from ...provenance.xmp import xmp_packet
+from .sink import Frame, Sink, check_parent, output_errors, require_encoder, synchronise, temporary_beside, write_frames
 
 _LEAST_DIGITS = 4
 _HEADER_END = 33  # the signature and the chunk IHDR

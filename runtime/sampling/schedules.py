@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 
 # UniPC works in log((1 - sigma) / sigma), which is infinite at sigma = 1; diffusers starts this much below.
 _UNIPC_HEADROOM = 1e-6

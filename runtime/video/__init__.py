@@ -1,0 +1,1 @@
+"""Writing pictures to files: MP4, GIF, WebP, PNG."""
