@@ -19,8 +19,8 @@ from .core.errors import one_line
 
 if TYPE_CHECKING:
     from .doctor.report import Report
-    from .engines.engine_cache import EntryInfo
-    from .engines.engine_cache_parts import CachePart
+    from .engines.cache.engines import EntryInfo
+    from .engines.cache.parts import CachePart
     from .runtime.memory.plan import MemoryPlan
 
 stderr = Console(stderr=True)

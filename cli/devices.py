@@ -114,8 +114,8 @@ def list_cache(as_json: JsonOption = False) -> None:
     """Show what the cache holds, and each built engine."""
     with interrupts_wait():
         from ..bundle.reader import hashes_path
-        from ..engines.engine_cache import EngineCache
-        from ..engines.engine_cache_parts import CachePart, cache_parts
+        from ..engines.cache.engines import EngineCache
+        from ..engines.cache.parts import CachePart, cache_parts
 
     parts, path = cache_parts(), hashes_path()
     if path.is_file():
@@ -135,8 +135,8 @@ def remove_from_cache(
     """Remove built engines or other kept things; what is in use stays."""
     with interrupts_wait():
         from ..bundle.reader import forget_hashes
-        from ..engines.engine_cache import EngineCache
-        from ..engines.engine_cache_parts import cache_parts, clear_part
+        from ..engines.cache.engines import EngineCache
+        from ..engines.cache.parts import cache_parts, clear_part
 
     if sum((bool(engines), part is not None, everything)) != 1:
         raise UsageError("say what to remove: engines by name, --part KIND, or --all")
@@ -155,7 +155,7 @@ def remove_from_cache(
 def verify_cache(as_json: JsonOption = False) -> None:
     """Hash every built engine again; 1 if one is not as it was built. A damaged one is built again when it is needed."""
     with interrupts_wait():
-        from ..engines.engine_cache import EngineCache
+        from ..engines.cache.engines import EngineCache
 
     found = EngineCache().verify()
     problems = {entry.digest: problem for entry, problem in found if problem is not None}

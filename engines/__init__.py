@@ -23,7 +23,7 @@ from .base import (
     TensorInfo,
 )
 from .choosing import Choice, choose_engine
-from .onnxruntime_cpu import OnnxRuntimeCpu
+from .onnxruntime.cpu import OnnxRuntimeCpu
 
 __all__ = [
     "ENGINES",
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def _rtx() -> Engine:
-    from .onnxruntime_rtx import OnnxRuntimeRtx
+    from .onnxruntime.rtx import OnnxRuntimeRtx
 
     return OnnxRuntimeRtx()
 
@@ -57,7 +57,7 @@ def _tensorrt() -> Engine:
 
 
 def _cuda() -> Engine:
-    from .onnxruntime_cuda import OnnxRuntimeCuda
+    from .onnxruntime.cuda import OnnxRuntimeCuda
 
     return OnnxRuntimeCuda()
 

@@ -20,7 +20,7 @@ Activations = Literal["float", "dynamic"]
 Compute = Literal["float32", "float16", "bfloat16"]
 """What matrix products calculate in; sums that need more (norms, softmax) have float32 in any case."""
 Part = Literal["front", "rear"]
-"""What of a decoder must see the whole picture, and what may see a tile of it; see engines/lowering/parts.py."""
+"""What of a decoder must see the whole picture, and what may see a tile of it; see engines/graphs/parts.py."""
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """(input name, its shape) of every input of a graph, sorted by name: a mapping that can be hashed."""
 

@@ -16,7 +16,7 @@ from ..core.interrupts import interrupts_wait
 from .base import EngineReport, GraphSpecs, Session, Tensor
 
 if TYPE_CHECKING:
-    from .lowering.segments import Segment, WeightSize
+    from .graphs.segments import Segment, WeightSize
 
 _SEGMENTS_IN_BUDGET = 8
 """Into how many segments a budget is divided where the graph can be cut so small: all but one of them stay open."""
@@ -40,7 +40,7 @@ def open_within(
         raise EngineError(f"a weight budget of {budget} bytes is not possible: choose 1 or more")
     try:
         with interrupts_wait():
-            from .lowering import segments as cutting
+            from .graphs import segments as cutting
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise

@@ -10,9 +10,9 @@ import onnxruntime
 from conftest import DEMO_REEL
 
 from edgereel.engines import EngineReport, Tensor
-from edgereel.engines.device_tensor import Device
-from edgereel.engines.onnxruntime_bound import BoundSession, FixedShapeSession
-from edgereel.engines.onnxruntime_common import session_settings
+from edgereel.engines.onnxruntime.bound import BoundSession, FixedShapeSession
+from edgereel.engines.onnxruntime.common import session_settings
+from edgereel.engines.onnxruntime.device_tensor import Device
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 CPU = Device("cpu")

@@ -18,7 +18,7 @@ import signal
 import sys
 from pathlib import Path
 
-from edgereel.engines.engine_cache import EngineCache, EngineKey
+from edgereel.engines.cache.engines import EngineCache, EngineKey
 
 STAGES = ("missing", "locked", "half", "built", "hashed", "described", "between", "kept")
 

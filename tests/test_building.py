@@ -10,7 +10,7 @@ from conftest import DEMO_REEL
 from test_cli import refused
 
 from edgereel.core import paths
-from edgereel.engines.engine_cache import EngineCache, EngineKey
+from edgereel.engines.cache.engines import EngineCache, EngineKey
 
 run = test_cli.run
 BUNDLE = str(DEMO_REEL)

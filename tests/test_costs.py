@@ -22,7 +22,7 @@ from edgereel.engines import costs  # noqa: E402
 from edgereel.engines.costs import CPU_ACTIVATION_MARGIN, graph_costs  # noqa: E402
 from edgereel.engines.costs.analysis import analyse  # noqa: E402
 from edgereel.engines.costs.liveness import Step, peak_bytes  # noqa: E402
-from edgereel.engines.costs.values import propagate  # noqa: E402
+from edgereel.engines.graphs.values import propagate  # noqa: E402
 from edgereel.engines.lowering import lower_graph  # noqa: E402
 
 make_node = onnx.helper.make_node
@@ -389,7 +389,7 @@ def test_the_key_is_all_that_the_figures_depend_on(monkeypatch):
 
 
 def signed(body):
-    from edgereel.engines import store
+    from edgereel.engines.cache import store
 
     key = kept()[0].name
     store.write_entry("costs", key, {}, body)

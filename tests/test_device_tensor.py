@@ -32,8 +32,8 @@ from bound_sessions import (  # noqa: E402
 
 from edgereel.core.errors import EngineError, OutOfMemory  # noqa: E402
 from edgereel.engines import EngineOptions, Tensor, get_engine  # noqa: E402
-from edgereel.engines.device_tensor import Device, DeviceTensor  # noqa: E402
-from edgereel.engines.onnxruntime_common import failure  # noqa: E402
+from edgereel.engines.onnxruntime.common import failure  # noqa: E402
+from edgereel.engines.onnxruntime.device_tensor import Device, DeviceTensor  # noqa: E402
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_other_shapes_than_the_fixed_ones_are_refused(counter):
 
 
 def test_large_tensors_get_no_second_buffers(counter, monkeypatch):
-    monkeypatch.setattr("edgereel.engines.onnxruntime_bound.LARGEST_FIXED", 4 * 4 * 4 - 1)
+    monkeypatch.setattr("edgereel.engines.onnxruntime.bound.LARGEST_FIXED", 4 * 4 * 4 - 1)
     zeros = np.zeros(4, np.float32)
     with open_fixed(counter, {"x": (4,), "state": (4,)}) as session:
         for _ in range(3):

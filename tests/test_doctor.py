@@ -19,7 +19,7 @@ from edgereel.core import machine
 from edgereel.doctor import report as doctor
 from edgereel.doctor.probe import Probe
 from edgereel.doctor.report import MISSING, OK, OPTIONAL, WARN
-from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 
 BASE = {"numpy": "2.0.1", "av": "18.1.0"}
 WORKING = Probe(

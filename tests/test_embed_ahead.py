@@ -16,7 +16,7 @@ from small_disk import small_disk
 from test_cli import BUNDLE, PROMPT, QUICK, prompts_file, refused
 
 from edgereel.core.errors import Cancelled
-from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.runtime import reel as reel_module
 from edgereel.runtime.text.embed_ahead import embed_ahead
 from edgereel.runtime.text.embedding_cache import EmbeddingCache

@@ -24,10 +24,10 @@ from small_disk import small_disk
 
 from edgereel.core import paths
 from edgereel.core.errors import EngineError, UsageError
-from edgereel.engines import cache_lock
-from edgereel.engines import engine_cache_parts as parts
-from edgereel.engines.engine_cache import LIMIT, LIMIT_VARIABLE, EngineCache, EngineKey, parse_limit
-from edgereel.engines.engine_cache_entry import Description, Places
+from edgereel.engines.cache import lock as cache_lock
+from edgereel.engines.cache import parts
+from edgereel.engines.cache.engines import LIMIT, LIMIT_VARIABLE, EngineCache, EngineKey, parse_limit
+from edgereel.engines.cache.entry import Description, Places
 
 KEY, OTHER = key_of("a"), key_of("b")
 CONTENT = b"native code" * 100
@@ -774,7 +774,7 @@ def test_other_files_are_left_alone(cache):
 STRESS = """
 import contextlib, os, sys
 from pathlib import Path
-from edgereel.engines.engine_cache import EngineCache
+from edgereel.engines.cache.engines import EngineCache
 from fake_builder import key_of
 folder, building, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 cache = EngineCache(folder, 25_000)

@@ -14,7 +14,7 @@ import edgereel
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import OutOfMemory
 from edgereel.engines import Engine, EngineOptions, Session
-from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.runtime.reel import Reel
 
 PROMPT = "a red ball bounces over the ocean"

@@ -286,6 +286,6 @@ def test_a_quantized_denoiser_stays_close(tmp_path):
 
 def test_parity_proves_the_canonical_graph(monkeypatch):
     parity = pytest.importorskip("edgereel.export.parity")
-    monkeypatch.setattr("edgereel.engines.onnxruntime_cpu.lower_graph", lambda *_: pytest.fail("was lowered"))
+    monkeypatch.setattr("edgereel.engines.onnxruntime.cpu.lower_graph", lambda *_: pytest.fail("was lowered"))
     with parity.opened(DEMO_REEL / "denoiser.onnx", DEMO_REEL / "denoiser.data"):
         pass

@@ -22,15 +22,18 @@ from bound_sessions import CPU, demo_denoiser_inputs, open_bound, open_plain, pl
 from edgereel.bundle.reader import open_bundle  # noqa: E402
 from edgereel.core.errors import EngineError  # noqa: E402
 from edgereel.core.machine import Gpu  # noqa: E402
-from edgereel.engines import ENGINES, EngineOptions, cuda_libraries, get_engine, nvidia  # noqa: E402
-from edgereel.engines import onnxruntime_cuda as cuda  # noqa: E402
-from edgereel.engines import onnxruntime_rtx as rtx  # noqa: E402
-from edgereel.engines.device_tensor import DeviceTensor  # noqa: E402
-from edgereel.engines.engine_cache import EngineCache, EngineKey  # noqa: E402
-from edgereel.engines.onnxruntime_bound import BoundSession, FixedShapeSession  # noqa: E402
-from edgereel.engines.onnxruntime_common import AssignedNode, assigned_nodes  # noqa: E402
-from edgereel.engines.onnxruntime_placement import check_placement, misplaced  # noqa: E402
-from edgereel.engines.rtx_kernel_cache import KernelCache  # noqa: E402
+from edgereel.engines import ENGINES, EngineOptions, get_engine, nvidia  # noqa: E402
+from edgereel.engines.cache.engines import EngineCache, EngineKey  # noqa: E402
+from edgereel.engines.onnxruntime import (  # noqa: E402
+    cuda,  # noqa: E402
+    cuda_libraries,  # noqa: E402
+    rtx,  # noqa: E402
+)
+from edgereel.engines.onnxruntime.bound import BoundSession, FixedShapeSession  # noqa: E402
+from edgereel.engines.onnxruntime.common import AssignedNode, assigned_nodes  # noqa: E402
+from edgereel.engines.onnxruntime.device_tensor import DeviceTensor  # noqa: E402
+from edgereel.engines.onnxruntime.placement import check_placement, misplaced  # noqa: E402
+from edgereel.engines.onnxruntime.rtx_kernel_cache import KernelCache  # noqa: E402
 from edgereel.runtime.reel import Reel  # noqa: E402
 
 

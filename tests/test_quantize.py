@@ -93,7 +93,7 @@ def test_the_manifest_says_what_was_done(int8):
 
 
 def test_the_engine_is_told_of_dynamic_activations(int8, monkeypatch):
-    from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
+    from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 
     asked, opened = {}, OnnxRuntimeCpu.open
 

@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 
 from edgereel.core.errors import EngineError, MissingExtraError  # noqa: E402
 from edgereel.engines import EngineOptions, EngineReport, Session, Tensor, get_engine  # noqa: E402
-from edgereel.engines.lowering.segments import (  # noqa: E402
+from edgereel.engines.graphs.segments import (  # noqa: E402
     Segment,
     interface_of,
     least_weight_limit,
@@ -253,7 +253,7 @@ def test_without_onnx_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     for name in [name for name in sys.modules if name.startswith("edgereel.engines.lowering.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("edgereel.engines.lowering.segments", raising=False)
+    monkeypatch.delattr("edgereel.engines.graphs.segments", raising=False)
     with pytest.raises(MissingExtraError, match=r'onnx, which is not installed: pip install "edgereel\[cpu\]"'):
         open_within(2**40, "denoiser.onnx", model, lambda: None, lambda segment: None)
 

@@ -20,7 +20,7 @@ from edgereel.bundle.reader import open_bundle
 from edgereel.core import paths
 from edgereel.core.errors import EngineError, OutOfMemory
 from edgereel.engines import EngineOptions, Session, Tensor
-from edgereel.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.engines.tensorrt import TensorRt
 from edgereel.engines.tensorrt.device_memory import DeviceBuffer
 from edgereel.runtime.decoding.decoder import decode_frames

@@ -10,10 +10,10 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ..base import Compute
+from ..graphs.values import Value, propagate
 from .figures import GraphCosts, OperatorCosts
 from .liveness import Step, peak_bytes
 from .products import attention_extents, flops_of, is_product
-from .values import Value, propagate
 
 _FLOAT32 = onnx.TensorProto.FLOAT
 _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)

@@ -21,7 +21,7 @@ from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.interrupts import interrupts_wait
 from ..base import Activations, Compute, Part
 from .cache import CacheEntry, cache_key, read_entry, write_entry
-from .describing import LoweringSummary, describe_lowering, graph_data_files
+from .summary import LoweringSummary, describe_lowering, graph_data_files
 from .targets import Target, parse_target
 
 __all__ = [
@@ -68,7 +68,7 @@ def lower_graph(
     """
 
     def rewrite_for_cpu(content: bytes) -> tuple[bytes, dict[str, int]]:
-        from .rewriting import rewrite
+        from .rewrite import rewrite
 
         return rewrite(content, activations)
 
@@ -97,7 +97,7 @@ def lower_for_target(
     """
 
     def rewrite_for_that(content: bytes) -> tuple[bytes, dict[str, int]]:
-        from .target_rewriting import rewrite_for_target
+        from .target.rewrite import rewrite_for_target
 
         return rewrite_for_target(content, target, compute, graph_path.name)
 
@@ -116,7 +116,7 @@ def with_plain_weights(model: bytes, graph_path: Path, folder: Path) -> tuple[by
     Needs onnx. Raises EngineError where weights cannot be read or written.
     """
     with interrupts_wait():
-        from .plain_weights import write_plain_weights
+        from .target.plain_weights import write_plain_weights
     return write_plain_weights(model, graph_path, folder)
 
 
@@ -134,7 +134,7 @@ def canonical_part(graph_path: Path, part: Part) -> bytes:
     """
     try:
         with interrupts_wait():
-            from .parts import cut_part
+            from ..graphs.parts import cut_part
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
@@ -148,7 +148,7 @@ def canonical_part(graph_path: Path, part: Part) -> bytes:
 def part_inputs(graph_path: Path, part: Part) -> dict[str, tuple[int | str, ...]]:
     """Return the shape of each input of a part of a canonical graph, in the extents' names; raises as canonical_part does."""
     content = canonical_part(graph_path, part)
-    from .segments import interface_of
+    from ..graphs.segments import interface_of
 
     return {name: info.shape for name, info in interface_of(content).inputs.items()}
 
@@ -169,7 +169,7 @@ def _lowered(
     with interrupts_wait():
         import onnx  # noqa: F401  # what an interrupted import leaves behind cannot be imported again
     if part is not None:
-        from .parts import cut_part
+        from ..graphs.parts import cut_part
 
         content = cut_part(content, part, graph_path.name)
     model, rewrites = rewrite(content)

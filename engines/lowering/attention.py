@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 
-from .graph import MICROSOFT, Graph, attributes
+from ..graphs.graph import MICROSOFT, Graph, attributes
 
 _NEUTRAL: dict[str, object] = {"is_causal": 0, "softcap": 0.0, "qk_matmul_output_mode": 0, "softmax_precision": 1}
 """Values under which an attribute changes nothing (softmax in float32 is what the kernel does anyway)."""

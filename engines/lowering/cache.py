@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import store
+from ..cache import store
 
 VERSION = 3
 """Part of every key: raise it whenever a rewrite gives another graph than before."""

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from ..base import Activations
-from .graph import MICROSOFT, Graph, attributes
+from ..graphs.graph import MICROSOFT, Graph, attributes
 
 LARGEST_SUM = 2**31 // (255 * 128)
 """Number of products of an unsigned and a signed byte that an int32 holds for certain."""

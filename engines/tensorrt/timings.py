@@ -6,7 +6,7 @@ another version or card. Of two processes that end at the same time, one's measu
 
 from __future__ import annotations
 
-from .. import store
+from ..cache import store
 
 _FOLDER = "timings"
 

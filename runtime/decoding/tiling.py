@@ -1,6 +1,6 @@
 """Decoding a clip tile by tile in space, where the whole picture's activations and state are too large for the device.
 
-What attends to the whole picture, the decoder's front (see engines/lowering/parts.py), works at the latents' size and so takes
+What attends to the whole picture, the decoder's front (see engines/graphs/parts.py), works at the latents' size and so takes
 little: it decodes whole pictures, and what it hands on goes to a file. The rear then decodes each tile of that through all
 of time, so that what is held is one tile's; its pictures go to a file, too. Last the tiles of each picture are read back and
 blended. The price: the first picture comes when all tiles are decoded, the files take disk (a byte for each pixel and colour,

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...bundle.manifest import Manifest
 from ...core.errors import BundleError
 from ...engines import Part
-from ...engines.extents import parse_extent
+from ...engines.graphs.extents import parse_extent
 from ...engines.lowering import part_inputs
 
 Shapes = dict[str, tuple[int, ...]]

@@ -1,0 +1,1 @@
+"""What an ONNX graph is: its values, their extents, its parts and segments. Needs onnx."""

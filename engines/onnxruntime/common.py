@@ -1,0 +1,142 @@
+"""What all engines made of ONNX Runtime share: importing it, a graph's interface, what runs where, what went wrong."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import EngineError, MissingExtraError, OutOfMemory, brief
+from ...core.interrupts import interrupts_wait
+from ..base import GraphSpecs, TensorInfo
+
+LONGEST_QUOTE = 500
+"""Characters of ONNX Runtime's messages that are quoted in ours: what matters may stand at their end."""
+# ONNX Runtime has no kind of error for want of memory: the arena, the C++ library, CUDA and its libraries each say it in words.
+_WANT_OF_MEMORY = (
+    "failed to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "out_of_memory",
+    "is smaller than requested bytes",
+    "status_alloc_failed",
+)
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+@dataclass(frozen=True)
+class AssignedNode:
+    """A node of an opened graph and the provider that runs it."""
+
+    provider: str
+    op_type: str
+    name: str
+
+
+def import_onnxruntime(package: str, extra: str, engine: str) -> Any:
+    """Return the module onnxruntime. package, extra: what brings it for this engine.
+
+    Raises MissingExtraError where it is not installed, EngineError where it cannot be loaded.
+    """
+    try:
+        with interrupts_wait():
+            import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise EngineError(f"onnxruntime is installed but lacks a module it needs: {error}") from error
+        raise MissingExtraError(package, extra, f"the {engine} engine") from error
+    except ImportError as error:
+        raise EngineError(f"onnxruntime is installed but cannot be loaded: {brief(error, LONGEST_QUOTE)}") from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # What is left of the folder where one of two onnxruntimes was uninstalled still imports, as an empty package.
+        raise EngineError("onnxruntime is installed but most of it is missing: edgereel doctor says how to repair it")
+    # The environment switches reports off as edgereel is imported; a program may have imported onnxruntime before.
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def session_settings(onnxruntime: Any, graph_path: Path, threads: int, entries: Mapping[str, str]) -> Any:
+    """Return onnxruntime.SessionOptions for a graph, with more configuration entries if an engine has any."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    common = {
+        "session.record_ep_graph_assignment_info": "1",
+        "session.intra_op.allow_spinning": "0" if threads == 1 else "1",
+        # Idle workers that spin between calls take cores away from the video encoder and everyone else.
+        "session.force_spinning_stop": "1",
+        # A lowered graph is opened from memory; its weights are where the canonical one has them.
+        "session.model_external_initializers_file_folder_path": str(graph_path.resolve().parent),
+    }
+    for entry, value in {**common, **entries}.items():
+        settings.add_session_config_entry(entry, value)
+    return settings
+
+
+def graph_specs(session: Any) -> GraphSpecs:
+    """Return the interface of a graph opened as an onnxruntime.InferenceSession."""
+    return GraphSpecs(
+        inputs={item.name: TensorInfo(dtype_of(item.type), tuple(item.shape)) for item in session.get_inputs()},
+        outputs={item.name: TensorInfo(dtype_of(item.type), tuple(item.shape)) for item in session.get_outputs()},
+    )
+
+
+def dtype_of(onnx_type: str) -> str:
+    """Return numpy's name of a type as ONNX Runtime writes it, `tensor(float)`."""
+    return _DTYPES.get(onnx_type, onnx_type)
+
+
+def version_numbers(text: str) -> tuple[int, ...]:
+    """Return (major, minor) of a version such as `1.31.1`."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def check_inputs(graph_name: str, specs: GraphSpecs, dtypes: Mapping[str, str]) -> None:
+    """Raise EngineError where an input is missing or unknown, or has another type than the graph takes."""
+    if set(dtypes) != set(specs.inputs):
+        missing = sorted(set(specs.inputs) - set(dtypes))
+        unknown = sorted(set(dtypes) - set(specs.inputs))
+        raise EngineError(f"{graph_name}: missing inputs {missing}, unknown inputs {unknown}")
+    for name, dtype in dtypes.items():
+        expected = specs.inputs[name].dtype
+        if dtype != expected:
+            raise EngineError(f"{graph_name}: input {name} is {dtype}, the graph takes {expected}")
+
+
+def assigned_nodes(session: Any) -> list[AssignedNode] | None:
+    """Return each node of a session and where it runs; None where ONNX Runtime is too old to tell.
+
+    The session must have been opened with the entries of `session_settings`.
+    """
+    try:
+        parts = session.get_provider_graph_assignment_info()
+    except (AttributeError, RuntimeError):
+        return None
+    return [AssignedNode(part.ep_name, node.op_type, node.name) for part in parts for node in part.get_nodes()]
+
+
+def count_by_provider(nodes: Iterable[AssignedNode]) -> dict[str, int]:
+    """Return the number of nodes that each provider runs."""
+    return dict(Counter(node.provider for node in nodes))
+
+
+def failure(what: str, error: Exception) -> EngineError:
+    """Return the error to raise where ONNX Runtime raised one: OutOfMemory where it says that memory did not suffice."""
+    quoted = brief(error, LONGEST_QUOTE) or type(error).__name__
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _WANT_OF_MEMORY):
+        return OutOfMemory(f"{what}, there is not enough memory (a smaller size or fewer frames need less): {quoted}")
+    return EngineError(f"{what}: {quoted}")
