@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..core.errors import require_packages
 from ..core.interrupts import interrupts_wait
-from .lora_request import Lora
+from .lora.request import Lora
 
 if TYPE_CHECKING:
     from ..bundle.manifest import Manifest
@@ -49,7 +49,7 @@ def export_checkpoint(
     """
     require_packages(PACKAGES, "export", "edgereel export")
     with interrupts_wait():
-        from .arguments import check_arguments
+        from .request import check_arguments
 
     checkpoint, output, fused = Path(checkpoint), Path(output), [Lora.of(lora) for lora in loras]
     given = {"transformer": transformer, "transformer_2": transformer_2}

@@ -17,15 +17,15 @@ from pydantic import ValidationError
 from ..bundle.manifest import Denoiser, Graph, Manifest, Parity, Precision, Roles
 from ..bundle.writer import file_records, new_bundle_folder, write_manifest
 from ..core.errors import CheckpointError, brief
-from .arguments import INDEX_NAME
 from .checkpoint import OVERRIDES_NAME, Checkpoint, open_checkpoint
-from .family import Adapter, Facts, GraphSource, Part, Trial
+from .families.base import Adapter, Facts, GraphSource, Part, Trial
+from .families.wan.adapter import WanAdapter
+from .families.wan.recipes import put_first
 from .graphs import DataFile, save_graph
-from .lora_request import Lora
+from .lora.request import Lora
 from .model_card import model_card
 from .parity import LIMITS, Run, decoder_differences, graph_differences, judge, opened, traced_module
-from .recipes import put_first
-from .wan import WanAdapter
+from .request import INDEX_NAME
 
 FAMILIES: dict[str, Callable[[Checkpoint], Adapter]] = {"WanPipeline": WanAdapter}
 COMPUTE = {"fp32": torch.float32, "fp16": torch.float16}

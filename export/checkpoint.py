@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.errors import CheckpointError, brief
 from . import weights
-from .arguments import INDEX_NAME, PICKLE_SUFFIXES, check_checkpoint_folder, check_component_folder
+from .request import INDEX_NAME, PICKLE_SUFFIXES, check_checkpoint_folder, check_component_folder
 
 OVERRIDES_NAME = "edgereel.json"
 READABLE_TYPES = ("F64", "F32", "F16", "BF16")

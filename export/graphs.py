@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import onnx_ir as ir
 import torch
 
-from .family import GraphSource
+from .families.base import GraphSource
 from .weights import Blanks, blank_weights
 
 OPSET = 23

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..bundle.manifest import Parity
 from ..runtime.describe import describe_guidance, describe_rule
-from .family import Facts
+from .families.base import Facts
 
 
 def model_card(labels: Mapping[str, Any], facts: Facts, parity: Mapping[str, Parity], precision: str) -> str:

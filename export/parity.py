@@ -14,7 +14,7 @@ import torch
 from ..bundle.manifest import Parity
 from ..core.errors import EngineError, ParityError, brief
 from ..core.machine import usable_cores
-from .family import Array, GraphSource, Trial
+from .families.base import Array, GraphSource, Trial
 
 LIMITS: dict[Literal["fp32", "fp16"], float] = {"fp32": 1e-4, "fp16": 5e-3}
 

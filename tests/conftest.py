@@ -78,8 +78,8 @@ def wide_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     diffusers = pytest.importorskip("diffusers")
     from edgereel.bench.random_wan import TRANSFORMER
     from edgereel.export.checkpoint import Component
+    from edgereel.export.families.wan.parts import DenoiserPart
     from edgereel.export.graphs import DataFile, save_graph
-    from edgereel.export.wan_parts import DenoiserPart
 
     folder = tmp_path_factory.mktemp("wide")
     torch.manual_seed(0)

@@ -25,9 +25,9 @@ from edgereel.core.errors import CheckpointError, UsageError
 from edgereel.export import Lora, export_checkpoint
 from edgereel.export.bundle import open_family
 from edgereel.export.checkpoint import open_checkpoint
+from edgereel.export.families.wan.lora import original_name
 from edgereel.export.graphs import DataFile, save_graph
 from edgereel.export.parity import relative_difference
-from edgereel.export.wan_lora import original_name
 from edgereel.runtime.describe import describe
 
 LIMIT = 1e-4

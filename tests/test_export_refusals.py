@@ -19,7 +19,7 @@ from tiny_wan import write_tiny_wan
 from edgereel.core.errors import CheckpointError, MissingExtraError, OutputError, ParityError, UsageError
 from edgereel.export import export_checkpoint
 from edgereel.export.checkpoint import open_checkpoint
-from edgereel.export.family import Trial
+from edgereel.export.families.base import Trial
 from edgereel.export.graphs import DataFile
 from edgereel.export.parity import judge, relative_difference
 

@@ -21,7 +21,7 @@ from tiny_wan import write_tiny_wan
 import edgereel
 from edgereel.core.errors import UsageError
 from edgereel.export import export_checkpoint
-from edgereel.export.recipes import WAN_RECIPES
+from edgereel.export.families.wan.recipes import WAN_RECIPES
 from edgereel.runtime.sampling.noise import NoiseSource
 
 LATENTS_LIMIT = 1e-3

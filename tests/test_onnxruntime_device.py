@@ -24,11 +24,7 @@ from edgereel.core.errors import EngineError  # noqa: E402
 from edgereel.core.machine import Gpu  # noqa: E402
 from edgereel.engines import ENGINES, EngineOptions, get_engine, nvidia  # noqa: E402
 from edgereel.engines.cache.engines import EngineCache, EngineKey  # noqa: E402
-from edgereel.engines.onnxruntime import (  # noqa: E402
-    cuda,  # noqa: E402
-    cuda_libraries,  # noqa: E402
-    rtx,  # noqa: E402
-)
+from edgereel.engines.onnxruntime import cuda, cuda_libraries, rtx  # noqa: E402
 from edgereel.engines.onnxruntime.bound import BoundSession, FixedShapeSession  # noqa: E402
 from edgereel.engines.onnxruntime.common import AssignedNode, assigned_nodes  # noqa: E402
 from edgereel.engines.onnxruntime.device_tensor import DeviceTensor  # noqa: E402

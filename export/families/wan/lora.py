@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .lora_keys import Naming
+from ...lora.keys import Naming
 
 RENAMES = (
     ("condition_embedder.text_embedder.linear_1.", "text_embedding.0."),

@@ -10,15 +10,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
-from ..core.errors import CheckpointError, UsageError, brief
-from .arguments import INDEX_NAME
-from .checkpoint import OVERRIDES_NAME, Checkpoint, read_json
-from .family import Facts, Part
-from .lora_request import Lora
+from ....bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
+from ....core.errors import CheckpointError, UsageError, brief
+from ...checkpoint import OVERRIDES_NAME, Checkpoint, read_json
+from ...lora.request import Lora
+from ...request import INDEX_NAME
+from ...tokens import pad_token_id, unknown_token_id
+from ..base import Facts, Part
+from .parts import DecoderPart, DenoiserPart, TextEncoderPart
 from .recipes import WAN_RECIPES
-from .tokens import pad_token_id, unknown_token_id
-from .wan_parts import DecoderPart, DenoiserPart, TextEncoderPart
 
 MAX_TOKENS = 512  # this and the next two: WanPipeline's defaults
 STEPS, GUIDANCE = 50, 5.0

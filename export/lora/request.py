@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 
 SYNTAX = "FILE[:SCALE][@2]"
 

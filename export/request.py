@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..bundle.writer import check_new_bundle
 from ..core.errors import CheckpointError, UsageError
-from .lora_request import SYNTAX, Lora
-from .recipes import WAN_RECIPES, published_recipe
+from .families.wan.recipes import WAN_RECIPES, published_recipe
+from .lora.request import SYNTAX, Lora
 
 INDEX_NAME = "model_index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

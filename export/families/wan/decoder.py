@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .weights import cast_weights
+from ...weights import cast_weights
 
 STATE_FRAMES = 2
 NORM_FLOOR = 1e-12  # torch.nn.functional.normalize's, which WanRMS_norm calls

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..bundle.manifest import Defaults, FusedLora, LatentGeometry, Recipe, TensorSpec, TextRules
-from .lora_request import Lora
+from ...bundle.manifest import Defaults, FusedLora, LatentGeometry, Recipe, TensorSpec, TextRules
+from ..lora.request import Lora
 
 Array = np.ndarray[Any, Any]
 

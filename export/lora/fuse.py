@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-from ..bundle.manifest import FusedLora
-from ..bundle.reader import hash_file
-from ..core.errors import CheckpointError, brief, one_line
-from .arguments import check_lora_file
-from .checkpoint import READABLE_TYPES, open_safetensors
-from .lora_keys import Naming, match_keys, other_kinds
-from .lora_request import Lora
-from .weights import put_weight
+from ...bundle.manifest import FusedLora
+from ...bundle.reader import hash_file
+from ...core.errors import CheckpointError, brief, one_line
+from ..checkpoint import READABLE_TYPES, open_safetensors
+from ..request import check_lora_file
+from ..weights import put_weight
+from .keys import Naming, match_keys, other_kinds
+from .request import Lora
 
 ALPHA_TYPES = (*READABLE_TYPES, "I64", "I32")
 CONFIG_KEY = "lora_adapter_metadata"

@@ -9,15 +9,15 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.export import Dim
 from transformers import UMT5Config, UMT5EncoderModel
 
-from ..bundle.manifest import FusedLora, TensorSpec
-from ..core.errors import CheckpointError
-from .checkpoint import Component
-from .family import GraphSource, Trial
-from .lora import CheckedLora, check_lora
-from .lora_request import Lora
-from .wan_decoder import DecoderFirst, DecoderNext
-from .wan_lora import NAMINGS
-from .wan_modules import Denoiser, TextEncoder
+from ....bundle.manifest import FusedLora, TensorSpec
+from ....core.errors import CheckpointError
+from ...checkpoint import Component
+from ...lora.fuse import CheckedLora, check_lora
+from ...lora.request import Lora
+from ..base import GraphSource, Trial
+from .decoder import DecoderFirst, DecoderNext
+from .lora import NAMINGS
+from .modules import Denoiser, TextEncoder
 
 TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .weights import cast_own_weights, cast_weights
+from ...weights import cast_own_weights, cast_weights
 
 MASKED_SCORE = -1e9
 """Added to the score of a padding token: its softmax weight is then exactly 0, and 0 · finite stays finite."""

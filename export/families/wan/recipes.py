@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..bundle.manifest import Recipe
-from ..core.errors import UsageError
+from ....bundle.manifest import Recipe
+from ....core.errors import UsageError
 
 WAN_RECIPES = (
     Recipe(
