@@ -16,8 +16,8 @@ from ..engines import get_engine
 from ..runtime.reel import demo_bundle_path
 from ..runtime.request import complete_request
 from ..runtime.text.tokens import PromptTokenizer
-from .contenders import CheckpointPeer, Job, PeerFactory
-from .record import BundleFacts, Settings
+from .contenders.base import CheckpointPeer, Job, PeerFactory
+from .records.record import BundleFacts, Settings
 
 MOST_ROWS = 100
 FEW_STEPS = (4, 2, 1)

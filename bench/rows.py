@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..core.errors import Cancelled, EdgereelError, EngineError
-from . import quality as pictures
-from .contenders import Clip, Contender, Watched, unknown_facts
+from . import scores as pictures
+from .contenders.base import Clip, Contender, Watched, unknown_facts
+from .contenders.stages import ClipTimes, without_openings
 from .grid import Plan, bundle_facts, settings_of
-from .limits import Work, stage_resources
-from .record import Conditions, EngineFacts, MachineLimits, Power, Quality, Row, StageResources
-from .stages import ClipTimes, without_openings
+from .records.record import Conditions, EngineFacts, MachineLimits, Power, Quality, Row, StageResources
+from .resources.limits import Work, stage_resources
 from .summaries import timing_of
 
 

@@ -12,21 +12,21 @@ from ..core.errors import Cancelled, UsageError, require_packages
 from ..core.progress import Progress, report_progress
 from ..engines import get_engine
 from ..runtime.memory.budget import free_host_memory
-from . import quality as pictures
-from .ab import ROUNDS, interleave
-from .contenders import Contender, EdgereelContender, PeerFactory
+from . import scores as pictures
+from .contenders.base import Contender, EdgereelContender, PeerFactory
+from .contenders.stages import ClipTimes, cold_times
 from .grid import Plan, bundle_facts, plan_rows, references
-from .limits import measure_limits, precision_of, work_or_reason
-from .machine_facts import find_machine, find_versions
-from .record import Comparison, MachineLimits, Record, Row
+from .records.record import Comparison, MachineLimits, Record, Row
 from .resources.conditions import ConditionsWatch
+from .resources.limits import measure_limits, precision_of, work_or_reason
+from .resources.machine import find_machine, find_versions
 from .resources.nvml import Nvml
 from .resources.power import PowerMeter, find_source
 from .rows import Measured, row_of
-from .stages import ClipTimes, cold_times
-from .statistics import runs_needed
+from .stats.repeat import measure
+from .stats.statistics import runs_needed
+from .stats.turns import ROUNDS, interleave
 from .summaries import compare_in_turns
-from .timing import measure
 
 DEFAULT_PROMPTS = 8
 COLD_RUNS = 5

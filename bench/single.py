@@ -13,8 +13,8 @@ from ..runtime.memory.budget import parse_bytes
 from ..runtime.planning import plan_bundle
 from ..runtime.request import complete_request
 from .grid import Plan, plan_rows
-from .machine_facts import find_machine, find_versions
-from .record import Record
+from .records.record import Record
+from .resources.machine import find_machine, find_versions
 from .rows import Measured, row_of
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .ab import Turns, compare
-from .record import DETAILS, STAGES, Comparison, Summary, Timing
-from .stages import ClipTimes
-from .statistics import summarize
+from .contenders.stages import ClipTimes
+from .records.record import DETAILS, STAGES, Comparison, Summary, Timing
+from .stats.statistics import summarize
+from .stats.turns import Turns, compare
 
 _DIGITS = 7  # tenths of a microsecond: less is the clock's noise
 

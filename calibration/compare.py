@@ -18,8 +18,8 @@ from ..core.progress import report_progress
 from ..demo.clips import Subject, split
 from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
+from ..quality import metrics
 from ..runtime.reel import Reel
-from . import metrics
 from .observe import ObservedEngine
 
 Progress = Callable[[str, int, int], Any]

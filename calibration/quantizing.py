@@ -15,6 +15,7 @@ from ..bundle.writer import check_new_bundle, file_records, new_bundle_folder, w
 from ..core.errors import QualityError, UsageError
 from ..core.progress import Progress, report_progress
 from ..engines.base import Activations
+from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.batch import read_prompts
 from ..runtime.reel import demo_bundle_path
 from .balancing import ActivationMode, plan_graph
@@ -22,7 +23,6 @@ from .collecting import denoiser_graphs
 from .compare import Comparison, compare_bundles, default_prompts
 from .forms import WeightKind
 from .graph_file import GraphFile
-from .metrics import PSNR_OF_EQUAL_FRAMES
 from .model_card import add_to_card
 from .rewriting import GraphPlan, WeightFile, write_quantized
 from .searching import Plans, Search, search_kept, without

@@ -12,13 +12,13 @@ import numpy as np
 from ..bundle.reader import Bundle
 from ..engines import Engine, EngineOptions, Session, Tensor, get_engine
 from ..engines.base import Activations
+from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.reel import Reel
 from ..runtime.request import complete_request
 from ..runtime.text.embedding_cache import EmbeddingCache
 from .collecting import embed_all
 from .compare import Clip, default_prompts
 from .graph_file import GraphFile
-from .metrics import PSNR_OF_EQUAL_FRAMES
 from .recording import link_data
 from .rewriting import GraphPlan, WeightFile, write_quantized
 

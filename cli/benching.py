@@ -17,7 +17,7 @@ from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size
 
 if TYPE_CHECKING:
-    from ..bench.record import Record
+    from ..bench.records.record import Record
 
 OutputOption = Annotated[
     Path,
@@ -83,12 +83,12 @@ def run(
 ) -> None:
     """Measure every stage of making clips, cold and warm, and write the record into a folder."""
     with interrupts_wait():
-        from ..bench.before import with_earlier
-        from ..bench.diff import read
-        from ..bench.folder import write_record
-        from ..bench.peers.choosing import find_peers
-        from ..bench.peers.table import has_peers, peer_table
+        from ..bench.contenders.peers import find_peers
+        from ..bench.records.diff import read
+        from ..bench.records.earlier import with_earlier
+        from ..bench.records.folder import write_record
         from ..bench.report import markdown_table, write_report
+        from ..bench.report.peers import has_peers, peer_table
         from ..bench.run import run_bench
         from ..runtime.batch import read_prompts
 
@@ -153,7 +153,7 @@ def diff(
 ) -> None:
     """Compare two records stage by stage, and name what else they differ in."""
     with interrupts_wait():
-        from ..bench import diff as comparing
+        from ..bench.records import diff as comparing
 
     found = comparing.diff(comparing.read(first), comparing.read(second))
     too_slow = [] if fail_over is None else found.slower(fail_over)
@@ -195,7 +195,7 @@ def soak(
 ) -> None:
     """Make many clips in one process and tell whether it fails, grows or slows down."""
     with interrupts_wait():
-        from ..bench.soak import Limits, run_soak, soak_markdown
+        from ..bench.load.soak import Limits, run_soak, soak_markdown
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
@@ -242,8 +242,8 @@ def mlperf(
 ) -> None:
     """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
     with interrupts_wait():
-        from ..bench.mlperf import run_mlperf
-        from ..bench.mlperf_report import mlperf_markdown
+        from ..bench.load.mlperf import run_mlperf
+        from ..bench.report.mlperf import mlperf_markdown
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
@@ -271,7 +271,7 @@ def mlperf(
 @contextmanager
 def _measuring(output: Path) -> Iterator[None]:
     """Have the report's folder ready for the block; one that is interrupted measured nothing, and that is said."""
-    from ..bench.folder import report_folder
+    from ..bench.records.folder import report_folder
 
     with report_folder(output):
         try:
@@ -286,7 +286,7 @@ def _finish(record: Record, output: Path, found: dict[str, Any] | str, interrupt
 
     found: facts for a program, or text for people.
     """
-    from ..bench.folder import write_record
+    from ..bench.records.folder import write_record
     from ..bench.report import write_report
 
     path, pages = write_record(record, output), write_report(record, output)

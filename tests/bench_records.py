@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from edgereel.bench.record import (
+from edgereel.bench.contenders.stages import ClipTimes
+from edgereel.bench.records.record import (
     BundleFacts,
     EngineFacts,
     MachineLimits,
@@ -16,7 +17,6 @@ from edgereel.bench.record import (
     Settings,
     StageResources,
 )
-from edgereel.bench.stages import ClipTimes
 from edgereel.bench.summaries import compare_in_turns, timing_of
 
 WARM = {"text": 0.002, "denoise": 0.03, "decode": 0.06, "encode": 0.02}

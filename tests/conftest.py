@@ -76,10 +76,10 @@ def wide_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A denoiser of Wan 2.1 1.3B's width with one block, seeded random weights in bfloat16."""
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    from edgereel.bench.random_wan import TRANSFORMER
     from edgereel.export.checkpoint import Component
     from edgereel.export.families.wan.parts import DenoiserPart
     from edgereel.export.graphs import DataFile, save_graph
+    from edgereel.tools.step_bench.random_wan import TRANSFORMER
 
     folder = tmp_path_factory.mktemp("wide")
     torch.manual_seed(0)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.ab import ROUNDS, Turns, compare, compare_all, interleave
-from edgereel.bench.timing import timed
+from edgereel.bench.stats.repeat import timed
+from edgereel.bench.stats.turns import ROUNDS, Turns, compare, compare_all, interleave
 from edgereel.core.errors import UsageError
 
 

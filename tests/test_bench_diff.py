@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import load_helper
 
-from edgereel.bench.diff import describe, diff, match_rows, read
-from edgereel.bench.folder import write_record
-from edgereel.bench.record import BundleFacts, Conditions
-from edgereel.bench.statistics import median_ratio
+from edgereel.bench.records.diff import describe, diff, match_rows, read
+from edgereel.bench.records.folder import write_record
+from edgereel.bench.records.record import BundleFacts, Conditions
+from edgereel.bench.stats.statistics import median_ratio
 from edgereel.bench.summaries import timing_of
 from edgereel.core.errors import UsageError
 

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from conftest import DEMO_REEL
 
-from edgereel.bench import limits as module
-from edgereel.bench.limits import Work, against_limits, count_work, measure_limits, precision_of, stage_resources
-from edgereel.bench.record import MachineLimits
+from edgereel.bench.records.record import MachineLimits
+from edgereel.bench.resources import limits as module
+from edgereel.bench.resources.limits import (
+    Work,
+    against_limits,
+    count_work,
+    measure_limits,
+    precision_of,
+    stage_resources,
+)
 from edgereel.bundle.manifest import Quantization
 from edgereel.bundle.reader import open_bundle
 from edgereel.engines import EngineOptions, Tensor, get_engine

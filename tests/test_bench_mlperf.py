@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edgereel.bench import mlperf
-from edgereel.bench.loadgen_log import LoadgenLog, read_log, reasons_invalid
-from edgereel.bench.mlperf import run_mlperf
-from edgereel.bench.mlperf_report import mlperf_markdown
-from edgereel.bench.record import read_record
+from edgereel.bench.load import mlperf
+from edgereel.bench.load.loadgen_log import LoadgenLog, read_log, reasons_invalid
+from edgereel.bench.load.mlperf import run_mlperf
+from edgereel.bench.records.record import read_record
+from edgereel.bench.report.mlperf import mlperf_markdown
 from edgereel.cli import app
 from edgereel.core.errors import Cancelled, MissingExtraError, PlanError, PromptError, UsageError
 from edgereel.demo.evaluate import held_out_captions
@@ -101,7 +101,7 @@ def test_the_settings_are_the_tasks_own(tmp_path):
     """The settings ask for the task's own duration; a clip's warm-up tells the load generator how many queries to prepare."""
     import mlperf_loadgen
 
-    from edgereel.bench.loadgen_worker import settings_for
+    from edgereel.bench.load.loadgen_worker import settings_for
 
     request = {"folder": str(tmp_path), "scenario": "Offline", "mode": "PerformanceOnly"}
     settings, task = settings_for(mlperf_loadgen, {**request, "min_seconds": None, "min_queries": None}, 248, 0.25)
@@ -139,7 +139,7 @@ def test_clips_of_other_prompts_are_kept_and_not_scored(small, tmp_path):
 
 
 def child():
-    return next(each for each in psutil.Process().children() if "edgereel.bench.loadgen_worker" in each.cmdline())
+    return next(each for each in psutil.Process().children() if "edgereel.bench.load.loadgen_worker" in each.cmdline())
 
 
 def after_clips(act):
@@ -195,7 +195,7 @@ def test_interrupted_before_the_first_clip_there_is_nothing(small, tmp_path, mon
     def interrupt(self, **request):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgereel.bench.process.WorkerProcess.request", interrupt)
+    monkeypatch.setattr("edgereel.bench.contenders.process.WorkerProcess.request", interrupt)
     with pytest.raises(Cancelled):
         run(tmp_path / "report", small)
 

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from conftest import DEMO_CHECKPOINT, DEMO_REEL, DEMO_STUDENT, edit_manifest, load_helper
 
-from edgereel.bench.before import with_earlier
-from edgereel.bench.contenders import Job
-from edgereel.bench.folder import write_record
+from edgereel.bench.contenders.base import Job
+from edgereel.bench.contenders.diffusers import Checkpoint, DiffusersContender, DiffusersPeer
+from edgereel.bench.contenders.openvino import OpenVinoPeer
+from edgereel.bench.contenders.peers import find_checkpoint, find_peers
 from edgereel.bench.grid import plan_rows
-from edgereel.bench.peers.choosing import find_checkpoint, find_peers
-from edgereel.bench.peers.diffusers import Checkpoint, DiffusersContender, DiffusersPeer
-from edgereel.bench.peers.openvino import OpenVinoPeer
-from edgereel.bench.peers.table import has_peers, peer_table
-from edgereel.bench.quality import mean_psnr
-from edgereel.bench.record import Quality, Record, read_record
+from edgereel.bench.records.earlier import with_earlier
+from edgereel.bench.records.folder import write_record
+from edgereel.bench.records.record import Quality, Record, read_record
+from edgereel.bench.report.peers import has_peers, peer_table
 from edgereel.bench.report.scores import quality_text
 from edgereel.bench.run import run_bench
+from edgereel.bench.scores import mean_psnr
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import EngineError, MissingExtraError, UsageError
 from edgereel.runtime.reel import load
@@ -198,7 +198,7 @@ def test_a_peer_that_is_not_installed_is_refused_at_once(name, package, monkeypa
 
 
 def test_peers_are_chosen_by_name(monkeypatch):
-    monkeypatch.setattr("edgereel.bench.peers.choosing.require_packages", lambda *_: None)
+    monkeypatch.setattr("edgereel.bench.contenders.peers.require_packages", lambda *_: None)
     with find_peers(["diffusers", "openvino", "diffusers-bfloat16"], None) as peers:
         assert list(peers) == [
             *("diffusers eager", "diffusers compiled", "OpenVINO"),

@@ -11,10 +11,10 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.folder import prepare_folder, write_record
-from edgereel.bench.record import Conditions, Power, Record, StageResources, read_record, schema_text
+from edgereel.bench.contenders.stages import ClipTimes
+from edgereel.bench.records.folder import prepare_folder, write_record
+from edgereel.bench.records.record import Conditions, Power, Record, StageResources, read_record, schema_text
 from edgereel.bench.report import markdown_table
-from edgereel.bench.stages import ClipTimes
 from edgereel.bench.summaries import timing_of
 from edgereel.core.errors import OutputError, UsageError
 
@@ -89,7 +89,7 @@ def test_what_is_unknown_is_kept(tmp_path):
 
 
 def test_the_schema_is_the_published_one():
-    """Drifted: python -m edgereel.bench.record > docs/bench.schema.json"""
+    """Drifted: python -m edgereel.bench.records.record > docs/bench.schema.json"""
     assert (ROOT / "docs" / "bench.schema.json").read_text(encoding="utf-8") == schema_text() + "\n"
 
 

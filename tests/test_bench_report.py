@@ -14,7 +14,7 @@ from conftest import load_helper
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.record import (
+from edgereel.bench.records.record import (
     Comparison,
     Conditions,
     Mlperf,
@@ -44,7 +44,7 @@ from edgereel.bench.report.resource_plots import memory_over_time, quality_again
 from edgereel.bench.report.results import result_sentences
 from edgereel.bench.report.scores import pareto_front, quality_text
 from edgereel.bench.report.time_plots import distribution, stage_stack
-from edgereel.bench.report.wording import duration, memory, percent, plural, rate, significant, span
+from edgereel.bench.wording import duration, memory, percent, plural, rate, significant, span
 from edgereel.core.errors import MissingExtraError, OutputError, one_line
 
 records = load_helper("bench_records")
@@ -616,7 +616,7 @@ def test_without_matplotlib(two_rows, tmp_path, monkeypatch):
 
 
 def test_a_record_read_from_its_file_gives_the_same_report(two_rows, tmp_path):
-    from edgereel.bench.folder import write_record
+    from edgereel.bench.records.folder import write_record
 
     again = read_record(write_record(two_rows, tmp_path))
     assert markdown_report(again) == markdown_report(two_rows)

@@ -17,15 +17,15 @@ import pytest
 from conftest import DEMO_REEL
 
 from edgereel.bench import run as module
-from edgereel.bench.contenders import Contender, EdgereelContender, Watched
+from edgereel.bench.contenders.base import Contender, EdgereelContender, Watched
+from edgereel.bench.contenders.process import WorkerProcess
+from edgereel.bench.contenders.stages import ClipTimes
 from edgereel.bench.grid import default_steps, plan_rows, references
-from edgereel.bench.process import WorkerProcess
-from edgereel.bench.quality import psnr
-from edgereel.bench.record import EngineFacts, read_record
+from edgereel.bench.records.record import EngineFacts, read_record
 from edgereel.bench.report.content import stage_table
 from edgereel.bench.report.scores import quality_text
 from edgereel.bench.run import run_bench
-from edgereel.bench.stages import ClipTimes
+from edgereel.bench.scores import psnr
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import Cancelled, EngineError, GeometryError, MissingExtraError, PromptError, UsageError
 from edgereel.runtime.reel import load
@@ -135,7 +135,7 @@ def test_stages_of_every_clip_add_up(small_record):
 
 
 def module_stages():
-    from edgereel.bench.record import STAGES
+    from edgereel.bench.records.record import STAGES
 
     return STAGES
 
@@ -284,7 +284,7 @@ def test_a_process_that_is_killed_meanwhile_is_told_in_its_row():
     def kill(stage, done, total):
         if stage == "warm" and done == 2:
             for process in psutil.Process().children():
-                if "edgereel.bench.worker" in process.cmdline():
+                if "edgereel.bench.contenders.worker" in process.cmdline():
                     process.kill()
 
     record = run_bench(steps=[1], **SMALL, min_runs=5, cold=0, on_progress=kill)
@@ -294,7 +294,7 @@ def test_a_process_that_is_killed_meanwhile_is_told_in_its_row():
 
 
 def test_what_a_worker_refuses_is_its_own_message(tmp_path):
-    worker = WorkerProcess([sys.executable, "-m", "edgereel.bench.worker"])
+    worker = WorkerProcess([sys.executable, "-m", "edgereel.bench.contenders.worker"])
     try:
         with pytest.raises(EngineError, match="nothing open"):
             worker.request(do="make", prompt="x", seed=0)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edgereel.bench.contenders import EdgereelContender
-from edgereel.bench.record import read_record
-from edgereel.bench.soak import Limits, Sample, default_skip, judge, longest_stretch, run_soak, soak_markdown
-from edgereel.bench.stages import ClipTimes
+from edgereel.bench.contenders.base import EdgereelContender
+from edgereel.bench.contenders.stages import ClipTimes
+from edgereel.bench.load.soak import Limits, Sample, default_skip, judge, longest_stretch, run_soak, soak_markdown
+from edgereel.bench.records.record import read_record
 from edgereel.cli import app
 from edgereel.core.errors import EngineError, PromptError, UsageError
 
@@ -100,7 +100,7 @@ def test_a_worker_that_always_fails_is_given_up(monkeypatch):
     def fail(self, prompt, seed):
         raise EngineError("planted")
 
-    monkeypatch.setattr("edgereel.bench.contenders.ProcessContender.make", fail)
+    monkeypatch.setattr("edgereel.bench.contenders.base.ProcessContender.make", fail)
     record = soak_of("healthy")
     assert record.soak.made == 0
     assert record.soak.failed == 10

@@ -11,7 +11,14 @@ from conftest import load_helper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.stages import ClipTimes, cold_times, make_clip, split_times, times_from_json, without_openings
+from edgereel.bench.contenders.stages import (
+    ClipTimes,
+    cold_times,
+    make_clip,
+    split_times,
+    times_from_json,
+    without_openings,
+)
 from edgereel.bench.summaries import compare_in_turns, timing_of
 from edgereel.core.errors import EngineError
 from edgereel.core.progress import Span

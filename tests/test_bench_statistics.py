@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.statistics import (
+from edgereel.bench.stats.repeat import Measurement, measure
+from edgereel.bench.stats.statistics import (
     compare_halves,
     median_interval,
     outliers,
@@ -22,7 +23,6 @@ from edgereel.bench.statistics import (
     summarize,
     tail_percentile,
 )
-from edgereel.bench.timing import Measurement, measure
 from edgereel.core.errors import Cancelled, UsageError
 
 # name: (draws, quantile function, density at a quantile)

@@ -145,7 +145,7 @@ def test_the_flops_of_the_demos_denoiser():
 @pytest.mark.full
 @pytest.mark.parametrize("bundle", ["step", "int8"])
 def test_the_flops_of_wans_denoiser(bundle, tmp_path):
-    from edgereel.bench.step_model import CONFIG, LATENTS, TEXT_TOKENS, write_bundle, write_int8_bundle
+    from edgereel.tools.step_bench.step_model import CONFIG, LATENTS, TEXT_TOKENS, write_bundle, write_int8_bundle
 
     path = write_bundle(tmp_path)
     activations = "float"

@@ -124,7 +124,7 @@ def test_a_command_line_that_runs_as_a_module_is_imported_can_be_stopped(tmp_pat
 
 def test_an_interrupt_while_a_worker_is_started(tmp_path, monkeypatch):
     """It is ended, and its folder goes."""
-    from edgereel.bench.process import WorkerProcess
+    from edgereel.bench.contenders.process import WorkerProcess
 
     started = []
 

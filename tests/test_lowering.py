@@ -101,7 +101,7 @@ def test_the_demos_text_encoder_and_decoder():
 
 @pytest.mark.full
 def test_a_block_as_wide_as_wan(tmp_path):
-    from edgereel.bench.step_model import random_inputs, write_bundle
+    from edgereel.tools.step_bench.step_model import random_inputs, write_bundle
 
     graph = write_bundle(tmp_path)
     trials = [random_inputs((1, 16, 2, 12, 20), 64, 1), random_inputs((2, 16, 1, 16, 8), 32, 2)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
 
-from edgereel.calibration.metrics import gradient_deviation, motion, psnr, ssim
+from edgereel.quality.metrics import gradient_deviation, motion, psnr, ssim
 
 CLIPS = arrays.arrays(np.uint8, (2, 16, 18, 3))
 LUMA = np.array([0.2126, 0.7152, 0.0722])

@@ -19,7 +19,6 @@ import torch
 from conftest import load_helper
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-from edgereel.bench.random_wan import write_random_wan
 from edgereel.bundle.geometry import latent_shape
 from edgereel.bundle.reader import open_bundle
 from edgereel.engines.costs import graph_costs
@@ -30,6 +29,7 @@ from edgereel.engines.tensorrt.versions import features_of
 from edgereel.runtime.memory.shapes import input_shapes
 from edgereel.runtime.memory.sizes import GPU_ACTIVATION_MARGIN
 from edgereel.runtime.planning import plan_bundle
+from edgereel.tools.step_bench.random_wan import write_random_wan
 
 LIMIT = 1e-3
 WIDTH, HEIGHT, FRAMES = 832, 480, 9

@@ -128,7 +128,7 @@ def test_quantized_denoisers_give_the_same_bits(precision, activations, tmp_path
 
 @pytest.mark.full
 def test_a_model_as_wide_as_wan_gives_the_same_bits(tmp_path):
-    from edgereel.bench.step_model import random_inputs, write_bundle, write_int8_bundle
+    from edgereel.tools.step_bench.step_model import random_inputs, write_bundle, write_int8_bundle
 
     trials = [random_inputs((1, 16, 2, 12, 20), 64, 1), random_inputs((2, 16, 1, 16, 8), 32, 2)]
     assert_identical(write_bundle(tmp_path), trials)

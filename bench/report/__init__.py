@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...core.errors import OutputError, require_packages
-from ..folder import write_text
-from ..record import Record
+from ..records.folder import write_text
+from ..records.record import Record
 from .markdown import markdown_report, markdown_table
 
 __all__ = ["html_report", "markdown_report", "markdown_table", "write_report"]

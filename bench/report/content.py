@@ -6,10 +6,10 @@ import shlex
 from dataclasses import dataclass
 
 from ...core.errors import one_line
-from ..record import DETAILS, STAGES, Comparison, GpuFacts, MachineLimits, Record, Row, Timing
-from ..statistics import runs_needed
+from ..records.record import DETAILS, STAGES, Comparison, GpuFacts, MachineLimits, Record, Row, Timing
+from ..stats.statistics import runs_needed
+from ..wording import NOT_MEASURED, duration, listed, memory, percent, plural, rate, significant, span, time_unit, whole
 from .scores import quality_text
-from .wording import NOT_MEASURED, duration, listed, memory, percent, plural, rate, significant, span, time_unit, whole
 
 _ONCE = (
     "These limits were measured once, before the clips; they vary with what else the machine does, and with its clocks."

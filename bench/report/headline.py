@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..record import Record, Row, Summary
+from ..records.record import Record, Row, Summary
+from ..wording import duration, percent, plural, span, whole
 from .content import clip_size, pace, timing_of
 from .results import skipped_sentence
 from .scores import quality_text
-from .wording import duration, percent, plural, span, whole
 
 
 def headline(record: Record) -> str:

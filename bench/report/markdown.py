@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...core.errors import one_line
-from ..record import Record
+from ..records.record import Record
 from . import content
 from .content import Table
 from .headline import headline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..record import Record
+from ..records.record import Record
 from . import content
 from .content import STAGE_NAMES, Table
 from .drawing import WIDTHS, Plot, style, svg

@@ -6,7 +6,8 @@ import math
 from itertools import pairwise
 from typing import Any
 
-from ..record import STAGES, MachineLimits, Record, Row
+from ..records.record import STAGES, MachineLimits, Record, Row
+from ..wording import duration, listed, memory, rate, significant, tick, time_unit
 from .content import STAGE_NAMES, peak_bytes, timing_of
 from .drawing import (
     ACCENT,
@@ -30,7 +31,6 @@ from .drawing import (
 )
 from .scores import Axis, comparable, pareto_front
 from .time_plots import left_out, log_axis
-from .wording import duration, listed, memory, rate, significant, tick, time_unit
 
 _PANELS = 12
 _CLIPS = 3

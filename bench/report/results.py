@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..record import Mlperf, Record, Soak, Trend
-from .wording import duration, percent, plural, significant, whole
+from ..records.record import Mlperf, Record, Soak, Trend
+from ..wording import duration, percent, plural, significant, whole
 
 
 def result_sentences(record: Record) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..quality import EQUAL_DB
-from ..record import Record, Row
-from .wording import NOT_MEASURED, percent, significant
+from ..records.record import Record, Row
+from ..scores import EQUAL_DB
+from ..wording import NOT_MEASURED, percent, significant
 
 _TRAITS = ("colour_shown", "scene_shown", "motion_shown", "shape_shown")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..record import STAGES, Record, Row, Timing
+from ..records.record import STAGES, Record, Row, Timing
+from ..wording import duration, plural, span, tick, time_unit, whole
 from .content import STAGE_NAMES, timing_of
 from .drawing import (
     ACCENT,
@@ -26,7 +27,6 @@ from .drawing import (
     shortened,
     text_width,
 )
-from .wording import duration, plural, span, tick, time_unit, whole
 
 _AXIS = 34  # pixels below the lowest lane, for ticks and the axis' title
 _POINTS = 3000  # that one plot draws at most

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from ...core.errors import one_line
-from ..record import Conditions
+from ..records.record import Conditions
 from .files import read_number, read_text
 from .nvml import Nvml
 

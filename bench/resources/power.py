@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from ..record import Power
+from ..records.record import Power
 from .files import read_number, read_text
 from .nvml import Nvml
 

@@ -1,0 +1,1 @@
+"""Long runs: soak tests and MLPerf's load generator."""

@@ -1,0 +1,247 @@
+"""How near a clip's stages come to what the machine can do: arithmetic and traffic counted, the machine's peaks measured.
+
+Samuel Williams et al., Roofline, 2009. FLOPs are those of matrix products, convolutions and attention; bytes are what each node
+reads and writes, so that a model whose values stay in the processor's caches can pass the limit of memory.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from ...bundle.geometry import latent_shape
+from ...bundle.manifest import Quantization
+from ...bundle.reader import Bundle
+from ...core.errors import EdgereelError, EngineError, MissingExtraError
+from ...core.interrupts import interrupts_wait, temporary_folder
+from ...core.machine import usable_cores
+from ...engines import Engine, EngineOptions, Tensor
+from ...engines.costs import GraphCosts, graph_costs
+from ...runtime.memory.budget import free_host_memory
+from ...runtime.memory.shapes import input_shapes
+from ...runtime.reel import pick_expert
+from ...runtime.request import Request
+from ...runtime.sampling.recipes import schedule_of
+from ..records.record import MachineLimits, StageResources
+
+SECONDS = 4.0
+"""How long finding all peaks may take, about."""
+_LEAST, _LARGEST = 512, 8192
+_ENOUGH = 0.05  # seconds that a product should take, so that starting it does not count
+_COPY = 2**28  # bytes that no processor's cache holds
+_COPY_SHARE = 8  # of the free memory, two such blocks take two parts of so many at most
+_CHAIN = 4  # products in a row, so that carrying the first input to a device and the last output back counts little
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one clip's stage is: FLOPs, bytes that nodes read and write, the precision of its products as a key of limits."""
+
+    flops: int
+    bytes: int
+    precision: str
+
+
+def count_work(bundle: Bundle, request: Request) -> dict[str, Work]:
+    """Return the work of a clip's stages `text`, `denoise` and `decode`, counted from the graphs at the clip's shapes.
+
+    Raises EngineError where a graph cannot be told about, MissingExtraError where onnx is needed and not installed.
+    """
+    manifest = bundle.manifest
+    latents = latent_shape(manifest.latent, request.width, request.height, request.frames)
+    roles, graphs = manifest.roles, manifest.roles.graphs()
+
+    def costs(name: str) -> GraphCosts:
+        return graph_costs(bundle.path(graphs[name].file), input_shapes(manifest, name, latents))
+
+    runs = dict.fromkeys(graphs, 0)
+    runs["text_encoder"] = 1 + (max(request.guidances) > 1)
+    runs["decoder_first"], runs["decoder_next"] = 1, latents[2] - 1
+    recipe = manifest.recipe(request.recipe)
+    assert recipe is not None
+    for timestep in schedule_of(recipe, request.sampler, request.steps).timesteps:
+        expert = pick_expert(roles.denoiser, float(timestep), recipe.train_timesteps, recipe.boundary)
+        runs[roles.denoiser_names()[expert]] += 1 + (request.guidances[expert] > 1)
+    stages = {"text": ["text_encoder"], "denoise": roles.denoiser_names(), "decode": ["decoder_first", "decoder_next"]}
+    work = {}
+    for stage, names in stages.items():
+        each = [(runs[name], costs(name)) for name in names if runs[name]]
+        work[stage] = Work(
+            sum(count * cost.flops for count, cost in each),
+            sum(count * cost.bytes_moved for count, cost in each),
+            precision_of(graphs[names[0]].quantization),
+        )
+    return work
+
+
+def precision_of(quantization: Quantization | None) -> str:
+    """Return the type that most of a graph's linears calculate in, as a key of limits."""
+    if quantization is None or quantization.activations == "float" or not quantization.linears:
+        return "float32"
+    return max(quantization.linears, key=lambda kind: quantization.linears[kind])
+
+
+def against_limits(work: Work, seconds: float, limits: MachineLimits) -> StageResources:
+    """Return a stage's work, which took so many seconds, beside what the machine can do."""
+    peak = limits.flops_per_second.get(work.precision)
+    compute = work.flops / seconds / peak if peak and seconds > 0 else None
+    copied = limits.bytes_per_second
+    memory = work.bytes / seconds / copied if copied and seconds > 0 else None
+    bound = None
+    if compute is not None and memory is not None:
+        bound = "compute" if compute >= memory else "memory"
+    return StageResources.model_validate(
+        {
+            "flops": work.flops,
+            "bytes": work.bytes,
+            "fraction_of_compute": compute,
+            "fraction_of_memory": memory,
+            "bound": bound,
+        }
+    )
+
+
+def measure_limits(
+    engine: Engine, threads: int | None = None, int8: bool = False, seconds: float = SECONDS
+) -> MachineLimits:
+    """Return what the machine does at most with so many threads (None: all cores).
+
+    Products of square float32 matrices and, with int8, of such whose weights are int8 and whose activations are quantized as
+    they come, run by the engine as it would run a bundle's; the copy is of host memory, a part to each thread. seconds: how
+    long it may take in all, about. Where onnx is not installed, numpy's product stands for float32.
+    """
+    kinds = ["float32", *(["int8"] if int8 else [])]
+    budget = seconds / (len(kinds) + 1)
+    count = threads or usable_cores()
+    peaks, methods = {}, []
+    for kind in kinds:
+        try:
+            peaks[kind] = _product_peak(engine, threads, kind, budget)
+            methods.append(f"{kind}: matrix products by the {engine.name} engine")
+        except (MissingExtraError, EngineError) as error:
+            if kind == "float32":
+                peaks[kind] = _numpy_peak(budget)
+                methods.append("float32: matrix products by numpy, with all its threads")
+            else:
+                methods.append(f"{kind}: not measured ({error})")
+    copied = None
+    if engine.device == "cpu":
+        size = min(_COPY, (free_host_memory() or _COPY * _COPY_SHARE) // _COPY_SHARE)
+        copied = _copy_peak(count, size, budget)
+        methods.append(f"memory: numpy copies of {size >> 20} MiB in {count} threads")
+    return MachineLimits(flops_per_second=peaks, bytes_per_second=copied, threads=count, method="; ".join(methods))
+
+
+def _product_peak(engine: Engine, threads: int | None, kind: str, budget: float) -> float:
+    """Return FLOPs a second of products large enough, the fastest of those that the time allows."""
+    started, side = time.perf_counter(), _LEAST
+    options = EngineOptions(threads=threads, activations="dynamic" if kind == "int8" else "float", keep=False)
+    while True:
+        x = Tensor.from_numpy(np.random.default_rng(0).standard_normal((side, side), dtype=np.float32))
+        with temporary_folder("edgereel-bench-") as folder:
+            path = folder / "product.onnx"
+            path.write_bytes(_product_graph(side, kind))
+            with engine.open(path, options) as session:
+                run = _timed(lambda session=session, x=x: session.run({"x": x})["y"].numpy())  # type: ignore[misc]
+                run()
+                fastest = run()
+                large = fastest >= _ENOUGH or side >= _LARGEST
+                while large and time.perf_counter() - started < budget:
+                    fastest = min(fastest, run())
+        if large:
+            return 2 * _CHAIN * side**3 / fastest
+        side *= 2
+
+
+def _product_graph(side: int, kind: str) -> bytes:
+    """Return a graph `y = x W W …` in float32, or with W as int8 with a scale for each column; raise MissingExtraError."""
+    try:
+        with interrupts_wait():
+            from onnx import TensorProto, helper, numpy_helper
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("onnx", "cpu", "measuring the machine's limits") from error
+    generator = np.random.default_rng(1)
+    if kind == "int8":
+        values = generator.integers(-127, 128, (side, side), dtype=np.int8)
+        scale = np.full(side, 1 / (73 * math.sqrt(side)), np.float32)  # 73: the spread of the values
+        weights = [numpy_helper.from_array(values, "quantized"), numpy_helper.from_array(scale, "scale")]
+        nodes = [helper.make_node("DequantizeLinear", ["quantized", "scale"], ["weight"], axis=1)]
+    else:
+        spread = np.float32(1 / math.sqrt(side))
+        weights = [
+            numpy_helper.from_array(generator.standard_normal((side, side), dtype=np.float32) * spread, "weight")
+        ]
+        nodes = []
+    names = ["x", *(f"x{index}" for index in range(1, _CHAIN)), "y"]
+    nodes += [
+        helper.make_node("MatMul", [given, "weight"], [made], name=f"product.{made}") for given, made in pairwise(names)
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in ("x", "y"))
+    model = helper.make_model(
+        helper.make_graph(nodes, "product", [x], [y], weights),
+        opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _numpy_peak(budget: float) -> float:
+    side = 1024
+    x = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
+    started, run = time.perf_counter(), _timed(lambda: x @ x)
+    fastest = run()
+    while time.perf_counter() - started < budget:
+        fastest = min(fastest, run())
+    return 2 * side**3 / fastest
+
+
+def _copy_peak(threads: int, size: int, budget: float) -> float:
+    """Return bytes a second, read and written ones both counted, of copying memory that no cache holds."""
+    source = np.ones(size, np.uint8)
+    target = np.zeros_like(source)
+    edges = [size * index // threads for index in range(threads + 1)]
+    parts = [slice(low, high) for low, high in pairwise(edges)]
+    with ThreadPoolExecutor(threads) as pool:
+        run = _timed(lambda: list(pool.map(lambda part: np.copyto(target[part], source[part]), parts)))
+        run()  # gives the target its memory, which takes longer than copying
+        started, fastest = time.perf_counter(), run()
+        while time.perf_counter() - started < budget:
+            fastest = min(fastest, run())
+    return 2 * size / fastest
+
+
+def _timed(work: Callable[[], object]) -> Callable[[], float]:
+    def run() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return run
+
+
+def stage_resources(
+    work: Mapping[str, Work], medians: Mapping[str, float], limits: MachineLimits | None
+) -> dict[str, StageResources]:
+    """Return each stage's work beside the limits, where its median seconds are known."""
+    found = {}
+    for stage, part in work.items():
+        if limits is None or stage not in medians:
+            found[stage] = StageResources(flops=part.flops, bytes=part.bytes)
+        else:
+            found[stage] = against_limits(part, medians[stage], limits)
+    return found
+
+
+def work_or_reason(bundle: Bundle, request: Request) -> tuple[dict[str, Work], str]:
+    """Return the work of a clip's stages, and why there is none ("" where there is)."""
+    try:
+        return count_work(bundle, request), ""
+    except EdgereelError as error:
+        return {}, str(error)

@@ -1,0 +1,1 @@
+"""The engine made of OpenVINO."""

@@ -1,0 +1,1 @@
+"""One denoiser step at real size, against peers."""
