@@ -12,7 +12,7 @@ import typer
 from .. import __version__
 from ..core.errors import Cancelled, EdgereelError, UsageError, one_line
 from ..core.interrupts import how_it_ended
-from ..terminal import stderr
+from .terminal import stderr
 
 app = typer.Typer(
     name="edgereel",

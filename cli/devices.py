@@ -9,9 +9,9 @@ import typer
 
 from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
-from ..terminal import print_cache, print_json, show_plan, spinner, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, device_of, parse_size
+from .terminal import print_cache, print_json, show_plan, spinner, stage_progress
 
 cache = typer.Typer(help="What is kept in the user's cache folder: built engines, lowered graphs, embeddings.")
 app.add_typer(cache, name="cache")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import UsageError
-from ..terminal import show_note, show_pick, show_plan
+from .terminal import show_note, show_pick, show_plan
 
 if TYPE_CHECKING:
     from ..runtime.batch import Device

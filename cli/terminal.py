@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .core.errors import one_line
+from ..core.errors import one_line
 
 if TYPE_CHECKING:
-    from .doctor.report import Report
-    from .engines.cache.engines import EntryInfo
-    from .engines.cache.parts import CachePart
-    from .runtime.memory.plan import MemoryPlan
+    from ..doctor.report import Report
+    from ..engines.cache.engines import EntryInfo
+    from ..engines.cache.parts import CachePart
+    from ..runtime.memory.plan import MemoryPlan
 
 stderr = Console(stderr=True)
 
@@ -109,7 +109,7 @@ def show_plan(quiet: bool, always: bool) -> Callable[[MemoryPlan], None]:
     """Return what prints a memory plan on stderr: where it was asked for, or where not everything stays open."""
 
     def show(plan: MemoryPlan) -> None:
-        from .runtime.memory.plan import describe_plan
+        from ..runtime.memory.plan import describe_plan
 
         usual = all(part.placement == "resident" for part in plan.components.values()) and plan.tile is None
         if not quiet and (always or not usual):

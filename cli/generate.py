@@ -9,7 +9,6 @@ import typer
 
 from ..core.errors import one_line
 from ..core.interrupts import interrupts_wait
-from ..terminal import print_json, print_video, stage_progress
 from .application import app
 from .options import (
     BundleOption,
@@ -21,6 +20,7 @@ from .options import (
     device_of,
     parse_size,
 )
+from .terminal import print_json, print_video, stage_progress
 
 
 @app.command()

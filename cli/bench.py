@@ -12,9 +12,9 @@ import typer
 
 from ..core.errors import Cancelled, UsageError
 from ..core.interrupts import interrupts_wait
-from ..terminal import print_json, show_note, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size
+from .terminal import print_json, show_note, stage_progress
 
 if TYPE_CHECKING:
     from ..bench.records.record import Record

@@ -9,9 +9,9 @@ import typer
 
 from ..core.errors import EdgereelError
 from ..core.interrupts import interrupts_wait
-from ..terminal import print_json, print_report, stage_progress
 from .application import app
 from .options import JsonOption
+from .terminal import print_json, print_report, stage_progress
 
 
 @app.command()

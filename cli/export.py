@@ -9,9 +9,9 @@ import typer
 
 from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
-from ..terminal import print_json, stage_progress
 from .application import app
 from .options import EngineOption, JsonOption, ThreadsOption, parse_size
+from .terminal import print_json, stage_progress
 
 
 @app.command()
