@@ -5,10 +5,6 @@ BIN := $(VENV)/bin
 PROMPT ?= a red ball bounces over the ocean
 OUT ?= out/demo.mp4
 
-# Tests of what a device runs: none of them needs torch.
-LEAN := balancing building bundle byte_products choosing cli decoding doctor embed_ahead embedding embedding_cache forms \
-	frame_check geometry installed interrupts latents_file lowering lowering_cache machine memory memory_plan mixed noise outputs \
-	packaging png probe recipes reel request rewriting runtime_without_torch video writing
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
@@ -40,7 +36,7 @@ $(VENV)-lean/done: pyproject.toml constraints.txt
 
 test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers and transformers are not installed
 	! $(VENV)-lean/bin/python -c "import torch" 2>/dev/null
-	$(VENV)-lean/bin/python -m pytest -q $(PARALLEL) -m "not full" $(addprefix tests/test_,$(addsuffix .py,$(LEAN)))
+	$(VENV)-lean/bin/python -m pytest -q $(PARALLEL) --lean -m "not full"
 
 test-full: $(VENV)/dev.done ## Run the slow checks too
 	$(BIN)/python -m pytest

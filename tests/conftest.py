@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,21 +23,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).parent
+HELPERS = HERE / "helpers"
 ROOT = HERE.parent
 DEMO_REEL = Path(os.environ.get("EDGEREEL_TEST_REEL", ROOT / "demo" / "demo.reel"))
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
 DEMO_STUDENT = ROOT / "demo" / "student"
 
 
-def load_helper(name: str) -> ModuleType:
-    """Import a helper module that lies beside the tests (they are no package)."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lean", action="store_true", help="only files marked lean, which need no torch")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --lean, leave out files without `pytest.mark.lean`: the others may not even be imported without torch."""
+    if config.getoption("--lean") and collection_path.suffix == ".py":
+        return "pytest.mark.lean" not in collection_path.read_text(encoding="utf-8") or None
+    return None
 
 
 def helpers_environment() -> dict[str, str]:
@@ -56,7 +55,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Wan checkpoint: plain VAE, patches of 2, other depth, heads and latent channels than the demo's."""
-    folder: Path = load_helper("tiny_wan").write_tiny_wan(
+    from helpers.tiny_wan import write_tiny_wan
+
+    folder: Path = write_tiny_wan(
         tmp_path_factory.mktemp("random") / "checkpoint", seed=3, depth=3, heads=4, latent_channels=6, vae_levels=3
     )
     return folder

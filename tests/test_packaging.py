@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.lean
+
 tomllib = pytest.importorskip("tomllib")
 
 OURS = {

@@ -15,6 +15,8 @@ import av
 import pytest
 from conftest import DEMO_REEL
 
+pytestmark = pytest.mark.lean
+
 EXPORT_ONLY = ["torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"]
 PROMPT = "a red ball bounces over the ocean"
 

@@ -23,7 +23,7 @@ from .statistics import Interval, block_medians, check_confidence
 ROUNDS = 28
 """Enough to find a contender 5% slower nine times in ten, where times scatter by 3% and one in fifty is far too long.
 
-`tests/test_bench_ab.py` counts that. Times that scatter less, or a greater difference, need fewer; at least eight.
+`tests/bench/test_turns.py` counts that. Times that scatter less, or a greater difference, need fewer; at least eight.
 """
 CONFIDENCE = 0.99
 EXACT_ROUNDS = 100

@@ -2,7 +2,7 @@
 
 Written from NVIDIA's documentation and checked name by name against its Python bindings of 8.6, 10.3, 10.15 and 11.0. The
 parser and builder of TensorRT-RTX 1.7, which has the API of 11 and builds without a GPU, take the demo's graphs this way
-(tests/test_tensorrt_rtx_builder.py); TensorRT's own has not run, since it needs a GPU to begin.
+(tests/engines/tensorrt/test_tensorrt_rtx_builder.py); TensorRT's own has not run, since it needs a GPU to begin.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """NVIDIA's TensorRT: an engine built for this card, out of a graph lowered for this TensorRT, kept for the next time.
 
 Written from documentation and from the names in NVIDIA's own bindings. The tests run it against a stand-in that computes
-on the CPU (tests/fake_tensorrt.py); it has not run on hardware.
+on the CPU (tests/helpers/fake_tensorrt.py); it has not run on hardware.
 """
 
 from __future__ import annotations

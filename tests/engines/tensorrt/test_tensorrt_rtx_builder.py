@@ -1,0 +1,129 @@
+"""Real graphs through a real NVIDIA parser and builder: TensorRT-RTX's, which has TensorRT 11's API and needs no GPU.
+
+It builds for a card that is named instead of present. Opening what it built needs one, and is not tried. Skipped where it
+is not installed: pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEMO_REEL
+from helpers.rtx_builder import Listener, bindings
+
+from edgereel.core.errors import EngineError
+from edgereel.engines.base import Compute, Shapes
+from edgereel.engines.costs import graph_costs
+from edgereel.engines.lowering import lower_for_target, parse_target, with_plain_weights
+from edgereel.engines.tensorrt.building import BuildSettings, make_log, make_plan
+from edgereel.engines.tensorrt.profiles import RANGES
+from edgereel.engines.tensorrt.versions import features_of
+from edgereel.runtime.memory.sizes import GPU_ACTIVATION_MARGIN
+
+# TensorRT itself has a timing cache, which the code under test uses.
+pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX .* Timing cache:DeprecationWarning")
+
+GRAPHS = ("text_encoder", "denoiser", "decoder_first", "decoder_next")
+SHAPES: Shapes = (("latents", (1, 24, 3, 4, 4)), ("prompt_embeds", (1, 16, 128)), ("timestep", (1,)))
+
+
+@pytest.fixture
+def trt() -> Iterator[Any]:
+    yield bindings()
+    gc.collect()
+
+
+def plan_of(
+    trt: Any,
+    graph: str,
+    target: str,
+    compute: Compute,
+    shapes: Shapes | None = None,
+    stream: bool = False,
+    workspace: int | None = None,
+) -> tuple[int, dict[str, int]]:
+    """Return the size of the plan, and how many products of the graph have which type."""
+    path = DEMO_REEL / f"{graph}.onnx"
+    model = lower_for_target(path, parse_target(target), compute).model
+    assert model is not None
+    settings = BuildSettings(compute, shapes, RANGES, stream, workspace)
+    plan, timings, products = make_plan(trt, make_log(trt), features_of((11, 0)), model, path, settings, b"")
+    assert isinstance(timings, bytes)
+    return memoryview(plan).nbytes, dict(products)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("compute", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_every_graph_builds_in_every_precision(trt: Any, graph: str, target: str, compute: Compute) -> None:
+    size, products = plan_of(trt, graph, target, compute)
+    assert size > 2**20
+    assert products[compute] > 0
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_plain_weights_build(trt: Any, tmp_path: Path, graph: str) -> None:
+    path = DEMO_REEL / f"{graph}.onnx"
+    lowered = lower_for_target(path, parse_target("tensorrt-8.6"), "float16").model
+    assert lowered is not None
+    model, beside = with_plain_weights(lowered, path, tmp_path)
+    settings = BuildSettings("float16", None, RANGES, False, None)
+    plan, _, products = make_plan(trt, make_log(trt), features_of((11, 0)), model, beside, settings, b"")
+    assert memoryview(plan).nbytes > 2**20
+    assert products["float16"] > products["float32"]
+    assert set(products) <= {"float16", "float32"}
+
+
+@pytest.mark.parametrize("frames", [9, 81])
+@pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
+def test_a_block_as_wide_as_wan_takes_what_is_planned(trt: Any, wide_denoiser: Path, target: str, frames: int) -> None:
+    """At 832x480. With 81 frames all scores of attention would take 25 GB: that it is fused shows here, written out or whole."""
+    latents = (1, 16, 1 + (frames - 1) // 4, 60, 104)
+    shapes: Shapes = (("latents", latents), ("prompt_embeds", (1, 512, 4096)), ("timestep", (1,)))
+    models = [lower_for_target(wide_denoiser, parse_target(name), "float16").model for name in (target, "cuda")]
+    assert models[0] is not None
+    assert models[1] is not None
+    listener = Listener()
+    settings = BuildSettings("float16", shapes, RANGES, False, None)
+    make_plan(trt, listener, features_of((11, 0)), models[0], wide_denoiser, settings, b"")
+    planned = graph_costs(models[1], dict(shapes), "float16", keep=False)
+    assert listener.memory["Weights"] == pytest.approx(planned.weight_bytes, rel=0.02)
+    assert 0.5 < listener.memory["Activation"] / planned.activation_bytes < GPU_ACTIVATION_MARGIN
+
+
+@pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
+def test_the_text_encoder_builds_smaller_in_float16(trt: Any, target: str) -> None:
+    # In float32 no fused kernel fits its attention, which tensorrt-11.0 keeps whole.
+    whole, products = plan_of(trt, "text_encoder", target, "float32")
+    assert set(products) == {"float32"}
+    half, products = plan_of(trt, "text_encoder", target, "float16")
+    assert products["float16"] > products["float32"] > 0
+    assert half < 0.85 * whole
+
+
+def test_fixed_shapes_and_streamed_weights_build(trt: Any) -> None:
+    size, _ = plan_of(trt, "denoiser", "tensorrt-11.0", "float16", SHAPES, stream=True)
+    assert size > 2**20
+
+
+def test_too_little_workspace_is_told_in_the_builders_words(trt: Any) -> None:
+    with pytest.raises(EngineError, match=r"cannot build an engine of text_encoder\.onnx: .*within workspace limit"):
+        plan_of(trt, "text_encoder", "tensorrt-10.3", "float16", workspace=2**10)
+
+
+def test_what_the_parser_cannot_read_is_told_by_node(trt: Any) -> None:
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("NoSuchOperator", ["x"], ["y"], name="strange")
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    model = helper.make_model(helper.make_graph([node], "g", values[:1], values[1:]))
+    settings = BuildSettings("float32", None, RANGES, False, None)
+    with pytest.raises(EngineError, match=r"cannot read g\.onnx: NoSuchOperator strange: "):
+        make_plan(
+            trt, make_log(trt), features_of((11, 0)), model.SerializeToString(), DEMO_REEL / "g.onnx", settings, b""
+        )
