@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .core.offline import switch_reports_off
+from .core.version import __version__
 
 if TYPE_CHECKING:
     from .core.errors import EdgereelError as EdgereelError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 switch_reports_off()
 
-__version__ = "0.1.0"
 __all__ = ["EdgereelError", "Reel", "Video", "__version__", "load"]
 
 _PLACES = {"EdgereelError": ".core.errors", "Reel": ".runtime.reel", "Video": ".runtime.clip", "load": ".runtime.reel"}

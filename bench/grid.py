@@ -11,9 +11,9 @@ from pathlib import Path
 from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import UsageError
+from ..core.paths import demo_bundle_path
 from ..core.progress import Progress
 from ..engines import get_engine
-from ..runtime.reel import demo_bundle_path
 from ..runtime.request import complete_request
 from ..runtime.text.tokens import PromptTokenizer
 from .contenders.base import CheckpointPeer, Job, PeerFactory

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..core.errors import Cancelled, UsageError, require_packages
+from ..core.machine import free_host_memory
 from ..core.progress import Progress, report_progress
 from ..engines import get_engine
-from ..runtime.memory.budget import free_host_memory
 from . import scores as pictures
 from .contenders.base import Contender, EdgereelContender, PeerFactory
 from .contenders.stages import ClipTimes, cold_times

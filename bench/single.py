@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..core.errors import UsageError
 from ..core.progress import Progress
-from ..runtime.memory.budget import parse_bytes
+from ..core.units import parse_bytes
 from ..runtime.planning import plan_bundle
 from ..runtime.request import complete_request
 from .grid import Plan, plan_rows

@@ -23,12 +23,12 @@ from pydantic import (
     model_validator,
 )
 
-from ..runtime.sampling.schedules import RCM_MOST_STEPS
-
 SCHEMA_VERSION = 1
 # The first release that reads this schema; a bundle says it, so that an older release can name it when it refuses.
 SCHEMA_RELEASE = "0.1.0"
 MANIFEST_NAME = "reel.json"
+RCM_MOST_STEPS = 4
+"""rCM's authors publish its angles for 1 to 4 steps."""
 
 PlainFileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

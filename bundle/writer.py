@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..core.errors import OutputError, UsageError, brief
+from ..core.files import check_parent
 from ..core.interrupts import temporary_folder
-from ..runtime.video.sink import check_parent
 from .manifest import MANIFEST_NAME, FileRecord, Manifest, digest_of
 from .reader import hash_file
 

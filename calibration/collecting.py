@@ -11,16 +11,17 @@ from typing import Any
 
 from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import OutputError, UsageError, brief
+from ..core.files import check_file_target
 from ..core.interrupts import temporary_folder
+from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, report_progress
 from ..engines import EngineOptions, get_engine
 from ..runtime.batch import read_prompts
-from ..runtime.reel import Reel, demo_bundle_path
+from ..runtime.reel import Reel
 from ..runtime.request import Request, complete_request
 from ..runtime.sampling.recipes import schedule_of
 from ..runtime.text.embedder import NEGATIVE, Prompt
 from ..runtime.text.embedding_cache import EmbeddingCache
-from ..runtime.video.sink import check_file_target
 from .graph_file import GraphFile
 from .recording import RecordingEngine
 from .statistics import ROWS_KEPT, Plan, Statistics, load_statistics

@@ -13,11 +13,11 @@ from ..bundle.manifest import EmbeddingTable, Manifest, Precision, Quantization
 from ..bundle.reader import Bundle, open_bundle
 from ..bundle.writer import check_new_bundle, file_records, new_bundle_folder, write_manifest
 from ..core.errors import QualityError, UsageError
+from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, report_progress
 from ..engines.base import Activations
 from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.batch import read_prompts
-from ..runtime.reel import demo_bundle_path
 from .balancing import ActivationMode, plan_graph
 from .collecting import denoiser_graphs
 from .compare import Comparison, compare_bundles, default_prompts

@@ -12,7 +12,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
-from ..runtime.video.sink import check_file_target, output_errors, replace_file, temporary_beside
+from ..core.files import write_text
 from .compare import Comparison
 
 PICTURES = 6
@@ -55,15 +55,7 @@ def summary(comparison: Comparison) -> str:
 
 def write_report(comparison: Comparison, path: Path) -> None:
     """Write the page; an existing file is replaced. Raises OutputError."""
-    target = check_file_target(path)
-    temporary = temporary_beside(target)
-    with output_errors(path):
-        try:
-            temporary.write_text(_page(comparison), encoding="utf-8")
-            replace_file(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    write_text(path, _page(comparison))
 
 
 def _page(comparison: Comparison) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import OutputError, UsageError, brief
+from ..core.errors import UsageError, brief
+from ..core.files import whole_file
 from .forms import Floats
 
 Branch = Literal["prompted", "negative"]
@@ -145,15 +145,8 @@ class Statistics:
             ]
             for index, slots in enumerate(tensors.values()):
                 arrays |= _arrays(f"{graph}/{index}", slots.values())
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
-            os.replace(temporary, path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {brief(error)}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
 
 
 def load_statistics(path: Path) -> Statistics:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .. import __version__
 from ..core.errors import Cancelled, EdgereelError, UsageError, one_line
 from ..core.interrupts import how_it_ended
+from ..core.version import __version__
 from .terminal import stderr
 
 app = typer.Typer(

@@ -194,8 +194,8 @@ def compare(
     with interrupts_wait():
         from ..calibration.compare import compare_bundles
         from ..calibration.report import PICTURES, summary, write_report
+        from ..core.files import check_file_target
         from ..runtime.batch import read_prompts
-        from ..runtime.video.sink import check_file_target
 
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report {report}: the page is HTML: end its name in .html")

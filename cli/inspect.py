@@ -22,8 +22,8 @@ def inspect(
     """Show what a bundle holds: model, recipes, sizes, precision, parity and quality."""
     with interrupts_wait():
         from ..bundle.reader import open_bundle
+        from ..core.paths import demo_bundle_path
         from ..runtime.describe import describe
-        from ..runtime.reel import demo_bundle_path
 
     opened = open_bundle(bundle or demo_bundle_path())
     if as_json:
@@ -40,7 +40,7 @@ def verify(
     """Hash every file of a bundle again and check it against the manifest."""
     with interrupts_wait():
         from ..bundle.reader import verify_bundle
-        from ..runtime.reel import demo_bundle_path
+        from ..core.paths import demo_bundle_path
 
     with stage_progress() as progress:
         opened = verify_bundle(bundle or demo_bundle_path(), on_progress=progress)

@@ -30,6 +30,8 @@ _INSTRUCTION_SETS = {
     "SVE": {"sve"},
 }
 
+_MOST_MEMORY = 2**50
+"""A group's limit above this is none: the kernel writes a very large number for "no limit"."""
 _M_MMAP_THRESHOLD = -3
 """The name that mallopt(3) has for it in malloc.h."""
 NVIDIA_SMI = (
@@ -116,6 +118,51 @@ def parse_meminfo(text: str) -> tuple[int | None, int | None]:
         if len(parts) >= 2 and parts[1].isdecimal():
             sizes[parts[0]] = int(parts[1]) * 1024
     return sizes.get("MemTotal"), sizes.get("MemAvailable")
+
+
+def free_host_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes of system memory that are free, a container's limit counted; None where that is not told."""
+    found = [read_machine(root).free_memory, _free_in_group(root)]
+    return min((count for count in found if count is not None), default=None)
+
+
+def _free_in_group(root: Path) -> int | None:
+    """Return what is left of the limit that a container was given, None where there is none."""
+    folders = {root / "sys/fs/cgroup": ("memory.max", "memory.current")}
+    folders[root / "sys/fs/cgroup/memory"] = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for folder, names in folders.items():
+        limit, used = (_number(folder / name) for name in names)
+        if limit is not None and used is not None and limit < _MOST_MEMORY:
+            # Pages of files that were read count as used, but are given up for the asking.
+            return max(0, limit - used + _reclaimable(folder / "memory.stat"))
+    return None
+
+
+def _reclaimable(path: Path) -> int:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    counts = dict(line.split(" ", 1) for line in lines if " " in line)
+    return sum(int(counts.get(name, "0")) for name in ("inactive_file", "active_file"))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def peak_host_memory() -> int | None:
+    """Return the most memory that this process has held so far, in bytes; None where the system does not tell."""
+    if os.name == "nt":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def give_back_memory() -> None:

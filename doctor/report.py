@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..core import paths
 from ..core.errors import EdgereelError, brief, one_line
 from ..core.machine import Gpu, Machine, find_gpus, read_machine
+from ..core.version import __version__
 from .packages import ONNXRUNTIMES, Requirement, complaint, installed_packages, needed_by, requirements_of
 from .probe import Probe, probe
 

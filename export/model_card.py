@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..bundle.manifest import Parity
-from ..runtime.describe import describe_guidance, describe_rule
+from ..bundle.words import describe_guidance, describe_rule
 from .families.base import Facts
 
 

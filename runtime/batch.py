@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import EngineError, OutputError, PromptError, UsageError, one_line
+from ..core.machine import peak_host_memory
 from ..core.progress import Progress
 from .clip import Video
 from .latents_file import SUFFIX, read_video, write_latents
-from .memory.budget import peak_host_memory
 from .memory.plan import MemoryPlan
 from .reel import Reel, describe_engine, load
 from .video.output import SUFFIXES, check_format, check_fps, check_output, format_of

@@ -80,7 +80,7 @@ class Video:
 
     def settings(self, *, private: bool = False) -> dict[str, Any]:
         """Return what the clip was made with and by; private leaves both prompts out."""
-        from .. import __version__
+        from ..core.version import __version__
         from .reel import describe_engine
 
         settings = self.request.settings()

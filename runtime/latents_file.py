@@ -19,22 +19,21 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .. import __version__
 from ..bundle.geometry import clip_size
 from ..bundle.reader import Bundle
 from ..core.errors import UsageError, one_line
+from ..core.files import whole_file
+from ..core.version import __version__
 from .clip import Video
 from .memory.sizes import DECODER_GRAPHS
 from .reel import Reel
 from .request import Request
-from .video.sink import check_file_target, output_errors, replace_file, temporary_beside
 
 SUFFIX = ".safetensors"
 
 
 def write_latents(path: Path, video: Video, bundle: Bundle, *, private: bool = False) -> Path:
     """Write a clip's latents, complete or not at all; private leaves the prompts out. Raises OutputError."""
-    target = check_file_target(path)
     settings = video.request.settings()
     if private:
         settings.update(prompt="", negative_prompt="")
@@ -44,17 +43,12 @@ def write_latents(path: Path, video: Video, bundle: Bundle, *, private: bool = F
         "decoder": decoder_digest(bundle),
         "settings": json.dumps(settings, ensure_ascii=False),
     }
-    temporary = temporary_beside(target)
-    try:
-        with output_errors(path):
-            try:
-                save_file({"latents": np.ascontiguousarray(video.latents)}, temporary, metadata)
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
-            replace_file(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    with whole_file(path) as temporary:
+        try:
+            save_file({"latents": np.ascontiguousarray(video.latents)}, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+    return path
 
 
 def read_video(path: Path, reel: Reel) -> Video:

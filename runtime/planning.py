@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ..bundle.reader import peek_bundle
 from ..core.errors import UsageError
+from ..core.paths import demo_bundle_path
 from ..engines import ENGINES, Engine, EngineOptions, get_engine
 from .memory.budget import budget_of
 from .memory.fit import plan_clip
 from .memory.plan import MemoryPlan
-from .reel import demo_bundle_path
 
 
 def plan_bundle(

@@ -10,14 +10,15 @@ from typing import Any
 from ..bundle.geometry import latent_shape
 from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import EngineError, UsageError, brief
+from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, report_progress
+from ..core.units import format_bytes
 from ..engines import Compute
 from ..engines.lowering import Target, describe_lowering, lower_for_target, parse_target
-from .memory.budget import format_bytes
 from .memory.plan import MemoryPlan
 from .memory.shapes import input_shapes
 from .planning import plan_bundle
-from .reel import Reel, demo_bundle_path
+from .reel import Reel
 
 _ANY_CARD = "8.9"
 _LONG = 160

@@ -17,6 +17,7 @@ from ..bundle.manifest import Denoiser
 from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import BundleError, EngineError, UsageError
 from ..core.machine import gpu_memory_of_process
+from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, Span, report_progress
 from ..engines import EngineOptions, EngineReport, Session, Tensor, get_engine
 from ..engines.base import Engine
@@ -290,11 +291,6 @@ def load(
     reel = Reel(bundle, get_engine(engine), EngineOptions(threads=threads), EmbeddingCache() if cache else None, memory)
     reel.add_time("open", started)
     return reel
-
-
-def demo_bundle_path() -> Path:
-    """Return the folder of the built-in demo bundle."""
-    return Path(__file__).resolve().parent.parent / "demo" / "demo.reel"
 
 
 def describe_engine(reel: Reel) -> dict[str, Any]:

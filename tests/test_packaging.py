@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import edgereel
+
 pytestmark = pytest.mark.lean
 
 tomllib = pytest.importorskip("tomllib")
@@ -27,7 +29,7 @@ OURS = {
 }
 MAY_IMPORT = {
     "core": set(),
-    "bundle": {"runtime", "core"},
+    "bundle": {"core"},
     "engines": {"core"},
     "provenance": {"core"},
     "export": {"bundle", "engines", "runtime", "core"},
@@ -55,6 +57,10 @@ def sources():
 @pytest.fixture(scope="module")
 def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_release_is_told_once(project):
+    assert project["project"]["version"] == edgereel.__version__
 
 
 def test_every_package_is_listed(project):

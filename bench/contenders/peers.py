@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ...core.errors import UsageError, require_packages
 from ...core.interrupts import temporary_folder
+from ...core.paths import demo_bundle_path
 from ...engines.openvino.engine import EXTRA
-from ...runtime.reel import demo_bundle_path
 from .base import PeerFactory
 from .diffusers import NEEDED, Checkpoint, DiffusersPeer
 from .openvino import OpenVinoPeer

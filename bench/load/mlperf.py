@@ -18,9 +18,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ...core.errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
+from ...core.files import output_errors
 from ...core.progress import Progress, report_progress
 from ...runtime.request import Request
-from ...runtime.video.sink import output_errors
 from .. import scores as pictures
 from ..contenders.base import Job
 from ..contenders.process import WorkerProcess

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ...core.errors import OutputError, one_line
-from ...runtime.video.sink import check_file_target, output_errors, replace_file, temporary_beside
+from ...core.files import check_file_target, output_errors, write_text
 from .record import Record
 
 RECORD = "record.json"
@@ -53,16 +53,3 @@ def report_folder(folder: Path) -> Iterator[Path]:
 def write_record(record: Record, folder: Path) -> Path:
     """Write the record into the folder, whole or not at all, and return its path. Raises OutputError."""
     return write_text(folder / RECORD, json.dumps(record.to_json(), indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file, whole or not at all, and return its path. Raises OutputError."""
-    target = check_file_target(path)
-    temporary = temporary_beside(target)
-    try:
-        with output_errors(path):
-            temporary.write_text(text, encoding="utf-8")
-            replace_file(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...core.errors import OutputError, require_packages
-from ..records.folder import write_text
+from ...core.files import write_text
 from ..records.record import Record
 from .markdown import markdown_report, markdown_table
 

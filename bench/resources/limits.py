@@ -20,10 +20,9 @@ from ...bundle.manifest import Quantization
 from ...bundle.reader import Bundle
 from ...core.errors import EdgereelError, EngineError, MissingExtraError
 from ...core.interrupts import interrupts_wait, temporary_folder
-from ...core.machine import usable_cores
+from ...core.machine import free_host_memory, usable_cores
 from ...engines import Engine, EngineOptions, Tensor
 from ...engines.costs import GraphCosts, graph_costs
-from ...runtime.memory.budget import free_host_memory
 from ...runtime.memory.shapes import input_shapes
 from ...runtime.reel import pick_expert
 from ...runtime.request import Request

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict
 
-from ... import __version__
 from ...core.machine import find_gpus, read_machine
+from ...core.version import __version__
 from ...doctor.packages import ONNXRUNTIMES, installed_packages
 from ..records.record import GpuFacts, MachineFacts
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from ...bundle.manifest import LatentGeometry
 from ...bundle.reader import Bundle
 from ...core.errors import PlanError
+from ...core.units import format_bytes
 from ...engines import Engine, EngineOptions
-from .budget import Budget, format_bytes
+from .budget import Budget
 from .plan import MemoryPlan, plan_memory
 from .sizes import clip_sizes
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from typing import Any, Literal
 
+from ...core.units import format_bytes
 from ..decoding.tiling import DEFAULT_OVERLAP, Tile
-from .budget import UNKNOWN, Budget, format_bytes
+from .budget import UNKNOWN, Budget
 from .sizes import DECODER, TEXT_ENCODER, ClipSizes, ComponentSizes
 
 Placement = Literal["resident", "swapped", "streamed", "cpu"]

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .schedules import RCM_MOST_STEPS, Schedule, euler_schedule, even_schedule, rcm_schedule, unipc_schedule
+from ...bundle.manifest import RCM_MOST_STEPS
+from .schedules import Schedule, euler_schedule, even_schedule, rcm_schedule, unipc_schedule
 
 Latents = npt.NDArray[np.float32]
 

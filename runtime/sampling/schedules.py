@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...bundle.manifest import RCM_MOST_STEPS
 from ...core.errors import UsageError
 
 # UniPC works in log((1 - sigma) / sigma), which is infinite at sigma = 1; diffusers starts this much below.
@@ -22,7 +23,7 @@ _UNIPC_HEADROOM = 1e-6
 
 # rCM's angles after the first, as its authors publish them for 1 to 4 steps.
 _RCM_ANGLES = (1.5, 1.4, 1.0)
-RCM_MOST_STEPS = len(_RCM_ANGLES) + 1
+assert len(_RCM_ANGLES) + 1 == RCM_MOST_STEPS
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from ... import __version__
 from ...bundle.reader import Bundle
 from ...core.progress import Progress, report_progress
+from ...core.version import __version__
 from ...engines import Session, Tensor
 from ..running import run_graph
 from .embedding_cache import CachedEmbedding, EmbeddingCache, embedding_key, entry_size

@@ -15,7 +15,8 @@ import av
 from av.filter import Graph
 from av.video.codeccontext import VideoCodecContext
 
-from .sink import FileSink, Frame, check_file_target, frame_ticks, require_encoder, write_frames
+from ...core.files import check_file_target
+from .sink import FileSink, Frame, frame_ticks, require_encoder, write_frames
 
 TICKS = 100
 # Browsers show a frame that asks for 1/100 s or less for 1/10 s.

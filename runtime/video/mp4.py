@@ -13,7 +13,8 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from ...core.errors import GeometryError, OutputError
-from .sink import Frame, Sink, check_file_target, require_encoder, write_frames
+from ...core.files import check_file_target
+from .sink import Frame, Sink, require_encoder, write_frames
 
 # What the MP4 muxer keeps; it drops any other key without a word.
 METADATA_KEYS = frozenset({"title", "comment", "description", "synopsis", "artist", "copyright", "genre", "date"})

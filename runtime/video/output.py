@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ...core.errors import UsageError, one_line
+from ...core.files import check_file_target
 from . import gif, webp
 from .gif import write_gif
 from .mp4 import write_mp4
 from .png import check_folder_target, write_pngs
-from .sink import Frame, check_file_target
+from .sink import Frame
 from .webp import write_webp
 
 # Suffix by format; that of a folder of PNGs is none.

@@ -18,8 +18,9 @@ import av
 from av.video.codeccontext import VideoCodecContext
 
 from ...core.errors import OutputError
+from ...core.files import check_parent, output_errors, synchronise, temporary_beside
 from ...provenance.xmp import xmp_packet
-from .sink import Frame, Sink, check_parent, output_errors, require_encoder, synchronise, temporary_beside, write_frames
+from .sink import Frame, Sink, require_encoder, write_frames
 
 _LEAST_DIGITS = 4
 _HEADER_END = 33  # the signature and the chunk IHDR
@@ -133,7 +134,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
     if not target.exists():
         os.rename(temporary, target)
         return
-    aside = temporary_beside(target)
+    aside = temporary_beside(target, ".earlier")
     try:
         os.rename(target, aside)
         if not _may_be_replaced(aside):

@@ -7,9 +7,6 @@ place when they are whole. Whatever stops that, an earlier output stays as it wa
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.errors import GeometryError, OutputError
+from ...core.files import output_errors, remove, replace_file, temporary_beside
 
 Frame = npt.NDArray[np.uint8]
 
@@ -101,7 +99,7 @@ def write_frames(
                 height, width = frame.shape[:2]
                 if not shape:
                     sink.check_size(width, height)
-                with output_errors(target):
+                with writing_errors(target):
                     if not shape:
                         shape = frame.shape
                         sink.start(temporary, width, height)
@@ -109,72 +107,27 @@ def write_frames(
                 count += 1
             if not count:
                 raise ValueError("there are no frames to write")
-            with output_errors(target):
+            with writing_errors(target):
                 sink.finish()
         finally:
             # What closing could still complain of is of no interest after a failure, and after finish there is nothing.
             with contextlib.suppress(Exception):
                 sink.close()
-        with output_errors(target):
+        with writing_errors(target):
             (publish or replace_file)(temporary, target)
     except BaseException:
-        _remove(temporary)
+        remove(temporary)
         raise
     return count
 
 
-def replace_file(temporary: Path, target: Path) -> None:
-    """Give a complete file its name. Raises OSError."""
-    synchronise(temporary)
-    os.replace(temporary, target)
-
-
-def synchronise(path: Path) -> None:
-    """Have a file's content on the disk: some file systems tell of a full disk only here. Raises OSError."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def check_file_target(path: Path) -> Path:
-    """Return the absolute path, links followed, of a file to write, after making sure that it can be.
-
-    Raises OutputError where the folder is missing or cannot be written to, or something other than a file is in the way.
-    """
-    with output_errors(path):
-        target = Path(os.path.realpath(path))
-        if target.is_dir():
-            raise OutputError(f"cannot write {path}: it is a folder")
-        if target.exists() and not target.is_file():
-            raise OutputError(f"cannot write {path}: it is not a regular file")
-        check_parent(path, target)
-    return target
-
-
-def check_parent(path: Path, target: Path) -> None:
-    """Make sure that a target's folder takes new files. Raises OutputError, naming the path that was asked for."""
-    with output_errors(path):
-        if not target.parent.is_dir():
-            raise OutputError(f"cannot write {path}: the folder {target.parent} does not exist")
-        # Permission bits do not tell of read-only and network file systems: only trying does.
-        probe = temporary_beside(target)
-        try:
-            probe.touch(exist_ok=False)
-        finally:
-            probe.unlink(missing_ok=True)
-
-
-def temporary_beside(target: Path) -> Path:
-    """Return a hidden name in the target's folder that nothing has yet."""
-    # The output's own name is left out: with it, a name near the file system's limit would grow past it.
-    return target.with_name(f".edgereel-{secrets.token_hex(8)}.part")
-
-
 @contextlib.contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Say in one line that the video cannot be written there, and why, where the block meets a system error."""
+def writing_errors(path: Path) -> Iterator[None]:
+    """Say in one line that a clip cannot be written, and why, where the block meets an error of the system or of FFmpeg."""
     try:
-        yield
-    except (OSError, av.FFmpegError) as error:
+        with output_errors(path):
+            yield
+    except av.FFmpegError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -203,11 +156,3 @@ def _check_frame(frame: Frame, shape: tuple[int, ...]) -> None:
         raise ValueError(f"frames must be uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
     if shape and frame.shape != shape:
         raise ValueError(f"frames must be of one size: {list(frame.shape)} follows {list(shape)}")
-
-
-def _remove(temporary: Path) -> None:
-    with contextlib.suppress(OSError):
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)

@@ -15,8 +15,9 @@ import av
 from av.video.codeccontext import VideoCodecContext
 
 from ...core.errors import OutputError
+from ...core.files import check_file_target
 from ...provenance.xmp import xmp_packet
-from .sink import FileSink, Frame, check_file_target, frame_ticks, require_encoder, write_frames
+from .sink import FileSink, Frame, frame_ticks, require_encoder, write_frames
 
 TICKS = 1000
 # Browsers show a frame that asks for 10 ms or less for 100 ms.

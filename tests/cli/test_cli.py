@@ -16,8 +16,9 @@ import pytest
 from conftest import DEMO_CHECKPOINT, DEMO_REEL, edit_manifest
 from helpers.small_disk import small_disk
 
-from edgereel import __version__, cli
+from edgereel import cli
 from edgereel.bundle.reader import open_bundle
+from edgereel.core.version import __version__
 
 pytestmark = pytest.mark.lean
 

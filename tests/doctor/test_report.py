@@ -14,8 +14,9 @@ import pytest
 from conftest import DEMO_REEL, edit_manifest
 from test_installed import REQUIREMENTS
 
-from edgereel import __version__, cli
+from edgereel import cli
 from edgereel.core import machine
+from edgereel.core.version import __version__
 from edgereel.doctor import report as doctor
 from edgereel.doctor.probe import Probe
 from edgereel.doctor.report import MISSING, OK, OPTIONAL, WARN

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import PlanError, UsageError
+from edgereel.core.machine import free_host_memory
+from edgereel.core.units import format_bytes, parse_bytes
 from edgereel.engines import ENGINES, EngineOptions
 from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.runtime.decoding.tiling import plan_tiles
-from edgereel.runtime.memory.budget import Budget, budget_of, format_bytes, free_host_memory, parse_bytes
+from edgereel.runtime.memory.budget import Budget, budget_of
 from edgereel.runtime.memory.fit import check_fit, nearest_that_fit
 from edgereel.runtime.memory.plan import (
     OVERHEAD,

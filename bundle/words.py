@@ -1,0 +1,21 @@
+"""What a manifest says, in words for people."""
+
+from __future__ import annotations
+
+from .manifest import Recipe
+
+
+def describe_rule(recipe: Recipe) -> str:
+    """Return in a few words where a recipe's noise levels come from."""
+    if recipe.warp is not None:
+        return f"shift {recipe.shift:g} of {' '.join(f'{k:g}' for k in recipe.warp)}"
+    if recipe.is_fixed:
+        return "listed noise levels"
+    return f"sigma_max {recipe.sigma_max:g}" if recipe.sampler == "rcm" else f"shift {recipe.shift:g}"
+
+
+def describe_guidance(recipe: Recipe) -> str:
+    """Return a recipe's guidance, that of each denoiser where they differ."""
+    if recipe.expert_guidance is None:
+        return f"{recipe.guidance:g}"
+    return " and ".join(f"{guidance:g}" for guidance in recipe.expert_guidance) + " by denoiser"

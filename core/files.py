@@ -1,0 +1,151 @@
+"""Writing files whole or not at all: under its name a result is complete, or what was there before still is.
+
+A file is written under a hidden name beside its target and takes the target's place when it is whole. What a process that
+was killed has left behind goes when the same folder is written to again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from .errors import OutputError
+
+_PART = re.compile(r"\.edgereel-(?P<place>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{16}\.part")
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a path to write a file to, which becomes `path` at the end of the block, or vanishes where the block raises.
+
+    Links are followed. Raises OutputError, which names `path`, for what check_file_target refuses and for any system error
+    of the block.
+    """
+    path = Path(path)
+    target = check_file_target(path)
+    temporary = temporary_beside(target)
+    try:
+        with output_errors(path):
+            yield temporary
+            replace_file(temporary, target)
+    finally:
+        remove(temporary)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file, UTF-8, whole or not at all, and return its path. Raises OutputError."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def replace_file(temporary: Path, target: Path) -> None:
+    """Give a complete file its name. Raises OSError."""
+    synchronise(temporary)
+    os.replace(temporary, target)
+
+
+def synchronise(path: Path) -> None:
+    """Have a file's content on the disk: some file systems tell of a full disk only here. Raises OSError."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def check_file_target(path: Path) -> Path:
+    """Return the absolute path, links followed, of a file to write, after making sure that it can be.
+
+    Raises OutputError where the folder is missing or cannot be written to, or something other than a file is in the way.
+    """
+    with output_errors(path):
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"cannot write {path}: it is not a regular file")
+        check_parent(path, target)
+    return target
+
+
+def check_parent(path: Path, target: Path) -> None:
+    """Make sure that a target's folder takes new files. Raises OutputError, naming the path that was asked for."""
+    with output_errors(path):
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {path}: the folder {target.parent} does not exist")
+        sweep(target.parent)
+        # Permission bits do not tell of read-only and network file systems: only trying does.
+        probe = temporary_beside(target)
+        try:
+            probe.touch(exist_ok=False)
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def temporary_beside(target: Path, suffix: str = ".part") -> Path:
+    """Return a hidden name in the target's folder that nothing has yet, and that says which process it belongs to.
+
+    suffix: any but `.part` for what is still of value should this process end: `sweep` leaves it.
+    """
+    # The output's own name is left out: with it, a name near the file system's limit would grow past it.
+    return target.with_name(f".edgereel-{_place()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine that no longer run have left half written in a folder, as far as it can be.
+
+    Only names that `temporary_beside` gave are touched, and of those none that another machine or container gave: whether
+    its process still runs cannot be seen from here.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            match = _PART.fullmatch(name)
+            if match is not None and match["place"] == _place() and not _runs(int(match["process"])):
+                remove(folder / name)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, where there is one; links are removed, not followed."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Say in one line that a path cannot be written, and why, where the block meets a system error."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=1)
+def _place() -> str:
+    """Return a short name of where process numbers are this process's own: a machine since it started, a container."""
+    facts = [platform.node()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError, ValueError):
+            facts.append(os.readlink(path) if path.endswith("pid") else Path(path).read_text())
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+
+
+def _runs(process: int) -> bool:
+    """Tell whether a process of that number runs here; True where that cannot be told."""
+    if process == os.getpid() or os.name == "nt":
+        return True  # os.kill ends a process on Windows, whatever the signal
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
