@@ -14,7 +14,7 @@ from ..core.errors import UsageError
 from ..core.paths import demo_bundle_path
 from ..core.progress import Progress
 from ..engines import get_engine
-from ..runtime.request import complete_request
+from ..runtime.request import OpenRequest
 from ..runtime.text.tokens import PromptTokenizer
 from .contenders.base import CheckpointPeer, Job, PeerFactory
 from .records.record import BundleFacts, Settings
@@ -63,7 +63,7 @@ def plan_rows(
         (bundle, label, count) for bundle, label in zip(opened, labels, strict=True) for count in _steps(bundle, steps)
     ]
     for (bundle, label, count), engine, size, length in product(each, engines, sizes, frames):
-        request = complete_request(bundle.manifest, prompts[0], steps=count, size=size, frames=length)
+        request = OpenRequest(prompts[0], steps=count, size=size, frames=length).complete(bundle.manifest)
         job = Job(bundle, engine, request, threads)
         name = [label, *([f"on {engine}"] if len(engines) > 1 else [])]
         name.append(f"{request.steps} step{'s' * (request.steps != 1)}")
@@ -162,7 +162,7 @@ def settings_of(job: Job, prompts: Sequence[str]) -> Settings:
         width=request.width,
         height=request.height,
         frames=request.frames,
-        fps=request.fps,
+        fps=int(request.fps),
         steps=request.steps,
         recipe=request.recipe,
         sampler=request.sampler,

@@ -80,7 +80,7 @@ class Measured:
 def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, own_limits: bool) -> Row:
     """Return the row as the record has it; own_limits: the limits are not those of the whole record."""
     job, request = row.plan.job, row.plan.job.request
-    warm = timing_of(without_openings(row.warm), request.frames, request.fps)
+    warm = timing_of(without_openings(row.warm), request.frames, float(request.fps))
     medians = {} if warm is None else {name: summary.median for name, summary in warm.stages.items()}
     stages = stage_resources(row.work if row.warm or row.cold else {}, medians, limits)
     if row.watched is not None:
@@ -98,7 +98,7 @@ def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, 
         engine=row.facts or unknown_facts(job),
         settings=settings_of(job, prompts),
         warm=warm,
-        cold=timing_of(row.cold, request.frames, request.fps),
+        cold=timing_of(row.cold, request.frames, float(request.fps)),
         quality=quality_of(row),
         stages=stages,
         memory_timeline=[] if row.watched is None else row.watched.timeline,

@@ -11,7 +11,7 @@ from ..core.errors import UsageError
 from ..core.progress import Progress
 from ..core.units import parse_bytes
 from ..runtime.planning import plan_bundle
-from ..runtime.request import complete_request
+from ..runtime.request import OpenRequest
 from .grid import Plan, plan_rows
 from .records.record import Record
 from .resources.machine import find_machine, find_versions
@@ -34,7 +34,7 @@ def plan_one(
         parse_bytes(memory)
     planned = plan_rows([bundle], [engine], None, [None], [None], prompts, threads, on_progress=on_progress)[0].job
     plan_bundle(planned.bundle.folder, memory=memory, engine=engine)
-    request = complete_request(planned.bundle.manifest, prompts[0])
+    request = OpenRequest(prompts[0]).complete(planned.bundle.manifest)
     name = f"{planned.bundle.manifest.name}, {request.steps} step{'s' * (request.steps != 1)}"
     return Plan(name, "edgereel", replace(planned, request=request, memory=memory))
 

@@ -12,7 +12,7 @@ from .stats.turns import Turns, compare
 _DIGITS = 7  # tenths of a microsecond: less is the clock's noise
 
 
-def timing_of(clips: Sequence[ClipTimes], frames: int, fps: int) -> Timing | None:
+def timing_of(clips: Sequence[ClipTimes], frames: int, fps: float) -> Timing | None:
     """Return the distribution of every stage and detail over clips of so many frames; None where there is no clip."""
     if not clips:
         return None

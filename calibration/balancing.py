@@ -12,7 +12,7 @@ from .forms import LARGEST, Floats, WeightKind, dynamic_scales, quantize_weight,
 from .graph_file import GraphFile
 from .recording import readers_by_tensor
 from .rewriting import GraphPlan
-from .statistics import Seen, Slot, bin_magnitudes
+from .statistics import Slot, TensorStatistics, bin_magnitudes
 
 ActivationMode = Literal["float", "dynamic", "static"]
 
@@ -31,7 +31,7 @@ def plan_graph(
     graph: GraphFile,
     weights: Mapping[str, WeightKind],
     activations: ActivationMode,
-    seen: Mapping[str, Mapping[Slot, Seen]] | None,
+    seen: Mapping[str, Mapping[Slot, TensorStatistics]] | None,
 ) -> GraphPlan:
     """Return the plan of a graph whose linears get these kinds of weight, but for those that static scales do not suit.
 
@@ -61,10 +61,10 @@ def plan_graph(
     return GraphPlan(possible, ranges, factors)
 
 
-def merge(parts: Iterable[Seen]) -> Seen:
+def merge(parts: Iterable[TensorStatistics]) -> TensorStatistics:
     """Return the statistics of one tensor over several slots."""
     several = list(parts)
-    return Seen(
+    return TensorStatistics(
         np.min([part.minimum for part in several], axis=0),
         np.max([part.maximum for part in several], axis=0),
         np.sum([part.squares for part in several], axis=0),
@@ -75,13 +75,13 @@ def merge(parts: Iterable[Seen]) -> Seen:
     )
 
 
-def channel_magnitudes(seen: Seen) -> Floats:
+def channel_magnitudes(seen: TensorStatistics) -> Floats:
     """Return the largest magnitude of each channel, float32 [K]."""
     magnitudes: Floats = np.maximum(np.abs(seen.minimum), np.abs(seen.maximum))
     return magnitudes
 
 
-def static_range(seen: Seen, kind: WeightKind, factors: Floats | None = None) -> float:
+def static_range(seen: TensorStatistics, kind: WeightKind, factors: Floats | None = None) -> float:
     """Return the largest magnitude that a static scale should cover, after division by the factors.
 
     For int8 the one with the smallest mean squared error: a few values are clipped where that resolves all others better.
@@ -106,7 +106,9 @@ def _least_error(magnitudes: NDArray[np.float64], counts: NDArray[np.float64], l
     return min((largest * float(shrink) for shrink in SHRINKS), key=error)
 
 
-def balance(seen: Seen, weights: Sequence[Floats], kind: WeightKind, activations: ActivationMode) -> Floats | None:
+def balance(
+    seen: TensorStatistics, weights: Sequence[Floats], kind: WeightKind, activations: ActivationMode
+) -> Floats | None:
     """Return the factors, float32 [K], that a tensor is best divided by and its weights multiplied; None for none.
 
     SmoothQuant, Xiao et al. 2022 (arXiv 2211.10438, equation 4): max|x|^alpha / max|w|^(1 - alpha) by channel. Tried on
@@ -137,7 +139,11 @@ def _factors(reads: Floats, writes: Floats, alpha: float) -> Floats:
 
 
 def output_error(
-    seen: Seen, weights: Sequence[Floats], kind: WeightKind, activations: ActivationMode, factors: Floats | None
+    seen: TensorStatistics,
+    weights: Sequence[Floats],
+    kind: WeightKind,
+    activations: ActivationMode,
+    factors: Floats | None,
 ) -> float:
     """Return the squared error of linears on the tokens that were kept, relative to each token's output, the mean of all.
 

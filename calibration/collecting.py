@@ -18,13 +18,13 @@ from ..core.progress import Progress, report_progress
 from ..engines import EngineOptions, get_engine
 from ..runtime.batch import read_prompts
 from ..runtime.reel import Reel
-from ..runtime.request import Request, complete_request
+from ..runtime.request import OpenRequest, Request
 from ..runtime.sampling.recipes import schedule_of
 from ..runtime.text.embedder import NEGATIVE, Prompt
 from ..runtime.text.embedding_cache import EmbeddingCache
 from .graph_file import GraphFile
 from .recording import RecordingEngine
-from .statistics import ROWS_KEPT, Plan, Statistics, load_statistics
+from .statistics import ROWS_KEPT, RecordingPlan, Statistics, load_statistics
 
 
 def calibrate(
@@ -47,9 +47,9 @@ def calibrate(
     check_file_target(output)
     opened = open_bundle(bundle or demo_bundle_path(), on_progress=on_progress)
     settings: dict[str, Any] = {"recipe": recipe, "steps": steps, "size": size, "frames": frames}
-    request = complete_request(opened.manifest, texts[0], **settings)
+    request = OpenRequest(texts[0], **settings).complete(opened.manifest)
     graphs = denoiser_graphs(opened)
-    plan = Plan(opened.manifest.digest, _hash(texts), len(texts), seeds, _recipe(request))
+    plan = RecordingPlan(opened.manifest.digest, _hash(texts), len(texts), seeds, _recipe(request))
     statistics = _begin(output, plan)
     report_progress(on_progress, "calibrate", statistics.clips, statistics.clips_in_all)
     if statistics.clips == statistics.clips_in_all:
@@ -103,7 +103,7 @@ def _in_words(keys: list[str]) -> str:
     return {"prompt_count": "the prompts", "seeds": "the number of seeds"}.get(keys[0], f"the {keys[0]}")
 
 
-def _begin(output: Path, plan: Plan) -> Statistics:
+def _begin(output: Path, plan: RecordingPlan) -> Statistics:
     """Return the statistics to go on with: those that are there, where they are of the same plan, or new ones."""
     if not output.exists():
         return Statistics(plan)

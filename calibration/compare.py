@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,14 @@ from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import UsageError
 from ..core.interrupts import temporary_folder
-from ..core.progress import report_progress
+from ..core.progress import Progress, report_progress
 from ..demo.clips import Subject, split
 from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
 from ..quality import metrics
+from ..quality.metrics import Clip
 from ..runtime.reel import Reel
 from .observe import ObservedEngine
-
-Progress = Callable[[str, int, int], Any]
-Clip = NDArray[np.uint8]
 
 DEFAULT_PROMPTS = 8
 _FEWEST_FRAMES = 5  # that the scorer can read
@@ -68,7 +66,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BundleComparison:
     """The whole result. Means are over clips."""
 
     first: Side
@@ -124,7 +122,7 @@ def compare_bundles(
     budget_db: float | None = None,
     pictures: int = 0,
     on_progress: Progress | None = None,
-) -> Comparison:
+) -> BundleComparison:
     """Make every prompt with every seed by both bundles and measure how far the second's clips are from the first's.
 
     prompts: None takes held-out captions, where both are demo models. steps: None takes the first bundle's default recipe.
@@ -166,7 +164,7 @@ def compare_bundles(
         asked = [subjects[prompt] for prompt, _ in jobs]
         shown = [score_readings(zip(found, asked, strict=True)) for found in readings]
     one, other = (_side(bundle, score) for bundle, score in zip(bundles, shown, strict=True))
-    return Comparison(one, other, figures, budget_db, kept)
+    return BundleComparison(one, other, figures, budget_db, kept)
 
 
 def _clips(

@@ -40,7 +40,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Choice:
+class KeptLayers:
     """kept: the layers that stay as they are. psnr_db: measured with all others quantized. tried: number of such measurements."""
 
     kept: frozenset[Layer]
@@ -65,7 +65,7 @@ def choose_kept(
     budget_db: float,
     measure: Callable[[frozenset[Layer]], SquaredErrors],
     most_bytes: int,
-) -> Choice:
+) -> KeptLayers:
     """Return the cheapest choice found whose clips are at least `budget_db` from the source's.
 
     What layers do to the squared error of frames is taken to add up, which chooses; then the choice is measured as a
@@ -102,7 +102,7 @@ def choose_kept(
     best = min(meeting or {everything}, key=lambda kept: _cost(effects, kept))
     if _cost(effects, best) > most_bytes:
         raise QualityError(f"{budget_db:g} dB would take a bundle as large as in fp16: ask for less, or export in fp16")
-    return Choice(best, measured[best], len(measured))
+    return KeptLayers(best, measured[best], len(measured))
 
 
 def _predict(

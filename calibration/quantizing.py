@@ -20,7 +20,7 @@ from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.batch import read_prompts
 from .balancing import ActivationMode, plan_graph
 from .collecting import denoiser_graphs
-from .compare import Comparison, compare_bundles, default_prompts
+from .compare import BundleComparison, compare_bundles, default_prompts
 from .forms import WeightKind
 from .graph_file import GraphFile
 from .model_card import add_to_card
@@ -270,7 +270,7 @@ def _write(
     return manifest
 
 
-def _figures(comparison: Comparison) -> dict[str, Any]:
+def _figures(comparison: BundleComparison) -> dict[str, Any]:
     """Return what the manifest keeps of a comparison: no paths, and no more digits than mean anything."""
     figures: dict[str, Any] = {name: round(value, 4) for name, value in comparison.figures().items()}
     figures |= {"clips": len(comparison.clips), "drift": [round(value, 4) for value in comparison.drift()]}
@@ -279,7 +279,7 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
     return figures
 
 
-def _check_budget(comparison: Comparison, settings: Settings) -> None:
+def _check_budget(comparison: BundleComparison, settings: Settings) -> None:
     if settings.budget_db is not None and comparison.psnr_db < settings.budget_db:
         mixed = settings.precision == "mixed"
         advice = "ask for a little more, or give --prompts" if mixed else "--precision mixed keeps what that takes"

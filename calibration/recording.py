@@ -19,7 +19,7 @@ import onnx
 from ..core.errors import EngineError
 from ..engines import Engine, EngineOptions, Session, Tensor
 from .graph_file import GraphFile
-from .statistics import Branch, Seen, Slot, Statistics
+from .statistics import Branch, Slot, Statistics, TensorStatistics
 
 SAMPLED_TOKENS = 8
 """Of each tensor at each run, evenly spaced."""
@@ -97,7 +97,7 @@ class RecordingSession(Session):
                     f"{self._graph.name}: what goes into {readers[0]} at timestep {slot.timestep:g} ({branch}) has values "
                     "that are not finite numbers: the model overflows there and cannot be calibrated"
                 )
-            seen = self._seen[tensor].setdefault(slot, Seen.nothing(len(minimum)))
+            seen = self._seen[tensor].setdefault(slot, TensorStatistics.nothing(len(minimum)))
             seen.add(minimum, maximum, squares, int(tokens[0]), sampled, self._rows_kept)
         return outputs
 

@@ -13,7 +13,7 @@ from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
 from ..core.files import write_text
-from .compare import Comparison
+from .compare import BundleComparison
 
 PICTURES = 6
 _COLUMNS = 6
@@ -29,7 +29,7 @@ figcaption { margin: 1rem 0 .25rem } figure { margin: 0 }
 """
 
 
-def summary(comparison: Comparison) -> str:
+def summary(comparison: BundleComparison) -> str:
     """Return the means, the prompt score, the drift and the verdict as lines of text."""
     means = comparison.figures()
     first, second = comparison.first, comparison.second
@@ -53,12 +53,12 @@ def summary(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def write_report(comparison: Comparison, path: Path) -> None:
+def write_report(comparison: BundleComparison, path: Path) -> None:
     """Write the page; an existing file is replaced. Raises OutputError."""
     write_text(path, _page(comparison))
 
 
-def _page(comparison: Comparison) -> str:
+def _page(comparison: BundleComparison) -> str:
     verdict = ""
     if comparison.within_budget is not None:
         kind, word = ("good", "kept") if comparison.within_budget else ("bad", "missed")

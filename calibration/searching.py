@@ -15,7 +15,7 @@ from ..core.progress import Progress, report_progress
 from ..engines.base import Activations
 from .forms import BLOCK
 from .graph_file import GraphFile, Linear
-from .mixed import Choice, Effect, Layer, choose_kept, sensitive_layers
+from .mixed import Effect, KeptLayers, Layer, choose_kept, sensitive_layers
 from .rewriting import GraphPlan
 from .trials import SquaredErrors, Trials, mean_decibels
 
@@ -42,7 +42,7 @@ class Search:
     threads: int | None
 
 
-def search_kept(search: Search, on_progress: Progress | None) -> Choice:
+def search_kept(search: Search, on_progress: Progress | None) -> KeptLayers:
     """Return which linears to keep as they are. Raises QualityError where nothing smaller than fp16 meets the budget."""
     texts = {} if search.text is None else {_TEXT: search.text}
     graphs = [graph for graph, _ in (texts | dict(search.plans)).values()]
@@ -62,7 +62,7 @@ def search_kept(search: Search, on_progress: Progress | None) -> Choice:
         ):
             everything_quantized = mean_decibels(trials.errors({**texts, **search.plans}))
             if everything_quantized >= search.budget_db:
-                return Choice(frozenset(), everything_quantized, 1)
+                return KeptLayers(frozenset(), everything_quantized, 1)
             effects = _effects(search, trials, on_progress)
             others = trials.errors(texts) if texts else (0.0,) * trials.clips
             start = [layer for name, (graph, _) in search.plans.items() for layer in _sensitive(name, graph)]

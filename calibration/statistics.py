@@ -35,7 +35,7 @@ class Slot(NamedTuple):
 
 
 @dataclass
-class Seen:
+class TensorStatistics:
     """One tensor's activations at one slot, over all clips and positions.
 
     minimum, maximum: float32 [K], by channel. squares: float64 [K], summed over `tokens`. histogram: int64 [BINS], of the
@@ -51,9 +51,9 @@ class Seen:
     offered: int
 
     @staticmethod
-    def nothing(channels: int) -> Seen:
+    def nothing(channels: int) -> TensorStatistics:
         """Return the statistics of no token."""
-        return Seen(
+        return TensorStatistics(
             np.full(channels, np.inf, np.float32),
             np.full(channels, -np.inf, np.float32),
             np.zeros(channels),
@@ -84,7 +84,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecordingPlan:
     """What is to be recorded: everything that must be the same for a run to go on, or for statistics to be used.
 
     bundle: its digest. prompts: sha256 of their lines. recipe: name, sampler, steps, guidances, size, frames.
@@ -105,9 +105,9 @@ class Statistics:
     far, of plan.prompt_count * plan.seeds.
     """
 
-    plan: Plan
+    plan: RecordingPlan
     clips: int = 0
-    seen: dict[str, dict[str, dict[Slot, Seen]]] = field(default_factory=dict)
+    seen: dict[str, dict[str, dict[Slot, TensorStatistics]]] = field(default_factory=dict)
     linears: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     @property
@@ -157,7 +157,7 @@ def load_statistics(path: Path) -> Statistics:
             header = json.loads(str(file["header"]))
             if header.get("what") != _MAGIC or header.get("version") != VERSION:
                 raise ValueError("of another version")
-            statistics = Statistics(Plan(**header["plan"]), int(header["clips"]))
+            statistics = Statistics(RecordingPlan(**header["plan"]), int(header["clips"]))
             for graph, tensors in header["graphs"].items():
                 statistics.seen[graph] = {
                     entry["tensor"]: _slots(file, f"{graph}/{index}", entry["slots"])
@@ -187,7 +187,7 @@ def bin_magnitudes() -> NDArray[np.float64]:
 _STACKED = ("minimum", "maximum", "squares", "histogram")
 
 
-def _arrays(prefix: str, slots: Iterable[Seen]) -> dict[str, NDArray[Any]]:
+def _arrays(prefix: str, slots: Iterable[TensorStatistics]) -> dict[str, NDArray[Any]]:
     parts = list(slots)
     arrays = {f"{prefix}/{name}": np.stack([getattr(part, name) for part in parts]) for name in _STACKED}
     arrays[f"{prefix}/rows"] = np.concatenate([part.rows for part in parts])
@@ -195,12 +195,12 @@ def _arrays(prefix: str, slots: Iterable[Seen]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _slots(file: Any, prefix: str, slots: list[tuple[Branch, float]]) -> dict[Slot, Seen]:
+def _slots(file: Any, prefix: str, slots: list[tuple[Branch, float]]) -> dict[Slot, TensorStatistics]:
     stacked = [file[f"{prefix}/{name}"] for name in _STACKED]
     rows, counts = file[f"{prefix}/rows"], file[f"{prefix}/counts"]
     ends = np.cumsum(counts[:, 2])
     return {
-        Slot(branch, float(timestep)): Seen(
+        Slot(branch, float(timestep)): TensorStatistics(
             stacked[0][index].copy(),
             stacked[1][index].copy(),
             stacked[2][index].copy(),

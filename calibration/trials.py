@@ -12,12 +12,12 @@ import numpy as np
 from ..bundle.reader import Bundle
 from ..engines import Engine, EngineOptions, Session, Tensor, get_engine
 from ..engines.base import Activations
-from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
+from ..quality.metrics import PSNR_OF_EQUAL_FRAMES, Clip
 from ..runtime.reel import Reel
-from ..runtime.request import complete_request
+from ..runtime.request import OpenRequest
 from ..runtime.text.embedding_cache import EmbeddingCache
 from .collecting import embed_all
-from .compare import Clip, default_prompts
+from .compare import default_prompts
 from .graph_file import GraphFile
 from .recording import link_data
 from .rewriting import GraphPlan, WeightFile, write_quantized
@@ -57,7 +57,7 @@ class Trials:
             self._data[graph.name] = WeightFile(folder / f"{graph.name}.quantized").__enter__()
         texts = default_prompts(bundle.manifest) if prompts is None else prompts
         self._texts = texts
-        self._guided = max(complete_request(bundle.manifest, "", steps=steps).guidances) > 1
+        self._guided = max(OpenRequest("", steps=steps).complete(bundle.manifest).guidances) > 1
         self._settings = [(text, seed) for text in texts for seed in seeds]
         self._embed()
         self._reference = [self._frames(text, seed) for text, seed in self._settings]

@@ -10,7 +10,7 @@ import typer
 from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
 from .application import app
-from .options import EngineOption, JsonOption, MemoryOption, device_of, parse_size
+from .options import EngineOption, JsonOption, MemoryOption, parse_size, reel_options
 from .terminal import print_cache, print_json, show_plan, spinner, stage_progress
 
 cache = typer.Typer(help="What is kept in the user's cache folder: built engines, lowered graphs, embeddings.")
@@ -78,8 +78,8 @@ def build(
             raise UsageError(
                 "--target and --compute-capability are for --dry-run: what is built is for this device (--engine)"
             )
-        device = device_of(engine, None, memory, as_json)
-        with stage_progress() as progress, device.load(bundle, progress) as reel:
+        options = reel_options(engine, None, memory, as_json)
+        with stage_progress() as progress, options.open(bundle, progress) as reel:
             result = build_engines(reel, pixels, frames, progress)
         if as_json:
             print_json(result)

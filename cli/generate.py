@@ -17,8 +17,9 @@ from .options import (
     MemoryOption,
     PrivateOption,
     ThreadsOption,
-    device_of,
+    parse_fps,
     parse_size,
+    reel_options,
 )
 from .terminal import print_json, print_video, stage_progress
 
@@ -49,7 +50,9 @@ def generate(
     negative: Annotated[str | None, typer.Option(help="What the video should not show.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels.")] = None,
     frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
-    fps: Annotated[int | None, typer.Option(help="Frames per second of the file.")] = None,
+    fps: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Frames per second of the file: 24, 23.976, 24000/1001.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="euler, unipc, sde or rcm.")] = None,
     recipe: Annotated[str | None, typer.Option(help="One of the bundle's recipes, see inspect.")] = None,
     latents: Annotated[
@@ -71,28 +74,29 @@ def generate(
     """Make a video of a prompt."""
     with interrupts_wait():
         from ..runtime.batch import Job, read_latents, run_jobs
+        from ..runtime.request import OpenRequest
 
     jobs = Job.plan(prompt, prompts, output, format)
-    settings = {
-        "seed": seed,
-        "steps": steps,
-        "guidance": guidance,
-        "negative_prompt": negative,
-        "size": None if size is None else parse_size(size),
-        "frames": frames,
-        "fps": fps,
-        "sampler": sampler,
-        "recipe": recipe,
-        "latents": None if latents is None else read_latents(latents),
-    }
+    asked = OpenRequest(
+        prompt or "",
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        negative_prompt=negative,
+        size=None if size is None else parse_size(size),
+        frames=frames,
+        fps=None if fps is None else parse_fps(fps),
+        sampler=sampler,
+        recipe=recipe,
+        latents=None if latents is None else read_latents(latents),
+    )
     with stage_progress() as progress:
         results = run_jobs(
             jobs,
-            settings,
+            asked,
             bundle=bundle,
-            device=device_of(engine, threads, memory, as_json),
+            options=reel_options(engine, threads, memory, as_json, cache=not no_cache),
             private=private,
-            cache=not no_cache,
             keep_latents=keep_latents,
             on_progress=progress,
         )
@@ -129,7 +133,7 @@ def decode(
             latents,
             output,
             bundle=bundle,
-            device=device_of(engine, threads, memory, as_json),
+            options=reel_options(engine, threads, memory, as_json),
             private=private,
             on_progress=progress,
         )
@@ -150,7 +154,7 @@ def embed(
 ) -> None:
     """Embed prompts ahead: generate, with the same bundle and engine, then never loads the text encoder for them."""
     with interrupts_wait():
-        from ..runtime.text.embed_ahead import embed_ahead
+        from ..runtime.embed_ahead import embed_ahead
 
     with stage_progress() as progress:
         result = embed_ahead(

@@ -11,7 +11,8 @@ from ..core.errors import UsageError
 from .terminal import show_note, show_pick, show_plan
 
 if TYPE_CHECKING:
-    from ..runtime.batch import Device
+    from ..runtime.batch import ReelOptions
+    from ..runtime.video.frame_rate import FrameRate
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto, cpu, cuda, tensorrt or rtx.")]
@@ -28,11 +29,20 @@ PrivateOption = Annotated[bool, typer.Option("--private", help="Leave the prompt
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
 
 
-def device_of(engine: str, threads: int | None, memory: str | None, as_json: bool) -> Device:
-    """Return what a command's options say videos are made on, with what is told of it on the terminal."""
-    from ..runtime.batch import Device
+def reel_options(
+    engine: str, threads: int | None, memory: str | None, as_json: bool, *, cache: bool = True
+) -> ReelOptions:
+    """Return how a command's options say that a bundle is opened, with what is told of it on the terminal."""
+    from ..runtime.batch import ReelOptions
 
-    return Device(engine, threads, memory, show_pick, show_plan(as_json, memory is not None), show_note)
+    return ReelOptions(engine, threads, memory, cache, show_pick, show_plan(as_json, memory is not None), show_note)
+
+
+def parse_fps(text: str) -> FrameRate:
+    """Return the speed of "24", "23.976" or "24000/1001". Raises UsageError."""
+    from ..runtime.video.frame_rate import parse_frame_rate
+
+    return parse_frame_rate(text)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -103,6 +103,8 @@ def print_video(result: dict[str, Any]) -> None:
     known = [f"{peak / 2**20:.0f} MiB{where}" for where, peak in peaks.items() if peak is not None]
     memory = f"; {' and '.join(known)} at most" if known else ""
     print(f"{one_line(result['output'])}  ({times}{memory})")
+    if "latents" in result:
+        print(f"{one_line(result['latents'])}  (its latents, for edgereel decode)")
 
 
 def show_plan(quiet: bool, always: bool) -> Callable[[MemoryPlan], None]:

@@ -59,9 +59,10 @@ def synchronise(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def check_file_target(path: Path) -> Path:
+def check_file_target(path: Path, tried: set[Path] | None = None) -> Path:
     """Return the absolute path, links followed, of a file to write, after making sure that it can be.
 
+    tried: folders that are known to take new files; this one's is added.
     Raises OutputError where the folder is missing or cannot be written to, or something other than a file is in the way.
     """
     with output_errors(path):
@@ -70,12 +71,17 @@ def check_file_target(path: Path) -> Path:
             raise OutputError(f"cannot write {path}: it is a folder")
         if target.exists() and not target.is_file():
             raise OutputError(f"cannot write {path}: it is not a regular file")
-        check_parent(path, target)
+        check_parent(path, target, tried)
     return target
 
 
-def check_parent(path: Path, target: Path) -> None:
-    """Make sure that a target's folder takes new files. Raises OutputError, naming the path that was asked for."""
+def check_parent(path: Path, target: Path, tried: set[Path] | None = None) -> None:
+    """Make sure that a target's folder takes new files. Raises OutputError, naming the path that was asked for.
+
+    tried: folders that are known to; this one is added.
+    """
+    if tried is not None and target.parent in tried:
+        return
     with output_errors(path):
         if not target.parent.is_dir():
             raise OutputError(f"cannot write {path}: the folder {target.parent} does not exist")
@@ -86,6 +92,8 @@ def check_parent(path: Path, target: Path) -> None:
             probe.touch(exist_ok=False)
         finally:
             probe.unlink(missing_ok=True)
+    if tried is not None:
+        tried.add(target.parent)
 
 
 def temporary_beside(target: Path, suffix: str = ".part") -> Path:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import EngineError, OutputError, PromptError, UsageError, one_line
+from ..core.errors import EngineError, OutputError, UsageError, one_line
 from ..core.machine import peak_host_memory
 from ..core.progress import Progress
 from .clip import Video
-from .latents_file import SUFFIX, read_video, write_latents
+from .latents_file import latents_path, read_video, write_latents
 from .memory.plan import MemoryPlan
-from .reel import Reel, describe_engine, load
-from .video.output import SUFFIXES, check_format, check_fps, check_output, format_of
+from .reel import Reel, load
+from .request import OpenRequest
+from .text.embedder import Prompt
+from .video.output import SUFFIXES, Output, check_format, format_of
 
 _LARGEST_PROMPT_FILE = 2**24
 _LARGEST_LATENTS = 2**33
-_QUOTED = 60
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Job:
     """One video to make."""
 
     prompt: str
-    output: Path
+    output: Output
 
     @staticmethod
     def plan(
         prompt: str | None, prompts: Path | None, output: Path | None = None, format: str | None = None
     ) -> list[Job]:
-        """Return what is to be made, outputs as they were given, after checking that it can be written.
+        """Return what is to be made, after checking that it can be written.
 
         With a file of prompts, `output` is a folder (`out` if None; `run_jobs` makes it) of 001.mp4, 002.mp4, … in the file's
         order, or of what `format` says; without, its suffix says the format (None: out.mp4, or `out` in that format).
@@ -52,21 +52,21 @@ class Job:
             output = Path(f"out{suffix}") if output is None else output
             if format and SUFFIXES[format_of(output)] != suffix:
                 raise UsageError(f"-o {output} says another format than --format {format}: leave one of them out")
-            check_output(output)
-            return [Job(prompt, output)]
+            return [Job(prompt, Output.check(output))]
         lines = read_prompts(prompts)
-        output = output or Path("out")
-        if output.suffix.lower() in filter(None, SUFFIXES.values()):
-            raise UsageError(f"with --prompts, -o names a folder for the videos; {output} looks like a file")
+        folder = output or Path("out")
+        if folder.suffix.lower() in filter(None, SUFFIXES.values()):
+            raise UsageError(f"with --prompts, -o names a folder for the videos; {folder} looks like a file")
         digits = max(3, len(str(len(lines))))
-        jobs = [Job(line, output / f"{n:0{digits}}{suffix}") for n, line in enumerate(lines, start=1)]
-        if os.path.lexists(output):
-            _make_folder(output)
-            for job in jobs:
-                check_output(job.output)
-        elif not output.parent.is_dir():
-            raise OutputError(f"{output}: cannot make this folder: {output.parent} does not exist")
-        return jobs
+        paths = [folder / f"{number:0{digits}}{suffix}" for number in range(1, len(lines) + 1)]
+        if os.path.lexists(folder):
+            _make_folder(folder)
+            outputs = Output.check_all(paths)
+        elif folder.parent.is_dir():
+            outputs = [Output.in_new_folder(path) for path in paths]
+        else:
+            raise OutputError(f"{folder}: cannot make this folder: {folder.parent} does not exist")
+        return [Job(line, each) for line, each in zip(lines, outputs, strict=True)]
 
 
 def _make_folder(folder: Path) -> None:
@@ -94,17 +94,6 @@ def read_prompts(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-@contextmanager
-def prompt_named(prompt: str, number: int, count: int) -> Iterator[None]:
-    """Say in a PromptError of the block which of several prompts, counted from 1, it is about."""
-    try:
-        yield
-    except PromptError as error:
-        if count == 1:
-            raise
-        raise PromptError(f"prompt {number} of {count}, {prompt[:_QUOTED]!r}: {error}") from error
-
-
 def read_latents(path: Path) -> NDArray[np.float32]:
     """Return the array of a .npy file, its declared size checked before it is allocated. Raises UsageError."""
     try:
@@ -123,22 +112,24 @@ def read_latents(path: Path) -> NDArray[np.float32]:
     return np.array(array)
 
 
-class Device(NamedTuple):
-    """What videos are made on.
+class ReelOptions(NamedTuple):
+    """How a bundle is opened to make videos.
 
-    memory: see budget_of. on_pick: told what `auto` picked and why; on_plan, on_step_down: of the memory plan and what changes it.
+    memory: see budget_of. cache: see reel.load. on_pick: told what `auto` picked and why; on_plan, on_step_down: of the memory
+    plan and what changes it.
     """
 
     engine: str = "auto"
     threads: int | None = None
     memory: str | None = None
+    cache: bool = True
     on_pick: Callable[[str], object] | None = None
     on_plan: Callable[[MemoryPlan], object] | None = None
     on_step_down: Callable[[str], object] | None = None
 
-    def load(self, bundle: Path | None, on_progress: Progress | None = None, cache: bool = True) -> Reel:
-        """Open a bundle for this device; see reel.load."""
-        reel = load(bundle, self.engine, self.threads, on_progress, cache, self.memory)
+    def open(self, bundle: Path | None, on_progress: Progress | None = None) -> Reel:
+        """Open a bundle; see reel.load."""
+        reel = load(bundle, self.engine, self.threads, on_progress, self.cache, self.memory)
         if self.on_pick is not None and reel.engine_picked:
             self.on_pick(reel.engine_picked)
         reel.on_plan, reel.graphs.on_step = self.on_plan, self.on_step_down
@@ -147,31 +138,33 @@ class Device(NamedTuple):
 
 def run_jobs(
     jobs: list[Job],
-    settings: dict[str, Any],
+    asked: OpenRequest,
     *,
     bundle: Path | None,
-    device: Device,
+    options: ReelOptions,
     private: bool = False,
-    cache: bool = True,
     keep_latents: bool = False,
     on_progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make each job's video with one opened reel; yield a record of each as it is finished.
 
-    keep_latents: put each clip's latents beside its output. They are put there too where decoding fails.
+    asked: the settings of all of them, each with its own prompt. keep_latents: put each clip's latents beside its output, once
+    that is written. They are put there too where decoding fails.
     """
-    with device.load(bundle, on_progress, cache) as reel:
-        _check_all(jobs, settings, reel)
-        _make_folder(jobs[0].output.parent)
+    with options.open(bundle, on_progress) as reel:
+        fps = asked.complete(reel.bundle.manifest).fps
+        jobs = [replace(job, output=job.output.at(fps)) for job in jobs]
+        _check_prompts(jobs, reel, on_progress)
+        _make_folder(jobs[0].output.given.parent)
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             cached_before = reel.embedder.cached
-            video = reel.generate(job.prompt, **settings, on_progress=on_progress)
-            if keep_latents:
-                write_latents(latents_beside(job.output), video, reel.bundle, private=private)
-            _save(video, job.output, reel, private, on_progress)
+            video = reel.make(replace(asked, prompt=job.prompt), on_progress)
+            _write(video, job.output, reel, private, on_progress)
             record = _record(video, job.output, reel, before, reel.embedder.cached - cached_before)
-            yield {**record, **({"latents": str(latents_beside(job.output))} if keep_latents else {})}
+            if keep_latents:
+                record["latents"] = str(_keep_latents(video, job.output, reel, private))
+            yield record
 
 
 def decode_file(
@@ -179,7 +172,7 @@ def decode_file(
     output: Path,
     *,
     bundle: Path | None,
-    device: Device,
+    options: ReelOptions,
     private: bool = False,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -187,41 +180,40 @@ def decode_file(
 
     Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
     """
-    check_output(output)
-    with device.load(bundle, on_progress) as reel:
+    checked = Output.check(output)
+    with options.open(bundle, on_progress) as reel:
         reel.only_decodes = True
         video = read_video(latents, reel)
-        video.save(output, private=private, on_progress=on_progress)
-        return _record(video, output, reel, {}, 0)
+        written = checked.at(video.request.fps)
+        video.write(written, private=private, on_progress=on_progress)
+        return _record(video, written, reel, {}, 0)
 
 
-def latents_beside(output: Path) -> Path:
-    """Return where the latents of an output are kept."""
-    return output.with_suffix(SUFFIX)
+def _check_prompts(jobs: list[Job], reel: Reel, on_progress: Progress | None) -> None:
+    """Raise PromptError for any job: a mistake in the last should not come to light after hours."""
+    reel.embedder.check_all([Prompt(job.prompt) for job in jobs], on_progress)
 
 
-def _check_all(jobs: list[Job], settings: dict[str, Any], reel: Reel) -> None:
-    """Raise PromptError or UsageError for any job: a mistake in the last should not come to light after hours."""
-    for number, job in enumerate(jobs, start=1):
-        with prompt_named(job.prompt, number, len(jobs)):
-            reel.check_prompt(job.prompt)
-        check_fps(job.output, settings.get("fps") or reel.bundle.manifest.defaults.fps)
-
-
-def _save(video: Video, output: Path, reel: Reel, private: bool, on_progress: Progress | None) -> None:
+def _write(video: Video, output: Output, reel: Reel, private: bool, on_progress: Progress | None) -> None:
     """Decode and write a clip; where that fails, what was sampled is not lost."""
     try:
-        video.save(output, private=private, on_progress=on_progress)
+        video.write(output, private=private, on_progress=on_progress)
     except (EngineError, OutputError) as error:
-        path = latents_beside(output)
         try:
-            write_latents(path, video, reel.bundle, private=private)
+            path = _keep_latents(video, output, reel, private)
         except OutputError:
             raise error from None
         raise type(error)(f"{error}. The latents are kept: edgereel decode {one_line(path)}") from error
 
 
-def _record(video: Video, output: Path, reel: Reel, before: dict[str, float], cached: int) -> dict[str, Any]:
+def _keep_latents(video: Video, output: Output, reel: Reel, private: bool) -> Path:
+    """Write a clip's latents beside its output and return where. Raises OutputError."""
+    path = latents_path(output.given)
+    write_latents(path, video, reel.bundle, private=private)
+    return path
+
+
+def _record(video: Video, output: Output, reel: Reel, before: dict[str, float], cached: int) -> dict[str, Any]:
     """Return what a program wants to know of a finished video.
 
     That is the output, the settings, the engines that ran, the seconds of each stage since `before`, how many of the clip's
@@ -229,10 +221,10 @@ def _record(video: Video, output: Path, reel: Reel, before: dict[str, float], ca
     """
     plan = reel.graphs.plan
     return {
-        "output": str(output),
+        "output": str(output.given),
         "settings": video.request.settings(),
         "bundle_digest": reel.bundle.manifest.digest,
-        "engine": {**describe_engine(reel), "picked": reel.engine_picked},
+        "engine": {**reel.facts(), "picked": reel.engine_picked},
         "seconds": {stage: round(total - before.get(stage, 0.0), 4) for stage, total in reel.timings.items()},
         "cached_prompts": cached,
         "memory": {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,37 @@ from safetensors.numpy import save_file
 
 from ..bundle.geometry import clip_size
 from ..bundle.reader import Bundle
-from ..core.errors import UsageError, one_line
+from ..core.errors import OutputError, UsageError, one_line
 from ..core.files import whole_file
+from ..core.machine import free_host_memory
+from ..core.units import format_bytes
 from ..core.version import __version__
 from .clip import Video
 from .memory.sizes import DECODER_GRAPHS
 from .reel import Reel
 from .request import Request
+from .video.frame_rate import frame_rate, parse_frame_rate
 
 SUFFIX = ".safetensors"
+_LONGEST_NAME = 255
+"""Bytes of a file's name that file systems take."""
+_MOST_NAMES = 1000
+_LARGEST_HEADER = 2**20
+
+
+def latents_path(output: Path) -> Path:
+    """Return where the latents of an output are kept: beside it, under its name, replacing nothing but latents of ours.
+
+    Where a file of somebody else's has that name, or the name would be too long for the file system, it is another one.
+    """
+    stem = output.stem if output.suffix else output.name
+    for number in range(1, _MOST_NAMES):
+        ending = SUFFIX if number == 1 else f".latents{'' if number == 2 else f'-{number - 1}'}{SUFFIX}"
+        kept = stem.encode("utf-8", "surrogateescape")[: _LONGEST_NAME - len(ending)].decode("utf-8", "ignore")
+        path = output.with_name(kept + ending)
+        if not os.path.lexists(path) or _is_ours(path):
+            return path
+    raise OutputError(f"{output.parent}: holds so many files named {stem} that none is left for the latents")
 
 
 def write_latents(path: Path, video: Video, bundle: Bundle, *, private: bool = False) -> Path:
@@ -64,17 +87,20 @@ def read_video(path: Path, reel: Reel) -> Video:
             f"{reel.bundle.manifest.name} ({reel.bundle.manifest.digest}): choose it with --bundle"
         )
     try:
-        request = TypeAdapter(Request).validate_json(metadata.get("settings", ""))
-    except (ValidationError, ValueError, RecursionError) as error:
+        settings = json.loads(metadata.get("settings", ""))
+        fps = settings["fps"]
+        settings["fps"] = parse_frame_rate(fps) if isinstance(fps, str) else frame_rate(fps)
+        request = TypeAdapter(Request).validate_python(settings, strict=False)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}: it is damaged") from error
+    except (ValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{path}: the settings in it cannot be read: it is damaged") from error
     geometry = reel.bundle.manifest.latent
     if latents.shape[1] != geometry.channels:
         raise UsageError(f"{path}: latents of {latents.shape[1]} channels, the decoder takes {geometry.channels}")
     if clip_size(geometry, latents.shape) != (request.width, request.height, request.frames):
         raise UsageError(f"{path}: the latents are not of the size that the settings say: it is damaged")
-    if not 1 <= request.fps <= 240:
-        raise UsageError(f"{path}: {request.fps} frames per second are not possible: it is damaged")
-    return Video(reel, request, latents)
+    return Video(reel.decoder, request, latents)
 
 
 def decoder_digest(bundle: Bundle) -> str:
@@ -84,6 +110,19 @@ def decoder_digest(bundle: Bundle) -> str:
     names = sorted({name for graph in graphs for name in (graph.file, graph.data)})
     facts: list[Any] = [[manifest.files[name].sha256 for name in names], manifest.latent.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a file is one of latents that `write_latents` wrote; a link is not."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if 2 <= length <= _LARGEST_HEADER else {}
+        return {"edgereel", "decoder"} <= set(header["__metadata__"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _read(path: Path) -> tuple[dict[str, str], NDArray[np.float32]]:
@@ -99,6 +138,11 @@ def _read(path: Path) -> tuple[dict[str, str], NDArray[np.float32]]:
             part = file.get_slice("latents")
             if part.get_dtype() != "F32" or len(part.get_shape()) != 5 or 0 in part.get_shape():
                 raise UsageError(f"{path}: the latents must be float32 [1, C, F, H, W]")
+            size, free = 4 * math.prod(part.get_shape()), free_host_memory()
+            if free is not None and size > free:
+                raise UsageError(
+                    f"{path}: latents of {format_bytes(size)} do not fit into the {format_bytes(free)} that are free"
+                )
             latents: NDArray[np.float32] = file.get_tensor("latents")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from ..bundle.reader import Bundle
 from ..core.errors import EngineError, OutOfMemory
-from ..engines import Engine, EngineOptions, EngineReport, Part, Session, get_engine
+from ..engines import Engine, EngineOptions, EngineReport, Part, Session, Tensor, get_engine
 from .memory.plan import ComponentPlan, MemoryPlan, describe_step, step_down
 from .memory.shapes import input_shapes, part_extents, shapes_of
 from .memory.sizes import DECODER, component_of
@@ -29,6 +30,7 @@ class OpenGraphs:
     ) -> None:
         """add_time: see Reel.add_time."""
         self.engine = engine
+        self.lock = threading.RLock()
         self.plan: MemoryPlan | None = None
         self.plans: dict[tuple[int, ...], MemoryPlan] = {}
         self.steps_down: list[str] = []
@@ -57,12 +59,15 @@ class OpenGraphs:
     def sessions(self, name: str) -> dict[Part | None, Session]:
         """Return what a graph is run in, opened: itself (None), or under a plan with tiles its parts; see `session`.
 
-        There is no front where the graph has none: the rear takes the latents then.
+        There is no front where the graph has none: the rear takes the latents then. Each is opened again where it is run
+        after another clip had it closed.
         """
         if component_of(name) != DECODER or self.plan is None or self.plan.tile is None:
-            return {None: self.session(name)}
-        rear = self.session(name, "rear")
-        return {"rear": rear} if "latent" in rear.specs.inputs else {"front": self.session(name, "front"), "rear": rear}
+            return {None: _ReopenedSession(self, name, None)}
+        rear = _ReopenedSession(self, name, "rear")
+        if "latent" in rear.specs.inputs:
+            return {"rear": rear}
+        return {"front": _ReopenedSession(self, name, "front"), "rear": rear}
 
     def session(self, name: str, part: Part | None = None) -> Session:
         """Return the opened graph of that name (see Roles.graphs) or a part of it, opening it if need be.
@@ -90,16 +95,23 @@ class OpenGraphs:
             self._add_time("open", started, label)
         return self._sessions[key][1]
 
-    def run(self, component: str, work: Callable[[], Result]) -> Result:
+    def run(self, component: str, work: Callable[[], Result], plan: MemoryPlan) -> Result:
         """Return what `work` does with a component's sessions, stepping down for as long as memory runs out.
 
-        Raises OutOfMemory where there is no step left, and all that `work` raises.
+        plan: that of the clip which the work is for; another clip may have been at work meanwhile. Raises OutOfMemory where
+        there is no step left, and all that `work` raises.
         """
-        while True:
-            try:
-                return work()
-            except OutOfMemory as error:
-                self.step_down(component, error)
+        with self.lock:
+            self.hold_to(plan)
+            while True:
+                try:
+                    return work()
+                except OutOfMemory as error:
+                    self.step_down(component, error)
+
+    def hold_to(self, plan: MemoryPlan) -> None:
+        """Hold to a clip's plan again, or to what memory running out has made of it since."""
+        self.plan = self.plans.get(plan.sizes.latents, plan)
 
     def step_down(self, component: str, error: OutOfMemory) -> None:
         """Change the plan to one that needs less while this component works. Raises OutOfMemory where there is none."""
@@ -116,9 +128,10 @@ class OpenGraphs:
 
     def close(self) -> None:
         """Release every opened graph; nothing can be opened afterwards."""
-        while self._sessions:
-            self._sessions.popitem()[1][1].close()
-        self._closed = True
+        with self.lock:
+            while self._sessions:
+                self._sessions.popitem()[1][1].close()
+            self._closed = True
 
     def _close_others(self, component: str) -> None:
         """Close what is not to stay open beside a component."""
@@ -141,3 +154,18 @@ class OpenGraphs:
             latents = (*latents[:3], plan.tile.height, plan.tile.width)
         inputs = part_extents(self._bundle.path(manifest.roles.graphs()[name].file), part)
         return shapes_of(manifest, name, latents, inputs)
+
+
+class _ReopenedSession(Session):
+    """A graph, or a part of one, that is opened again to run where it was closed for another clip's sake."""
+
+    def __init__(self, graphs: OpenGraphs, name: str, part: Part | None) -> None:
+        session = graphs.session(name, part)
+        self.specs, self.report = session.specs, session.report
+        self._graphs, self._name, self._part = graphs, name, part
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._graphs.session(self._name, self._part).run(inputs)
+
+    def close(self) -> None:
+        """The opened graphs close it."""

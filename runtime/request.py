@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,101 @@ from numpy.typing import NDArray
 from ..bundle.geometry import clip_size, latent_shape
 from ..bundle.manifest import Manifest, Recipe
 from ..core.errors import GeometryError, UsageError
+from .sampling.noise import LARGEST_SEED
 from .sampling.recipes import schedule_of
+from .video.frame_rate import FrameRate, frame_rate
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """What a caller asks for; None leaves it to the bundle's recipe and defaults.
+
+    negative_prompt: what the video should not show. seed: 0 to 2**32 - 1; None is 0. guidance: classifier-free, 0 to 100;
+    1 and below turns it off. size: (width, height) in pixels. fps: 1 to 240, also a fraction, see frame_rate. latents:
+    initial noise, float32 [1, C, F, H, W], unit normal, instead of the seed's; what the sampler draws later on stays the
+    seed's. sampler, recipe: names. Whole numbers may be of any type that is one, numpy's too.
+
+    Raises UsageError for values of another kind.
+    """
+
+    prompt: str
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative_prompt: str | None = None
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+    fps: FrameRate | None = None
+    latents: NDArray[Any] | None = None
+    sampler: str | None = None
+    recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        converted: dict[str, Any] = {}
+        if self.seed is not None:
+            converted["seed"] = _whole("seed", self.seed)
+            if not 0 <= converted["seed"] <= LARGEST_SEED:
+                raise UsageError(
+                    f"seed {_told(converted['seed'])} is out of range: it must be from 0 to {LARGEST_SEED}"
+                )
+        for name in ("steps", "frames"):
+            if (value := getattr(self, name)) is not None:
+                converted[name] = _whole(name, value)
+        if self.size is not None:
+            converted["size"] = _size(self.size)
+        if self.fps is not None:
+            converted["fps"] = frame_rate(self.fps)
+        if self.guidance is not None:
+            converted["guidance"] = _number("guidance", self.guidance)
+        for name in ("sampler", "recipe"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise UsageError(f"{name} is {_told(value)}: give its name")
+        for name, value in converted.items():
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def of(prompt: str, settings: Mapping[str, Any]) -> OpenRequest:
+        """Return the request of a prompt and settings by name. Raises TypeError for a name that is none, UsageError."""
+        if unknown := sorted(set(settings) - set(OpenRequest.__dataclass_fields__)):
+            known = ", ".join(name for name in OpenRequest.__dataclass_fields__ if name != "prompt")
+            raise TypeError(f"there is no setting {unknown[0]!r}: choose from {known}")
+        return OpenRequest(prompt, **settings)
+
+    def complete(self, manifest: Manifest) -> Request:
+        """Fill in what was left open and refuse what the model cannot do, before anything is computed.
+
+        Raises UsageError, GeometryError.
+        """
+        chosen = _recipe(manifest, self.recipe, self.steps)
+        steps = schedule_of(chosen, self.sampler, self.steps).steps
+        guidances = _guidances(manifest, chosen, self.guidance)
+        if self.negative_prompt and max(guidances) <= 1:
+            made_for = "" if self.guidance is not None else f", which the recipe {chosen.name} is made for"
+            raise UsageError(
+                f"a negative prompt has no effect at guidance {max(guidances):g}{made_for}: leave it out, or choose more "
+                "guidance"
+            )
+        size, frames = self.size, self.frames
+        if self.latents is not None:
+            size, frames = _size_of_latents(manifest, self.latents, size, frames)
+        width, height, frames = manifest.defaults.complete(size, frames)
+        latent_shape(manifest.latent, width, height, frames)
+        return Request(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt or "",
+            seed=0 if self.seed is None else self.seed,
+            steps=steps,
+            guidances=guidances,
+            sampler=self.sampler or chosen.sampler,
+            shift=chosen.shift,
+            recipe=chosen.name,
+            width=width,
+            height=height,
+            frames=frames,
+            fps=frame_rate(manifest.defaults.fps) if self.fps is None else self.fps,
+            own_latents=self.latents is not None,
+        )
 
 
 @dataclass(frozen=True)
@@ -33,64 +131,45 @@ class Request:
     width: int
     height: int
     frames: int
-    fps: int
+    fps: FrameRate
     own_latents: bool
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings as plain data."""
-        return asdict(self)
+        """Return the settings as plain data; a speed that is no whole number as text, `24000/1001`."""
+        plain = asdict(self)
+        return {**plain, "fps": str(self.fps)} if isinstance(self.fps, Fraction) else plain
 
 
-def complete_request(
-    manifest: Manifest,
-    prompt: str,
-    *,
-    seed: int | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    negative_prompt: str | None = None,
-    size: tuple[int, int] | None = None,
-    frames: int | None = None,
-    fps: int | None = None,
-    latents: NDArray[Any] | None = None,
-    sampler: str | None = None,
-    recipe: str | None = None,
-) -> Request:
-    """Fill in what the caller left open and refuse what the model cannot do, before anything is computed.
+def _whole(name: str, value: object) -> int:
+    """Return a value that is a whole number of any type as an int. Raises UsageError."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise UsageError(f"{name} is {_told(value)}: it must be a whole number") from error
 
-    Raises UsageError, GeometryError.
-    """
-    chosen = _recipe(manifest, recipe, steps)
-    steps = schedule_of(chosen, sampler, steps).steps
-    guidances = _guidances(manifest, chosen, guidance)
-    if negative_prompt and max(guidances) <= 1:
-        made_for = "" if guidance is not None else f", which the recipe {chosen.name} is made for"
-        raise UsageError(
-            f"a negative prompt has no effect at guidance {max(guidances):g}{made_for}: leave it out, or choose more guidance"
-        )
-    defaults = manifest.defaults
-    fps = defaults.fps if fps is None else fps
-    if not 1 <= fps <= 240:
-        raise UsageError(f"{fps} frames per second are not possible: choose from 1 to 240")
-    if latents is not None:
-        size, frames = _size_of_latents(manifest, latents, size, frames)
-    width, height, frames = defaults.complete(size, frames)
-    latent_shape(manifest.latent, width, height, frames)
-    return Request(
-        prompt=prompt,
-        negative_prompt=negative_prompt or "",
-        seed=0 if seed is None else seed,
-        steps=steps,
-        guidances=guidances,
-        sampler=sampler or chosen.sampler,
-        shift=chosen.shift,
-        recipe=chosen.name,
-        width=width,
-        height=height,
-        frames=frames,
-        fps=fps,
-        own_latents=latents is not None,
-    )
+
+def _size(value: Any) -> tuple[int, int]:
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) == 2
+    if not listed and not (isinstance(value, np.ndarray) and value.shape == (2,)):
+        raise UsageError(f"size is {_told(value)}: give width and height in pixels, for example (64, 64)")
+    return _whole("width", value[0]), _whole("height", value[1])
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise UsageError(f"{name} is {_told(value)}: it must be a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UsageError(f"{name} is {_told(value)}: it is too large") from error
+
+
+def _told(value: object) -> str:
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of many digits"  # which Python does not write out
+    return f"{value!r}"[:60] if isinstance(value, str | int | float | complex | None) else f"a {type(value).__name__}"
 
 
 def _recipe(manifest: Manifest, name: str | None, steps: int | None) -> Recipe:

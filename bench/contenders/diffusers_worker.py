@@ -20,7 +20,7 @@ from diffusers import __version__ as diffusers_version
 from numpy.typing import NDArray
 
 from ...runtime.sampling.noise import NoiseSource
-from ...runtime.video.mp4 import write_mp4
+from ...runtime.video.output import Output
 from .serving import ClipMaker, OnStage, Server, serve_pipes
 
 
@@ -79,7 +79,8 @@ class DiffusersMaker(ClipMaker):
             done("decode")
             pictures = self._decode(latents)
             done("encode")
-        write_mp4(output, iter(pictures), self._order["fps"], {"title": prompt, "genre": "AI-generated"})
+        metadata = {"title": prompt, "genre": "AI-generated"}
+        Output.check(output).at(self._order["fps"]).write(iter(pictures), metadata)
         moments.append(time.perf_counter())
         seconds = [after - before for before, after in pairwise(moments)]
         return {

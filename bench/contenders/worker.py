@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError
-from ...runtime.reel import Reel, describe_engine, load
+from ...runtime.reel import Reel, load
 from .serving import ClipMaker, OnStage, Server, serve_pipes
 from .stages import make_clip
 
@@ -66,7 +66,7 @@ class ReelMaker(ClipMaker):
 
 def engine_facts(reel: Reel) -> dict[str, Any]:
     """Return what really runs, in the words of record.EngineFacts."""
-    described, reports = describe_engine(reel), list(reel.report().values())
+    described, reports = reel.facts(), list(reel.report().values())
     described.pop("not_lowered", None)
     sources = {report.lowered for report in reports}
     builds = {report.build for report in reports if report.build}

@@ -23,8 +23,8 @@ from ...core.interrupts import interrupts_wait, temporary_folder
 from ...core.machine import free_host_memory, usable_cores
 from ...engines import Engine, EngineOptions, Tensor
 from ...engines.costs import GraphCosts, graph_costs
+from ...runtime.denoise import pick_expert
 from ...runtime.memory.shapes import input_shapes
-from ...runtime.reel import pick_expert
 from ...runtime.request import Request
 from ...runtime.sampling.recipes import schedule_of
 from ..records.record import MachineLimits, StageResources

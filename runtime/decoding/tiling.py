@@ -85,16 +85,14 @@ def decode_tiled(
     """Yield the pictures, uint8 [H, W, 3], of latents [1, C, F, H, W] (normalised units), decoded tile by tile.
 
     front, rear: of the opened `decoder_first` and `decoder_next` graphs; front is None where the rear is all of them.
-    scratch_folder: where the tiles' pictures are kept meanwhile, by default the
-    user's cache folder (the system's folder for temporary files is memory on many machines); nothing is left there, whatever
-    ends the decoding. on_tile(done, total): called before the first tile and after each. Raises EngineError as decode_frames
-    does, OutputError where the folder has not enough room.
+    scratch_folder: where the tiles' pictures are kept meanwhile, by default what find_scratch_folder finds; nothing is left
+    there, whatever ends the decoding. on_tile(done, total): called before the first tile and after each.
+    Raises EngineError as decode_frames does, OutputError where the folder has not enough room.
     """
     _, _, count = clip_size(geometry, latents.shape)
-    tiles = plan_tiles(latents.shape[3], latents.shape[4], tile)
-    bytes_of_tiles = [3 * part.height * part.width * geometry.spatial_scale**2 for part in tiles]
+    tiles, bytes_of_tiles = _tiles(latents.shape, geometry, tile)
     tell = on_tile or (lambda done, total: None)
-    with _scratch(scratch_folder or paths.cache_folder()) as scratch:
+    with _scratch(scratch_folder or find_scratch_folder(sum(bytes_of_tiles) * count)) as scratch:
         scratch.reserve(sum(bytes_of_tiles) * count)
         tell(0, len(tiles))
         maps = None if front is None else _Maps(run_front(*front, latents), latents.shape, scratch)
@@ -112,6 +110,43 @@ def decode_tiled(
                 file.seek(start + index * length)
                 blend.add(file.read(length))
             yield blend.finish()
+
+
+def check_scratch(latents: tuple[int, ...], geometry: LatentGeometry, tile: Tile) -> None:
+    """Make sure, before any work, that there is a place for the tiles of a clip. latents: their shape [1, C, F, H, W].
+
+    Raises OutputError.
+    """
+    find_scratch_folder(sum(_tiles(latents, geometry, tile)[1]) * clip_size(geometry, latents)[2])
+
+
+def find_scratch_folder(needed: int) -> Path:
+    """Return a folder that takes scratch files of so many bytes: the user's cache folder, else the one for temporary files.
+
+    The latter is memory on many machines, so it comes second. Raises OutputError where neither does.
+    """
+    refused = []
+    for folder in (paths.cache_folder(), Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                free = shutil.disk_usage(folder).free
+        except OSError as error:
+            refused.append(f"{folder}: {error.strerror or error}")
+            continue
+        if free >= needed:
+            return folder
+        refused.append(f"{folder}: {free / 1e6:.0f} MB are free")
+    raise OutputError(
+        f"tiled decoding needs {needed / 1e6:.0f} MB for scratch files and finds no place for them ({'; '.join(refused)}): "
+        "make room, or choose a folder with EDGEREEL_CACHE or TMPDIR"
+    )
+
+
+def _tiles(latents: tuple[int, ...], geometry: LatentGeometry, tile: Tile) -> tuple[list[Rectangle], list[int]]:
+    """Return the tiles of a clip's pictures and the bytes that each takes of one picture."""
+    tiles = plan_tiles(latents[3], latents[4], tile)
+    return tiles, [3 * part.height * part.width * geometry.spatial_scale**2 for part in tiles]
 
 
 class _Maps:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from ...core.errors import UsageError
 
+LARGEST_SEED = 2**32 - 1
+
 
 class NoiseSource:
     """Standard normal noise from a seed, drawn in order: initial latents first, then each re-noising step in turn.
@@ -16,8 +18,8 @@ class NoiseSource:
     """
 
     def __init__(self, seed: int) -> None:
-        if not 0 <= seed < 2**32:
-            raise UsageError(f"seed {seed} is out of range: it must be from 0 to {2**32 - 1}")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UsageError(f"seed {seed} is out of range: it must be from 0 to {LARGEST_SEED}")
         self._state = np.random.RandomState(np.random.MT19937(seed))
 
     def draw(self, shape: tuple[int, ...]) -> NDArray[np.float32]:

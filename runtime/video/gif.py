@@ -7,49 +7,45 @@ comments and lets each frame build on the one before.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
 
 import av
 from av.filter import Graph
 from av.video.codeccontext import VideoCodecContext
 
-from ...core.files import check_file_target
-from .sink import FileSink, Frame, frame_ticks, require_encoder, write_frames
+from .frame_rate import FrameRate, frame_ticks
+from .sink import FileSink, Frame, require_encoder
 
 TICKS = 100
-# Browsers show a frame that asks for 1/100 s or less for 1/10 s.
-FASTEST = 50
 
 _TABLE_FOLLOWS = 0x80
 _KEEP_WHAT_IS_SHOWN = 1 << 2
 _BITS_PER_CHANNEL = 7 << 4
 
 
-def write_gif(path: str | Path, frames: Iterable[Frame], fps: int, metadata: Mapping[str, str]) -> int:
-    """Write frames to a GIF that repeats for ever, and return how many there were.
+class GifSink(FileSink):
+    """A GIF that repeats for ever.
 
     Each frame is a whole picture with the 256 colours that suit it best, dithered (Floyd-Steinberg). Times are in 1/100 s
-    and rounded so that the clip's length is right. frames: uint8 [H, W, 3], RGB, of one shape, at least one; consumed as
-    they are encoded. fps: 1 to 50. metadata: each value becomes a comment, what is not ASCII escaped as \\uXXXX.
-    The same frames give the same bytes. Raises OutputError, GeometryError over 65535 pixels a side, ValueError.
+    and rounded so that the clip's length is right. fps: 1 to 50, else ValueError. metadata: each value becomes a comment,
+    what is not ASCII escaped as \\uXXXX. The same frames give the same bytes. 65535 pixels a side at most.
     """
-    if not 1 <= fps <= FASTEST:
-        raise ValueError(f"fps must be 1 to {FASTEST}, not {fps}")
-    return write_frames(check_file_target(Path(path)), frames, _Gif(fps, metadata))
 
-
-class _Gif(FileSink):
+    fastest = 50
+    """Browsers show a frame that asks for 1/100 s or less for 1/10 s."""
     largest_side = 65535
 
-    def __init__(self, fps: int, metadata: Mapping[str, str]) -> None:
+    def __init__(self, fps: FrameRate, metadata: Mapping[str, str]) -> None:
+        if not 1 <= fps <= self.fastest:
+            raise ValueError(f"fps must be 1 to {self.fastest}, not {fps}")
         self._fps, self._metadata = fps, metadata
         self._palette: Graph
         self._encoder: VideoCodecContext
         self._count = 0
 
     def begin(self, width: int, height: int) -> None:
+        """See FileSink.begin."""
         require_encoder("gif", "GIF")
         self._palette = _palette_graph(width, height)
         self._encoder = av.CodecContext.create("gif", "w")
@@ -63,6 +59,7 @@ class _Gif(FileSink):
             self.file.write(b"\x21\xfe" + sub_blocks(_ascii(value)))
 
     def add(self, frame: Frame) -> None:
+        """See Sink.add."""
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
         picture.pts = self._count
         picture.time_base = Fraction(1, TICKS)
@@ -75,6 +72,7 @@ class _Gif(FileSink):
         self._count += 1
 
     def end(self) -> None:
+        """See FileSink.end."""
         self.file.write(b"\x3b")
 
 

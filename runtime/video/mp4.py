@@ -1,9 +1,9 @@
-"""Writing frames to an MP4 file (H.264); `writing.py` sees to it that the file is either complete or not there."""
+"""Writing frames to an MP4 file (H.264); `sink.py` sees to it that the file is either complete or not there."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -12,9 +12,9 @@ import av
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from ...core.errors import GeometryError, OutputError
-from ...core.files import check_file_target
-from .sink import Frame, Sink, require_encoder, write_frames
+from ...core.errors import GeometryError
+from .frame_rate import FrameRate
+from .sink import Frame, Sink, require_encoder
 
 # What the MP4 muxer keeps; it drops any other key without a word.
 METADATA_KEYS = frozenset({"title", "comment", "description", "synopsis", "artist", "copyright", "genre", "date"})
@@ -35,45 +35,30 @@ _BT709 = 1
 _LIMITED_RANGE = 1
 
 
-def check_output_path(path: str | Path) -> Path:
-    """Return the absolute path a video would be written to, links followed, after making sure that it can be.
+class Mp4Sink(Sink):
+    """An H.264 MP4 (yuv420p, BT.709, index in front); pictures of even width and height.
 
-    Meant to be called before any work is done. Raises OutputError where the suffix is not .mp4, the folder is missing
-    or cannot be written to, or something other than a file is in the way.
+    fps: frames per second, at least 1. metadata: keys of METADATA_KEYS. crf: 0 (lossless) to 51 (worst). ValueError for
+    others. The same frames give the same bytes.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise OutputError(f"cannot write {path}: only .mp4 files can be written, so the name must end in .mp4")
-    return check_file_target(path)
 
-
-def write_mp4(path: str | Path, frames: Iterable[Frame], fps: int, metadata: Mapping[str, str], crf: int = 18) -> int:
-    """Write frames to an H.264 MP4 (yuv420p, BT.709, index in front) and return how many there were.
-
-    frames: uint8 [H, W, 3], RGB, all of one even-sized shape, at least one; consumed as they are encoded.
-    fps: frames per second, at least 1. metadata: keys of METADATA_KEYS. crf: 0 (lossless) to 51 (worst).
-    The same frames give the same bytes. Raises OutputError where the file cannot be written, GeometryError for odd
-    sizes, ValueError for frames, fps, crf or metadata of another kind; what `frames` raises passes through unchanged.
-    """
-    if fps < 1 or not 0 <= crf <= 51:
-        raise ValueError(f"fps must be at least 1 and crf 0 to 51, not {fps} and {crf}")
-    if unknown := sorted(set(metadata) - METADATA_KEYS):
-        raise ValueError(f"an MP4 file does not keep {', '.join(unknown)}: use {', '.join(sorted(METADATA_KEYS))}")
-    return write_frames(check_output_path(path), frames, _Mp4(fps, metadata, crf))
-
-
-class _Mp4(Sink):
-    def __init__(self, fps: int, metadata: Mapping[str, str], crf: int) -> None:
-        self._fps, self._metadata, self._crf = fps, metadata, crf
+    def __init__(self, fps: FrameRate, metadata: Mapping[str, str], crf: int = 18) -> None:
+        if fps < 1 or not 0 <= crf <= 51:
+            raise ValueError(f"fps must be at least 1 and crf 0 to 51, not {fps} and {crf}")
+        if unknown := sorted(set(metadata) - METADATA_KEYS):
+            raise ValueError(f"an MP4 file does not keep {', '.join(unknown)}: use {', '.join(sorted(METADATA_KEYS))}")
+        self._fps, self._metadata, self._crf = Fraction(fps), metadata, crf
         self._container: OutputContainer | None = None
         self._stream: VideoStream
         self._count = 0
 
     def check_size(self, width: int, height: int) -> None:
+        """See Sink.check_size."""
         if height % 2 or width % 2 or not height or not width:
             raise GeometryError(f"a video of {width}x{height} cannot be encoded: width and height must be even")
 
     def start(self, temporary: Path, width: int, height: int) -> None:
+        """See Sink.start."""
         require_encoder(_ENCODER, "H.264")
         # faststart puts the index before the pictures, so that a browser can play while it loads.
         self._container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
@@ -90,21 +75,24 @@ class _Mp4(Sink):
         self._container.metadata.update(self._metadata)
 
     def add(self, frame: Frame) -> None:
+        """See Sink.add."""
         assert self._container is not None
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709", src_color_range="JPEG", dst_color_range="MPEG"
         )
         picture.pts = self._count
-        picture.time_base = Fraction(1, self._fps)
+        picture.time_base = 1 / self._fps
         self._container.mux(self._stream.encode(picture))
         self._count += 1
 
     def finish(self) -> None:
+        """See Sink.finish."""
         assert self._container is not None
         self._container.mux(self._stream.encode())
         self._container.close()
 
     def close(self) -> None:
+        """See Sink.close."""
         if self._container is not None:
             with contextlib.suppress(Exception):
                 self._container.close()

@@ -1,23 +1,88 @@
-"""Which format an output is written in, by its name, and the writer of each."""
+"""Where a clip is written and as what: checked once, at the door; below it nothing is checked again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.errors import UsageError, one_line
 from ...core.files import check_file_target
-from . import gif, webp
-from .gif import write_gif
-from .mp4 import write_mp4
-from .png import check_folder_target, write_pngs
-from .sink import Frame
-from .webp import write_webp
+from .frame_rate import FrameRate, told
+from .gif import GifSink
+from .mp4 import Mp4Sink
+from .png import PngFolderSink, check_folder_target
+from .sink import Frame, write_frames
+from .webp import WebPSink
 
-# Suffix by format; that of a folder of PNGs is none.
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}
-_FASTEST = {"gif": gif.FASTEST, "webp": webp.FASTEST}
+"""Suffix by format; that of a folder of PNGs is none."""
+_FASTEST = {"gif": GifSink.fastest, "webp": WebPSink.fastest}
 _KNOWN = "end it in .mp4, .gif or .webp, or leave the suffix out for a folder of PNGs"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a clip goes. Make one with `check`, `check_all` or `in_new_folder`: then it can be written.
+
+    given: the path as it was asked for. path: absolute, links followed. format: a key of SUFFIXES. fps: frames per second,
+    known once the request is complete.
+    """
+
+    given: Path
+    path: Path
+    format: str
+    fps: FrameRate | None = None
+
+    @staticmethod
+    def check(path: str | Path) -> Output:
+        """Return the output of that name after making sure that it can be written.
+
+        Raises UsageError for a name of no known format, OutputError where it cannot be written; see check_folder_target
+        for what a folder of PNGs may replace.
+        """
+        return Output.check_all([path])[0]
+
+    @staticmethod
+    def check_all(paths: Iterable[str | Path]) -> list[Output]:
+        """Return the outputs of those names, as `check` does; a folder that several lie in is tried once."""
+        tried: set[Path] = set()
+        outputs = []
+        for path in map(Path, paths):
+            name = format_of(path)
+            check = check_folder_target if name == "png" else check_file_target
+            outputs.append(Output(path, check(path, tried), name))
+        return outputs
+
+    @staticmethod
+    def in_new_folder(path: Path) -> Output:
+        """Return an output in a folder that is still to be made, where nothing can be in the way. Raises UsageError."""
+        return Output(path, Path(path).absolute(), format_of(path))
+
+    def at(self, fps: FrameRate) -> Output:
+        """Return the output at a speed. Raises UsageError where players show its format at a lower speed than this."""
+        if fps > _FASTEST.get(self.format, fps):
+            raise UsageError(
+                f"{told(fps)} frames per second are too fast for {self.format}: browsers play at most "
+                f"{_FASTEST[self.format]}; choose a lower --fps or .mp4"
+            )
+        return replace(self, fps=fps)
+
+    def write(self, frames: Iterable[Frame], metadata: Mapping[str, str], count: int | None = None) -> int:
+        """Write frames, uint8 [H, W, 3], RGB, of one shape, as they come, and return how many there were.
+
+        metadata: what the clip says of itself, see the format's sink. count: how many frames to expect.
+        The output is complete, or what was there before still is. Raises OutputError where writing fails, GeometryError
+        for a size that the format has no pictures of; what `frames` raises passes through unchanged.
+        """
+        assert self.fps is not None, "an output is written at a speed: see Output.at"
+        if self.format == "mp4":
+            return write_frames(self.path, frames, Mp4Sink(self.fps, metadata))
+        if self.format == "gif":
+            return write_frames(self.path, frames, GifSink(self.fps, metadata))
+        if self.format == "webp":
+            return write_frames(self.path, frames, WebPSink(self.fps, metadata))
+        return write_frames(self.path, frames, PngFolderSink(metadata, count))
 
 
 def format_of(path: str | Path) -> str:
@@ -40,39 +105,3 @@ def check_format(name: str) -> str:
     if name.lower() not in SUFFIXES:
         raise UsageError(f"unknown format {name!r}: choose from {', '.join(SUFFIXES)}")
     return name.lower()
-
-
-def check_output(path: str | Path) -> Path:
-    """Return the absolute path, links followed, that an output would be written to, after making sure that it can be.
-
-    Raises UsageError for a name of no known format, OutputError where it cannot be written; see check_folder_target for
-    what a folder of PNGs may replace.
-    """
-    return check_folder_target(path) if format_of(path) == "png" else check_file_target(Path(path))
-
-
-def check_fps(path: str | Path, fps: int) -> None:
-    """Raise UsageError where players show the output's format at a lower speed than this."""
-    name = format_of(path)
-    if fps > _FASTEST.get(name, fps):
-        raise UsageError(
-            f"{fps} frames per second are too fast for {name}: browsers play at most {_FASTEST[name]}; "
-            "choose a lower --fps or .mp4"
-        )
-
-
-def write_output(
-    path: str | Path, frames: Iterable[Frame], fps: int, metadata: Mapping[str, str], count: int | None = None
-) -> int:
-    """Write frames in the format that the path's name asks for, and return how many there were.
-
-    See write_mp4, write_gif, write_webp and write_pngs. count: how many frames to expect.
-    Raises UsageError for a name or speed that no format has, OutputError, GeometryError.
-    """
-    check_fps(path, fps)
-    name = format_of(path)
-    if name == "mp4":
-        return write_mp4(path, frames, fps, metadata)
-    if name == "png":
-        return write_pngs(path, frames, metadata, count)
-    return (write_gif if name == "gif" else write_webp)(path, frames, fps, metadata)

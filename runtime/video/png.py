@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,20 +20,20 @@ from av.video.codeccontext import VideoCodecContext
 from ...core.errors import OutputError
 from ...core.files import check_parent, output_errors, synchronise, temporary_beside
 from ...provenance.xmp import xmp_packet
-from .sink import Frame, Sink, require_encoder, write_frames
+from .sink import Frame, Sink, require_encoder
 
 _LEAST_DIGITS = 4
 _HEADER_END = 33  # the signature and the chunk IHDR
 _NAME = re.compile(r"[0-9]{4,}\.png")
 
 
-def check_folder_target(path: str | Path) -> Path:
+def check_folder_target(path: Path, tried: set[Path] | None = None) -> Path:
     """Return the absolute path, links followed, of the folder to write, after making sure that it can be.
 
-    Raises OutputError where it holds anything but a clip that was written here before, is in use as the current folder
-    or a mount point, is a file, or where its parent is missing or takes no new files.
+    tried: see check_file_target.
+    Raises OutputError where it holds anything but a clip that was written here before, is in use as the current folder or a
+    mount point, is a file, or where its parent is missing or takes no new files.
     """
-    path = Path(path)
     with output_errors(path):
         target = Path(os.path.realpath(path))
         if target.exists():
@@ -44,31 +44,27 @@ def check_folder_target(path: str | Path) -> Path:
                 raise OutputError(f"cannot write {path}: this folder is in use: name a new one inside it")
             if not _may_be_replaced(target):
                 raise OutputError(_refusal(path))
-        check_parent(path, target)
+        check_parent(path, target, tried)
     return target
 
 
-def write_pngs(path: str | Path, frames: Iterable[Frame], metadata: Mapping[str, str], count: int | None = None) -> int:
-    """Write frames to a folder of PNGs without loss, and return how many there were.
+class PngFolderSink(Sink):
+    """A folder of PNGs without loss.
 
-    frames: uint8 [H, W, 3], RGB, of one shape, at least one; consumed as they are written. metadata: text in each
-    file, keys with a capital as PNG has them. count: how many frames to expect, for names of enough digits.
-    The same frames give the same bytes. Raises OutputError, GeometryError, ValueError.
+    metadata: text in each file, keys with a capital as PNG has them. count: how many frames to expect, for names of enough
+    digits. The same frames give the same bytes.
     """
-    digits = max(_LEAST_DIGITS, len(str(count or 0)))
-    return write_frames(check_folder_target(path), frames, _PngFolder(metadata, digits), _replace_folder)
 
-
-class _PngFolder(Sink):
     largest_side = 2**16
 
-    def __init__(self, metadata: Mapping[str, str], digits: int) -> None:
+    def __init__(self, metadata: Mapping[str, str], count: int | None = None) -> None:
         self._text = text_chunks(metadata)
-        self._digits = digits
+        self._digits = max(_LEAST_DIGITS, len(str(count or 0)))
         self._encoder: VideoCodecContext
         self._count = 0
 
     def start(self, temporary: Path, width: int, height: int) -> None:
+        """See Sink.start."""
         require_encoder("png", "PNG")
         self._encoder = av.CodecContext.create("png", "w")
         self._encoder.width, self._encoder.height, self._encoder.pix_fmt = width, height, "rgb24"
@@ -79,6 +75,7 @@ class _PngFolder(Sink):
         temporary.mkdir()
 
     def add(self, frame: Frame) -> None:
+        """See Sink.add."""
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
         picture.pts = self._count
         encoded = b"".join(bytes(packet) for packet in self._encoder.encode(picture))
@@ -92,6 +89,10 @@ class _PngFolder(Sink):
 
     def close(self) -> None:
         """No file stays open."""
+
+    def publish(self, temporary: Path, target: Path) -> None:
+        """See Sink.publish. What has the name now is looked at once more: it is about to be removed."""
+        _replace_folder(temporary, target)
 
 
 def text_chunks(metadata: Mapping[str, str]) -> bytes:

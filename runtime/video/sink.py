@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -50,6 +50,10 @@ class Sink(ABC):
     def close(self) -> None:
         """Let go of everything, finished or not. Called whenever start was."""
 
+    def publish(self, temporary: Path, target: Path) -> None:
+        """Give the complete result its name, in the place of what has it now."""
+        replace_file(temporary, target)
+
 
 class FileSink(Sink):
     """A sink that writes the bytes of one file itself."""
@@ -80,14 +84,12 @@ class FileSink(Sink):
             self.file.close()
 
 
-def write_frames(
-    target: Path, frames: Iterable[Frame], sink: Sink, publish: Callable[[Path, Path], None] | None = None
-) -> int:
+def write_frames(target: Path, frames: Iterable[Frame], sink: Sink) -> int:
     """Write frames to a sink, then give the result its name; return how many there were.
 
-    frames: uint8 [H, W, 3], all of one shape, at least one; consumed as they are written. publish(temporary, target)
-    puts the result in place, by default as a file. Raises OutputError where writing fails, GeometryError and ValueError
-    for frames the sink does not take; what `frames` raises passes through unchanged.
+    frames: uint8 [H, W, 3], all of one shape, at least one; consumed as they are written.
+    Raises OutputError where writing fails, GeometryError and ValueError for frames that the sink does not take; what
+    `frames` raises passes through unchanged.
     """
     temporary = temporary_beside(target)
     shape: tuple[int, ...] = ()
@@ -114,7 +116,7 @@ def write_frames(
             with contextlib.suppress(Exception):
                 sink.close()
         with writing_errors(target):
-            (publish or replace_file)(temporary, target)
+            sink.publish(temporary, target)
     except BaseException:
         remove(temporary)
         raise
@@ -140,15 +142,6 @@ def require_encoder(name: str, what: str) -> None:
             f"the installed PyAV {av.__version__} has no {name}, the {what} encoder: "
             "install the wheel from PyPI with pip install --force-reinstall --only-binary av av"
         ) from error
-
-
-def frame_ticks(index: int, fps: int, ticks: int) -> int:
-    """Return how long frame `index` stays on, in units of 1/ticks s; a clip's total is right to half a unit."""
-    return _nearest((index + 1) * ticks, fps) - _nearest(index * ticks, fps)
-
-
-def _nearest(numerator: int, denominator: int) -> int:
-    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def _check_frame(frame: Frame, shape: tuple[int, ...]) -> None:

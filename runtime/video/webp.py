@@ -7,21 +7,18 @@ all frames in memory until the last and has no place for metadata.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
 
 import av
 from av.video.codeccontext import VideoCodecContext
 
 from ...core.errors import OutputError
-from ...core.files import check_file_target
 from ...provenance.xmp import xmp_packet
-from .sink import FileSink, Frame, frame_ticks, require_encoder, write_frames
+from .frame_rate import FrameRate, frame_ticks
+from .sink import FileSink, Frame, require_encoder
 
 TICKS = 1000
-# Browsers show a frame that asks for 10 ms or less for 100 ms.
-FASTEST = 90
 
 _ANIMATED = 0x02
 _HAS_XMP = 0x04
@@ -29,27 +26,26 @@ _DO_NOT_BLEND = 0x02
 _LARGEST_FILE = 2**32 - 2
 
 
-def write_webp(path: str | Path, frames: Iterable[Frame], fps: int, metadata: Mapping[str, str]) -> int:
-    """Write frames to a lossless WebP that repeats for ever, and return how many there were.
+class WebPSink(FileSink):
+    """A lossless WebP that repeats for ever.
 
-    Times are in ms and rounded so that the clip's length is right. frames: uint8 [H, W, 3], RGB, of one shape, at least
-    one; consumed as they are encoded. fps: 1 to 90. metadata: see xmp_packet.
-    The same frames give the same bytes. Raises OutputError, GeometryError over 16383 pixels a side, ValueError.
+    Times are in ms and rounded so that the clip's length is right. fps: 1 to 90, else ValueError. metadata: see xmp_packet.
+    The same frames give the same bytes. 16383 pixels a side at most.
     """
-    if not 1 <= fps <= FASTEST:
-        raise ValueError(f"fps must be 1 to {FASTEST}, not {fps}")
-    return write_frames(check_file_target(Path(path)), frames, _WebP(fps, metadata))
 
-
-class _WebP(FileSink):
+    fastest = 90
+    """Browsers show a frame that asks for 10 ms or less for 100 ms."""
     largest_side = 16383
 
-    def __init__(self, fps: int, metadata: Mapping[str, str]) -> None:
+    def __init__(self, fps: FrameRate, metadata: Mapping[str, str]) -> None:
+        if not 1 <= fps <= self.fastest:
+            raise ValueError(f"fps must be 1 to {self.fastest}, not {fps}")
         self._fps, self._metadata = fps, metadata
         self._encoder: VideoCodecContext
         self._count = 0
 
     def begin(self, width: int, height: int) -> None:
+        """See FileSink.begin."""
         require_encoder("libwebp", "WebP")
         self._encoder = av.CodecContext.create("libwebp", "w")
         self._encoder.width, self._encoder.height, self._encoder.pix_fmt = width, height, "bgra"
@@ -61,6 +57,7 @@ class _WebP(FileSink):
         self.file.write(chunk(b"ANIM", struct.pack("<IH", 0, 0)))
 
     def add(self, frame: Frame) -> None:
+        """See Sink.add."""
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgra")
         picture.pts = self._count
         encoded = b"".join(bytes(packet) for packet in self._encoder.encode(picture))
@@ -70,6 +67,7 @@ class _WebP(FileSink):
         self._count += 1
 
     def end(self) -> None:
+        """See FileSink.end."""
         self._write(chunk(b"XMP ", xmp_packet(self._metadata)))
         size = self.file.tell()
         self.file.seek(4)

@@ -20,14 +20,14 @@ from edgereel.bundle.manifest import Quantization
 from edgereel.bundle.reader import open_bundle
 from edgereel.engines import EngineOptions, Tensor, get_engine
 from edgereel.engines.costs import graph_costs
-from edgereel.runtime.request import complete_request
+from edgereel.runtime.request import OpenRequest
 
 LIMITS = MachineLimits(flops_per_second={"float32": 1e9}, bytes_per_second=1e8, threads=1, method="by hand")
 
 
 def work_of(folder, **settings):
     bundle = open_bundle(folder)
-    return count_work(bundle, complete_request(bundle.manifest, "a red ball", **settings))
+    return count_work(bundle, OpenRequest("a red ball", **settings).complete(bundle.manifest))
 
 
 def test_work_is_that_of_every_run_of_every_graph():

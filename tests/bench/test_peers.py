@@ -26,7 +26,7 @@ from edgereel.bench.scores import mean_psnr
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import EngineError, MissingExtraError, UsageError
 from edgereel.runtime.reel import load
-from edgereel.runtime.request import complete_request
+from edgereel.runtime.request import OpenRequest
 
 PROMPTS = ["a red ball bounces over the ocean", "in the forest a white star is growing"]
 SMALL = {"size": (32, 32), "frames": 5}
@@ -35,7 +35,7 @@ DEMO = Checkpoint(DEMO_CHECKPOINT, DEMO_STUDENT)
 
 def job_of(bundle: Path = DEMO_REEL, **settings) -> Job:
     opened = open_bundle(bundle)
-    request = complete_request(opened.manifest, PROMPTS[0], **{**SMALL, **settings})
+    request = OpenRequest(PROMPTS[0], **{**SMALL, **settings}).complete(opened.manifest)
     return Job(opened, "cpu", request, threads=1)
 
 

@@ -41,13 +41,13 @@ def clips(tmp_path, monkeypatch):
     """Clips of 9 frames in 2 guided steps, with the sleeps that were really taken for each."""
     graphs = SlowGraphs(DELAYS)
 
-    def write(path, frames, *_):
+    def write(output, frames, *_):
         for _ in frames:
             graphs.sleep("writer")
-        path.write_bytes(b"clip")
+        output.path.write_bytes(b"clip")
         return 1
 
-    monkeypatch.setattr("edgereel.runtime.clip.write_output", write)
+    monkeypatch.setattr("edgereel.runtime.video.output.Output.write", write)
     made = []
     with graphs.open(tmp_path) as reel:
         make_clip(reel, "a red ball", tmp_path / "clip.mp4", steps=2)  # opens

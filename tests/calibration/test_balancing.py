@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from edgereel.calibration.balancing import balance, channel_magnitudes, merge, output_error, static_range
-from edgereel.calibration.statistics import Seen
+from edgereel.calibration.statistics import TensorStatistics
 
 pytestmark = pytest.mark.lean
 
 CHANNELS = 64
 
 
-def seen_of(rows: np.ndarray) -> Seen:
-    seen = Seen.nothing(rows.shape[1])
+def seen_of(rows: np.ndarray) -> TensorStatistics:
+    seen = TensorStatistics.nothing(rows.shape[1])
     seen.add(rows.min(axis=0), rows.max(axis=0), np.square(rows).sum(axis=0), len(rows), rows, 64)
     return seen
 

@@ -17,7 +17,7 @@ from edgereel.bundle.reader import open_bundle
 from edgereel.calibration import calibrate, quantize
 from edgereel.calibration.graph_file import GraphFile
 from edgereel.calibration.observe import ObservedEngine
-from edgereel.calibration.statistics import BINS, Seen, Slot, histogram_of, load_statistics
+from edgereel.calibration.statistics import BINS, Slot, TensorStatistics, histogram_of, load_statistics
 from edgereel.core.errors import Cancelled, EngineError, MissingExtraError, OutputError, UsageError
 from edgereel.engines import EngineOptions, get_engine
 from edgereel.runtime.reel import Reel, load
@@ -239,7 +239,7 @@ def test_the_file_is_bounded_whatever_the_number_of_clips(random_reel, prompts, 
 
 def test_the_reservoir_is_an_even_choice():
     """Mean of which tokens are kept of 1000: within four standard errors of the middle."""
-    seen = Seen.nothing(1)
+    seen = TensorStatistics.nothing(1)
     for start in range(0, 1000, 10):
         rows = np.arange(start, start + 10, dtype=np.float32)[:, None]
         seen.add(rows.min(axis=0), rows.max(axis=0), np.square(rows).sum(axis=0), 10, rows, 64)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from edgereel.runtime.video.output import write_output
+from edgereel.runtime.video.mp4 import Mp4Sink
+from edgereel.runtime.video.output import Output
+from edgereel.runtime.video.sink import write_frames
 
 NAMES = ["clip.gif", "clip.webp", "clip"]
 SETTINGS = '{"ai_generated": true, "prompt": "a r\u00e9d ball \u2603 <&> \U0001f388", "text": "' + "word " * 200 + '"}'
@@ -50,3 +52,14 @@ def write_old(path):
     """Write an earlier output and return what it is."""
     write_output(path, clip(2, 8, 8), 4, {"title": "old"})
     return contents(path)
+
+
+def write_output(path, frames, fps, metadata, count=None):
+    """Write frames in the format that the path's name asks for, and return how many there were."""
+    return Output.check(path).at(fps).write(frames, metadata, count)
+
+
+def write_mp4(path, frames, fps, metadata, crf=18):
+    """Write frames to an MP4 of a quality, and return how many there were."""
+    sink = Mp4Sink(fps, metadata, crf)
+    return write_frames(Output.check(path).path, frames, sink)

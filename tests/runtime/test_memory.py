@@ -19,14 +19,14 @@ import numpy as np
 import edgereel
 from edgereel.runtime.clip import Video
 from edgereel.bundle.geometry import latent_shape
-from edgereel.runtime.request import complete_request
+from edgereel.runtime.request import OpenRequest
 
 bundle, target, frames, side = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 with edgereel.load(bundle, threads=1) as reel:
     manifest = reel.bundle.manifest
     shape = latent_shape(manifest.latent, side, side, frames)
     latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    request = complete_request(manifest, "a", latents=latents)
+    request = OpenRequest("a", latents=latents).complete(manifest)
     Video(reel, request, latents).save(target)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({"peak": int(peak.split()[1]) * 1024, "frames": request.frames}))

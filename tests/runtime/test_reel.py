@@ -11,7 +11,8 @@ from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import BundleError, Cancelled, EngineError, PromptError, UsageError
 from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
-from edgereel.runtime.reel import Reel, pick_expert
+from edgereel.runtime.denoise import pick_expert
+from edgereel.runtime.reel import Reel
 from edgereel.runtime.sampling.noise import NoiseSource
 
 pytestmark = pytest.mark.lean

@@ -8,7 +8,7 @@ from helpers.small_bundle import write_small_bundle
 
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import GeometryError, UsageError
-from edgereel.runtime.request import complete_request
+from edgereel.runtime.request import OpenRequest
 
 pytestmark = pytest.mark.lean
 
@@ -21,7 +21,7 @@ def manifest(tmp_path_factory):
 
 
 def test_everything_left_open_comes_from_the_bundle(manifest):
-    request = complete_request(manifest, "a red ball")
+    request = OpenRequest("a red ball").complete(manifest)
     assert request.settings() == {
         "prompt": "a red ball",
         "negative_prompt": "",
@@ -41,12 +41,11 @@ def test_everything_left_open_comes_from_the_bundle(manifest):
 
 
 def test_what_is_asked_for_goes_before_the_recipe(manifest):
-    request = complete_request(
-        manifest, "a", recipe="quick", steps=7, guidance=2, seed=5, size=(16, 48), frames=1, fps=30
-    )
+    asked = OpenRequest("a", recipe="quick", steps=7, guidance=2, seed=5, size=(16, 48), frames=1, fps=30)
+    request = asked.complete(manifest)
     assert (request.recipe, request.sampler, request.steps, request.guidances) == ("quick", "euler", 7, (2.0,))
     assert (request.seed, request.width, request.height, request.frames, request.fps) == (5, 16, 48, 1, 30)
-    assert complete_request(manifest, "a", recipe="quick", sampler="unipc").sampler == "unipc"
+    assert OpenRequest("a", recipe="quick", sampler="unipc").complete(manifest).sampler == "unipc"
 
 
 @pytest.mark.parametrize(
@@ -80,15 +79,15 @@ def test_what_is_asked_for_goes_before_the_recipe(manifest):
 )
 def test_what_cannot_be_done(manifest, asked, message):
     with pytest.raises(UsageError, match=message):
-        complete_request(manifest, "a red ball", **asked)
+        OpenRequest("a red ball", **asked).complete(manifest)
 
 
 def test_latents_decide_size_and_length(manifest):
-    request = complete_request(manifest, "a", latents=LATENTS, size=(16, 32), frames=5)
+    request = OpenRequest("a", latents=LATENTS, size=(16, 32), frames=5).complete(manifest)
     assert (request.width, request.height, request.frames, request.own_latents) == (16, 32, 5, True)
-    assert complete_request(manifest, "a", latents=LATENTS).frames == 5
+    assert OpenRequest("a", latents=LATENTS).complete(manifest).frames == 5
 
 
 def test_a_size_is_a_geometry_error(manifest):
     with pytest.raises(GeometryError):
-        complete_request(manifest, "a", size=(1, 1))
+        OpenRequest("a", size=(1, 1)).complete(manifest)

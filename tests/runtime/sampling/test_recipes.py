@@ -13,7 +13,7 @@ from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import BundleError, UsageError
 from edgereel.export.families.wan.recipes import WAN_RECIPES, put_first
 from edgereel.runtime.describe import describe
-from edgereel.runtime.request import complete_request
+from edgereel.runtime.request import OpenRequest
 from edgereel.runtime.sampling.recipes import schedule_of
 
 pytestmark = pytest.mark.lean
@@ -158,7 +158,7 @@ def manifest(tmp_path_factory):
     ],
 )
 def test_what_a_caller_may_change(manifest, asked, expected):
-    request = complete_request(manifest, "a", **asked)
+    request = OpenRequest("a", **asked).complete(manifest)
     assert (request.recipe, request.sampler, request.steps) == expected
 
 
@@ -183,7 +183,7 @@ def test_what_a_caller_may_change(manifest, asked, expected):
 )
 def test_what_a_caller_may_not_change(manifest, asked, complaint):
     with pytest.raises(UsageError, match=complaint):
-        complete_request(manifest, "a", **asked)
+        OpenRequest("a", **asked).complete(manifest)
 
 
 def test_steps_alone_choose_among_listed_recipes(tmp_path):
@@ -192,16 +192,16 @@ def test_steps_alone_choose_among_listed_recipes(tmp_path):
         data["recipes"] = [*own, *data["recipes"]]
 
     manifest = open_bundle(write_small_bundle(tmp_path / "small.reel", add)).manifest
-    assert [complete_request(manifest, "a", steps=n).recipe for n in (None, 4, 1, 2)] == ["4-step"] * 2 + [
+    assert [OpenRequest("a", steps=n).complete(manifest).recipe for n in (None, 4, 1, 2)] == ["4-step"] * 2 + [
         "1-step",
         "2-step",
     ]
     with pytest.raises(
         UsageError, match="3 steps are not possible: this bundle's recipes list the noise levels of 1, 2, 4"
     ):
-        complete_request(manifest, "a", steps=3)
+        OpenRequest("a", steps=3).complete(manifest)
     with pytest.raises(UsageError, match="4-step lists the noise levels of 4 steps, so 2 are not possible"):
-        complete_request(manifest, "a", recipe="4-step", steps=2)
+        OpenRequest("a", recipe="4-step", steps=2).complete(manifest)
 
 
 def test_inspect_shows_recipes_in_full(tmp_path):

@@ -18,7 +18,7 @@ from edgereel.bundle.reader import Bundle, open_bundle
 from edgereel.core.errors import EngineError, PromptError
 from edgereel.engines import EngineOptions, EngineReport, get_engine
 from edgereel.engines.fake import FakeEngine, FakeSession
-from edgereel.runtime.reel import Reel, describe_engine
+from edgereel.runtime.reel import Reel
 from edgereel.runtime.text.embedder import NEGATIVE, Prompt, PromptEmbedder
 from edgereel.runtime.text.embedding_cache import EmbeddingCache
 
@@ -160,7 +160,7 @@ def test_what_ran_is_told_alike_where_the_text_encoder_runs_otherwise(opened, mo
     for text_encoder in ({}, {"text_encoder": None}):
         with opened(**text_encoder) as reel:
             reel.generate(PROMPT)
-            described.append(describe_engine(reel))
+            described.append(reel.facts())
     assert described[0] == described[1]
     assert described[0]["provider"] == ["other", "python"]
     assert described[0]["precision"] == ["float16", "float32"]

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 
 import pytest
-from helpers.pictures import clip, contents, write_old
+from helpers.pictures import clip, contents, write_old, write_output
 
 from edgereel.core.errors import OutputError
 from edgereel.runtime.video import png
-from edgereel.runtime.video.output import check_output, write_output
-from edgereel.runtime.video.png import write_pngs
+from edgereel.runtime.video.output import Output
 
 pytestmark = pytest.mark.lean
 
 
 def test_names_of_pngs_have_digits_enough(tmp_path):
-    assert write_pngs(tmp_path / "short", clip(2, 1, 1), {}, 2) == 2
+    assert write_output(tmp_path / "short", clip(2, 1, 1), 8, {}, 2) == 2
     assert sorted(os.listdir(tmp_path / "short")) == ["0001.png", "0002.png"]
-    write_pngs(tmp_path / "long", clip(1, 1, 1), {}, 12345)
+    write_output(tmp_path / "long", clip(1, 1, 1), 8, {}, 12345)
     assert os.listdir(tmp_path / "long") == ["00001.png"]
-    write_pngs(tmp_path / "long", clip(2, 1, 1), {}, 2)
+    write_output(tmp_path / "long", clip(2, 1, 1), 8, {}, 2)
     assert sorted(os.listdir(tmp_path / "long")) == ["0001.png", "0002.png"]
 
 
@@ -39,7 +38,7 @@ def test_names_of_pngs_have_digits_enough(tmp_path):
     ids=str,
 )
 def test_a_folder_with_something_else_in_it_is_never_touched(tmp_path, strange):
-    write_pngs(tmp_path / "made", clip(1), {})
+    write_output(tmp_path / "made", clip(1), 8, {})
     ours = tmp_path / "made" / "0001.png"
     folder = tmp_path / "clip"
     folder.mkdir()
@@ -51,7 +50,7 @@ def test_a_folder_with_something_else_in_it_is_never_touched(tmp_path, strange):
         else:
             (folder / name).write_bytes(ours.read_bytes() if content == "ours" else content)
     before = sorted(folder.rglob("*")), {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    for attempt in (check_output, lambda path: write_output(path, clip(), 8, {})):
+    for attempt in (Output.check, lambda path: write_output(path, clip(), 8, {})):
         with pytest.raises(OutputError, match="holds something other than the frames of an earlier clip"):
             attempt(folder)
     assert before == (
@@ -106,10 +105,10 @@ def test_folders_in_use_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "a" / "b")
     for path in (".", "..", tmp_path / "a"):
         with pytest.raises(OutputError, match=r"cannot write .*this folder is in use"):
-            check_output(path)
+            Output.check(path)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="a file is in the place of the folder"):
-        check_output(tmp_path / "file")
+        Output.check(tmp_path / "file")
     with pytest.raises(OutputError, match="missing does not exist"):
-        check_output(tmp_path / "missing" / "clip")
+        Output.check(tmp_path / "missing" / "clip")
     assert sorted(os.listdir(tmp_path)) == ["a", "file"]

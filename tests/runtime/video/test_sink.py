@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.pictures import NAMES, clip, contents, read_back, write_old
+from helpers.pictures import NAMES, clip, contents, read_back, write_old, write_output
 from helpers.small_disk import small_disk
 
 from edgereel.core.errors import GeometryError, OutputError
 from edgereel.runtime.video import gif, png, webp
-from edgereel.runtime.video.output import write_output
 
 pytestmark = pytest.mark.lean
 
@@ -97,7 +96,9 @@ def python_in(path, code, prefix=()):
         import os, resource, shutil, signal
         import numpy as np
         from pathlib import Path
-        from edgereel.runtime.video.output import write_output
+        from edgereel.runtime.video.output import Output
+        def write_output(path, frames, fps, metadata):
+            return Output.check(path).at(fps).write(frames, metadata)
         generator = np.random.default_rng(0)
         path = {str(path)!r}
         def noise(count):

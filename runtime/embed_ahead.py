@@ -6,14 +6,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ...bundle.manifest import Manifest
-from ...core.errors import EngineError, OutputError
-from ...core.progress import Progress, report_progress
-from ..batch import prompt_named, read_prompts
-from ..reel import Reel, load
-from ..request import complete_request
-from .embedder import NEGATIVE, Prompt
-from .embedding_cache import EmbeddingCache
+from ..bundle.manifest import Manifest
+from ..core.errors import EngineError, OutputError
+from ..core.progress import Progress, report_progress
+from .batch import read_prompts
+from .reel import Reel, load
+from .request import OpenRequest
+from .text.embedder import NEGATIVE, Prompt, prompt_named
+from .text.embedding_cache import EmbeddingCache
 
 
 def embed_ahead(
@@ -93,5 +93,5 @@ def _check_fit(size: int, cache: EmbeddingCache) -> None:
 
 def _is_guided(manifest: Manifest) -> bool:
     """Tell whether any recipe runs the denoiser without the prompt too."""
-    requests = (complete_request(manifest, "", recipe=recipe.name) for recipe in manifest.recipes)
+    requests = (OpenRequest("", recipe=recipe.name).complete(manifest) for recipe in manifest.recipes)
     return any(max(request.guidances) > 1 for request in requests)

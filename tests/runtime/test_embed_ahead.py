@@ -18,7 +18,7 @@ from test_cli import BUNDLE, PROMPT, QUICK, prompts_file, refused
 from edgereel.core.errors import Cancelled
 from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.runtime import reel as reel_module
-from edgereel.runtime.text.embed_ahead import embed_ahead
+from edgereel.runtime.embed_ahead import embed_ahead
 from edgereel.runtime.text.embedding_cache import EmbeddingCache
 
 pytestmark = pytest.mark.lean

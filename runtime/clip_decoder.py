@@ -1,0 +1,97 @@
+"""Decoding a reel's clips: the opened decoder, the plan that it is held to, and the facts that a clip's metadata tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.reader import Bundle
+from ..core.errors import OutOfMemory
+from ..core.progress import Progress, report_progress
+from .decoding.decoder import decode_frames
+from .decoding.tiling import decode_tiled
+from .memory.plan import MemoryPlan
+from .memory.sizes import DECODER, DECODER_GRAPHS
+from .open_graphs import OpenGraphs
+
+
+@dataclass
+class ClipDecoder:
+    """What turns the latents of a bundle's clips into pictures.
+
+    plan_of(width, height, frames): the memory plan of a clip's size. add_time: see Reel.add_time. facts: what ran so far, for
+    a clip's metadata. seconds: spent decoding so far.
+    """
+
+    bundle: Bundle
+    graphs: OpenGraphs
+    plan_of: Callable[[int, int, int], MemoryPlan]
+    add_time: Callable[[str, float], None]
+    facts: Callable[[], dict[str, Any]]
+    seconds: float = 0.0
+
+    def pictures(
+        self, latents: NDArray[np.float32], size: tuple[int, int, int], on_progress: Progress | None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures, uint8 [H, W, 3], of latents [1, C, F, H, W] (normalised units) as they are decoded.
+
+        size: the clip's width, height and frames. on_progress is told of tiles. Other clips may be made or decoded between
+        two pictures. Raises EngineError, PlanError where the plan does not fit, Cancelled.
+        """
+        plan = self.plan_of(*size)
+        shown = 0
+        while True:
+            with self.graphs.lock:
+                self.graphs.hold_to(plan)
+                pictures = self._decode(latents, on_progress)
+            try:
+                for _ in range(shown):  # memory ran out in the middle: those before are with the caller already
+                    self._next(pictures, plan)
+                while (picture := self._next(pictures, plan)) is not None:
+                    yield picture
+                    shown += 1
+                return
+            except OutOfMemory as error:
+                with self.graphs.lock:
+                    self.graphs.hold_to(plan)
+                    self.graphs.step_down(DECODER, error)
+
+    def open_first(self, size: tuple[int, int, int]) -> None:
+        """Open the decoder's first graph, as far as memory allows, so that `facts` has something to tell."""
+        with self.graphs.lock:
+            self.graphs.hold_to(self.plan_of(*size))
+            with suppress(OutOfMemory):
+                self.graphs.sessions(DECODER_GRAPHS[0])
+
+    def _next(self, pictures: Iterator[NDArray[np.uint8]], plan: MemoryPlan) -> NDArray[np.uint8] | None:
+        """Return the next picture, None after the last; the time that takes is decoding's."""
+        with self.graphs.lock:
+            self.graphs.hold_to(plan)
+            started = time.perf_counter()
+            picture = next(pictures, None)
+            self.seconds += time.perf_counter() - started
+            self.add_time("decode", started)
+        return picture
+
+    def _decode(self, latents: NDArray[np.float32], on_progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures, decoded as the memory plan says."""
+        first, following = (self.graphs.sessions(name) for name in DECODER_GRAPHS)
+        plan, geometry = self.graphs.plan, self.bundle.manifest.latent
+        if plan is None or plan.tile is None:
+            yield from decode_frames(first[None], following[None], latents, geometry)
+            return
+        front = (first["front"], following["front"]) if "front" in first else None
+        yield from decode_tiled(
+            front,
+            (first["rear"], following["rear"]),
+            latents,
+            geometry,
+            plan.tile,
+            on_tile=lambda done, total: report_progress(on_progress, "tiles", done, total),
+        )
