@@ -11,7 +11,7 @@ from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, parse_size, reel_options
-from .terminal import print_cache, print_json, show_plan, spinner, stage_progress
+from .terminal import print_cache, print_json, show_plan, stage_progress
 
 cache = typer.Typer(help="What is kept in the user's cache folder: built engines, lowered graphs, embeddings.")
 app.add_typer(cache, name="cache")
@@ -42,9 +42,15 @@ def plan(
         from ..runtime.planning import plan_bundle
 
     pixels = None if size is None else parse_size(size)
-    with spinner("finding what each graph takes"):
+    with stage_progress() as progress:
         found = plan_bundle(
-            bundle, size=pixels, frames=frames, memory=memory, engine=engine, compute_capability=compute_capability
+            bundle,
+            size=pixels,
+            frames=frames,
+            memory=memory,
+            engine=engine,
+            compute_capability=compute_capability,
+            on_progress=progress,
         )
     if as_json:
         print_json(found.to_json())

@@ -34,6 +34,8 @@ _MARKS = {
 }
 _STAGES = {
     "check": "checking files",
+    "fit": "what fits in memory",
+    "prompts": "checking prompts",
     "text": "reading the prompt",
     "embed": "embedding prompts",
     "denoise": "denoising",
@@ -79,16 +81,6 @@ def stage_progress(quiet: bool = False) -> Iterator[StageProgress]:
     columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr, disable=quiet or not stderr.is_terminal) as progress:
         yield StageProgress(progress)
-
-
-@contextmanager
-def spinner(text: str) -> Iterator[None]:
-    """Show that something is going on whose end is not known, for the time of the block, on a terminal only."""
-    if stderr.is_terminal:
-        with stderr.status(text):
-            yield
-    else:
-        yield
 
 
 def print_json(data: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..bundle.reader import peek_bundle
 from ..core.errors import UsageError
 from ..core.paths import demo_bundle_path
+from ..core.progress import Progress
 from ..engines import ENGINES, Engine, EngineOptions, get_engine
 from .memory.budget import budget_of
 from .memory.fit import plan_clip
@@ -22,6 +23,7 @@ def plan_bundle(
     memory: str | None = None,
     engine: str = "auto",
     compute_capability: str | None = None,
+    on_progress: Progress | None = None,
 ) -> MemoryPlan:
     """Return how memory would be used for clips of a size and length (None: the bundle's defaults); nothing is opened.
 
@@ -31,7 +33,8 @@ def plan_bundle(
     bundle = peek_bundle(path or demo_bundle_path())
     runs_on = _engine(engine, compute_capability, memory)
     wanted = bundle.manifest.defaults.complete(size, frames)
-    return plan_clip(bundle, wanted, runs_on, EngineOptions(), budget_of(memory, runs_on.device))
+    budget = budget_of(memory, runs_on.device)
+    return plan_clip(bundle, wanted, runs_on, EngineOptions(), budget, on_progress=on_progress)
 
 
 def _engine(name: str, capability: str | None, memory: str | None) -> Engine:

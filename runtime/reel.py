@@ -114,8 +114,8 @@ class Reel:
         """Return the opened graph of that name; see OpenGraphs.session."""
         return self.graphs.session(name)
 
-    def plan(self, width: int, height: int, frames: int) -> MemoryPlan:
-        """Return how memory will be used for clips of this size, and hold to it from now on.
+    def plan(self, width: int, height: int, frames: int, on_progress: Progress | None = None) -> MemoryPlan:
+        """Return how memory will be used for clips of this size, and hold to it from now on. on_progress: see plan_clip.
 
         Raises GeometryError where the model cannot do the size, PlanError where nothing fits, naming what would.
         """
@@ -125,7 +125,13 @@ class Reel:
             if latents not in self.graphs.plans:
                 started = time.perf_counter()
                 plan = plan_clip(
-                    self.bundle, size, self._engine, self._options, self._budget, only_decoder=self.only_decodes
+                    self.bundle,
+                    size,
+                    self._engine,
+                    self._options,
+                    self._budget,
+                    only_decoder=self.only_decodes,
+                    on_progress=on_progress,
                 )
                 if plan.tile is not None:
                     check_scratch(latents, self.bundle.manifest.latent, plan.tile)
@@ -152,7 +158,7 @@ class Reel:
         """Sample the clip of a request; see `generate`."""
         manifest = self.bundle.manifest
         request = asked.complete(manifest)
-        plan = self.plan(request.width, request.height, request.frames)
+        plan = self.plan(request.width, request.height, request.frames, on_progress)
         prompts = [Prompt(request.prompt)]
         if max(request.guidances) > 1:
             prompts.append(Prompt(request.negative_prompt, NEGATIVE))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ...bundle.manifest import LatentGeometry
 from ...bundle.reader import Bundle
 from ...core.errors import PlanError
+from ...core.progress import Progress, report_progress
 from ...core.units import format_bytes
 from ...engines import Engine, EngineOptions
 from .budget import Budget
@@ -16,18 +17,34 @@ from .sizes import clip_sizes
 
 Size = tuple[int, int, int]
 """Width and height in pixels, frames."""
+_MOST_TRIED = 2 * 10
+"""Sizes and lengths that are tried at the most: both are found by halving, among about a thousand each."""
 
 
 def plan_clip(
-    bundle: Bundle, size: Size, engine: Engine, options: EngineOptions, budget: Budget, *, only_decoder: bool = False
+    bundle: Bundle,
+    size: Size,
+    engine: Engine,
+    options: EngineOptions,
+    budget: Budget,
+    *,
+    only_decoder: bool = False,
+    on_progress: Progress | None = None,
 ) -> MemoryPlan:
     """Return how memory is used for clips of a size on an engine, which need not be able to run here.
 
-    only_decoder: the latents are there, and nothing else is opened. Raises GeometryError where the model cannot do the size,
-    PlanError where nothing fits, naming what would.
+    only_decoder: the latents are there, and nothing else is opened. on_progress is told of the stage `fit` where the size
+    does not fit and the nearest that does is looked for, which takes seconds.
+    Raises GeometryError where the model cannot do the size, PlanError where nothing fits, naming what would; Cancelled.
     """
 
+    tried = 0
+
     def plan_of(candidate: Size) -> MemoryPlan:
+        nonlocal tried
+        if tried:
+            report_progress(on_progress, "fit", min(tried - 1, _MOST_TRIED), _MOST_TRIED)
+        tried += 1
         sizes = clip_sizes(bundle, *candidate, engine, options, only_decoder=only_decoder)
         return plan_memory(sizes, budget, engine.device)
 
