@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from itertools import pairwise
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from itertools import count, islice, pairwise, takewhile
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -22,6 +23,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 SCHEMA_VERSION = 1
 # The first release that reads this schema; a bundle says it, so that an older release can name it when it refuses.
@@ -108,17 +110,56 @@ class Roles(Record):
     decoder_first: Graph
     decoder_next: Graph
 
+    @classmethod
+    def of(cls, graphs: Mapping[str, Mapping[str, Any]]) -> Roles:
+        """Return the roles of what the manifest says about graphs, by name as `graphs` has it: a new role is a new field.
+
+        Raises ValueError for a name that no role has, and (as ValidationError) where a role has no graph.
+        """
+        roles: dict[str, Any] = {}
+        left = dict(graphs)
+        for role, field in cls.model_fields.items():
+            if not _holds_list(field):
+                if role in left:
+                    roles[role] = left.pop(role)
+                continue
+            names = list(takewhile(left.__contains__, _numbered(role)))
+            roles[role] = [left.pop(name) for name in names]
+        if left:
+            raise ValueError(f"no role has a graph of the name {', '.join(left)}")
+        return cls.model_validate(roles)
+
     def graphs(self) -> dict[str, Graph]:
-        """Return every graph by a unique name: the role, numbered from the second denoiser on."""
-        named: dict[str, Graph] = {"text_encoder": self.text_encoder}
-        named |= zip(self.denoiser_names(), self.denoiser, strict=True)
-        named["decoder_first"] = self.decoder_first
-        named["decoder_next"] = self.decoder_next
+        """Return every graph by a unique name: the role, where several have it numbered from the second on."""
+        named: dict[str, Graph] = {}
+        for role in type(self).model_fields:
+            held = getattr(self, role)
+            if isinstance(held, list):
+                named |= zip(_numbered(role), held, strict=False)
+            elif held is not None:
+                named[role] = held
         return named
 
     def denoiser_names(self) -> list[str]:
         """Return the names of the denoisers among the graphs."""
-        return ["denoiser", *(f"denoiser_{number}" for number in range(2, len(self.denoiser) + 1))]
+        return list(islice(_numbered("denoiser"), len(self.denoiser)))
+
+    @model_serializer(mode="wrap")
+    def _without_roles_that_nothing_has(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        known = type(self).model_fields
+        return {role: held for role, held in to_data(self).items() if held is not None or role not in known}
+
+
+def _numbered(role: str) -> Iterator[str]:
+    """Yield the names of the graphs that share a role."""
+    yield role
+    for number in count(2):
+        yield f"{role}_{number}"
+
+
+def _holds_list(field: FieldInfo) -> bool:
+    kinds = (field.annotation, *get_args(field.annotation))
+    return any(get_origin(kind) is list for kind in kinds)
 
 
 class EmbeddingTable(Record):
