@@ -9,18 +9,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from itertools import pairwise
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from itertools import count, islice, pairwise, takewhile
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     field_validator,
     model_serializer,
     model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from .bounds import (
+    Count,
+    Extent,
+    Guidance,
+    LongText,
+    Pixels,
+    PlainFileName,
+    Scale,
+    Sha256,
+    Shift,
+    ShortText,
+    Sigma,
+    SigmaList,
+    TimestepList,
+    TokenId,
 )
 
 SCHEMA_VERSION = 1
@@ -29,15 +47,6 @@ SCHEMA_RELEASE = "0.1.0"
 MANIFEST_NAME = "reel.json"
 RCM_MOST_STEPS = 4
 """rCM's authors publish its angles for 1 to 4 steps."""
-
-PlainFileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-PositiveInt = Annotated[int, Field(gt=0, le=2**40)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-SigmaList = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=1000)]
-TimestepList = Annotated[list[Positive], Field(min_length=1, max_length=1000)]
 
 
 class Record(BaseModel):
@@ -50,7 +59,11 @@ class TensorSpec(Record):
     """One graph input or output. A dimension is a size or, where it may vary, a name."""
 
     dtype: Literal["float32", "int64"]
-    shape: list[int | str]
+    shape: Annotated[list[Extent | ShortText], Field(max_length=16)]
+
+
+TensorSpecs = Annotated[dict[ShortText, TensorSpec], Field(max_length=1024)]
+"""Tensors by name."""
 
 
 class Quantization(Record):
@@ -62,10 +75,10 @@ class Quantization(Record):
     kept: names of the linears that were not quantized.
     """
 
-    linears: dict[str, int]
+    linears: Annotated[dict[ShortText, Count], Field(max_length=16)]
     activations: Literal["float", "dynamic", "static"]
-    balanced: int = 0
-    kept: list[str] = []
+    balanced: Count = 0
+    kept: Annotated[list[ShortText], Field(max_length=10_000)] = []
 
 
 class Graph(Record):
@@ -77,8 +90,8 @@ class Graph(Record):
 
     file: PlainFileName
     data: PlainFileName
-    inputs: dict[str, TensorSpec]
-    outputs: dict[str, TensorSpec]
+    inputs: TensorSpecs
+    outputs: TensorSpecs
     activations: Literal["dynamic"] | None = None
     quantization: Quantization | None = None
 
@@ -95,30 +108,69 @@ class Denoiser(Graph):
     """
 
     prediction: Literal["velocity"] = "velocity"
-    sigma_low: Finite = 0.0
-    sigma_high: Finite = 1.0
-    guidance: Finite | None = None
+    sigma_low: Sigma = 0.0
+    sigma_high: Sigma = 1.0
+    guidance: Scale | None = None
 
 
 class Roles(Record):
     """The graphs by the part they play. Several denoisers split the noise levels among them."""
 
     text_encoder: Graph
-    denoiser: Annotated[list[Denoiser], Field(min_length=1)]
+    denoiser: Annotated[list[Denoiser], Field(min_length=1, max_length=8)]
     decoder_first: Graph
     decoder_next: Graph
 
+    @classmethod
+    def of(cls, graphs: Mapping[str, Mapping[str, Any]]) -> Roles:
+        """Return the roles of what the manifest says about graphs, by name as `graphs` has it: a new role is a new field.
+
+        Raises ValueError for a name that no role has, and (as ValidationError) where a role has no graph.
+        """
+        roles: dict[str, Any] = {}
+        left = dict(graphs)
+        for role, field in cls.model_fields.items():
+            if not _holds_list(field):
+                if role in left:
+                    roles[role] = left.pop(role)
+                continue
+            names = list(takewhile(left.__contains__, _numbered(role)))
+            roles[role] = [left.pop(name) for name in names]
+        if left:
+            raise ValueError(f"no role has a graph of the name {', '.join(left)}")
+        return cls.model_validate(roles)
+
     def graphs(self) -> dict[str, Graph]:
-        """Return every graph by a unique name: the role, numbered from the second denoiser on."""
-        named: dict[str, Graph] = {"text_encoder": self.text_encoder}
-        named |= zip(self.denoiser_names(), self.denoiser, strict=True)
-        named["decoder_first"] = self.decoder_first
-        named["decoder_next"] = self.decoder_next
+        """Return every graph by a unique name: the role, where several have it numbered from the second on."""
+        named: dict[str, Graph] = {}
+        for role in type(self).model_fields:
+            held = getattr(self, role)
+            if isinstance(held, list):
+                named |= zip(_numbered(role), held, strict=False)
+            elif held is not None:
+                named[role] = held
         return named
 
     def denoiser_names(self) -> list[str]:
         """Return the names of the denoisers among the graphs."""
-        return ["denoiser", *(f"denoiser_{number}" for number in range(2, len(self.denoiser) + 1))]
+        return list(islice(_numbered("denoiser"), len(self.denoiser)))
+
+    @model_serializer(mode="wrap")
+    def _without_roles_that_nothing_has(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        known = type(self).model_fields
+        return {role: held for role, held in to_data(self).items() if held is not None or role not in known}
+
+
+def _numbered(role: str) -> Iterator[str]:
+    """Yield the names of the graphs that share a role."""
+    yield role
+    for number in count(2):
+        yield f"{role}_{number}"
+
+
+def _holds_list(field: FieldInfo) -> bool:
+    kinds = (field.annotation, *get_args(field.annotation))
+    return any(get_origin(kind) is list for kind in kinds)
 
 
 class EmbeddingTable(Record):
@@ -126,8 +178,8 @@ class EmbeddingTable(Record):
 
     file: PlainFileName
     dtype: Literal["float32", "float16", "bfloat16"]
-    rows: PositiveInt
-    columns: PositiveInt
+    rows: Annotated[int, Field(gt=0, le=2**24)]
+    columns: Annotated[int, Field(gt=0, le=2**16)]
 
 
 class TextRules(Record):
@@ -142,9 +194,9 @@ class TextRules(Record):
 
     tokenizer: PlainFileName = "tokenizer.json"
     max_tokens: Annotated[int, Field(gt=0, le=65536)]
-    pad_token_id: Annotated[int, Field(ge=0)]
-    unknown_token_id: Annotated[int, Field(ge=0)] | None = None
-    cleaning: list[Literal["fix_text", "html_unescape", "collapse_whitespace"]] = []
+    pad_token_id: TokenId
+    unknown_token_id: TokenId | None = None
+    cleaning: Annotated[list[Literal["fix_text", "html_unescape", "collapse_whitespace"]], Field(max_length=8)] = []
     embedding_table: EmbeddingTable | None = None
 
     @model_serializer(mode="wrap")
@@ -160,11 +212,11 @@ class LatentGeometry(Record):
     number of patches at most `max_patches` per axis.
     """
 
-    channels: PositiveInt
-    temporal_scale: PositiveInt
-    spatial_scale: PositiveInt
-    patch: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
-    max_patches: PositiveInt = 1024
+    channels: Annotated[int, Field(gt=0, le=2**12)]
+    temporal_scale: Annotated[int, Field(gt=0, le=64)]
+    spatial_scale: Annotated[int, Field(gt=0, le=256)]
+    patch: Annotated[list[Annotated[int, Field(gt=0, le=64)]], Field(min_length=3, max_length=3)]
+    max_patches: Annotated[int, Field(gt=0, le=2**16)] = 1024
 
 
 class Recipe(Record):
@@ -184,19 +236,19 @@ class Recipe(Record):
     source: where the recipe was read.
     """
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, max_length=200)]
     sampler: Literal["euler", "unipc", "sde", "rcm"]
     steps: Annotated[int, Field(ge=1, le=1000)]
-    shift: Positive | None = None
-    sigma_max: Positive | None = None
+    shift: Shift | None = None
+    sigma_max: Shift | None = None
     warp: TimestepList | None = None
     timesteps: TimestepList | None = None
     sigmas: SigmaList | None = None
     guidance: Guidance
-    expert_guidance: list[Guidance] | None = None
+    expert_guidance: Annotated[list[Guidance], Field(max_length=8)] | None = None
     boundary: Annotated[float, Field(gt=0, lt=1)] | None = None
     train_timesteps: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
-    source: str = ""
+    source: LongText = ""
 
     @property
     def is_fixed(self) -> bool:
@@ -242,15 +294,15 @@ class Precision(Record):
     """
 
     compute: Literal["fp32", "fp16"]
-    weights: str
+    weights: ShortText
 
 
 class Defaults(Record):
     """Picture size in pixels, number of frames and frames per second when the user asks for nothing else."""
 
-    width: PositiveInt
-    height: PositiveInt
-    frames: PositiveInt
+    width: Pixels
+    height: Pixels
+    frames: Annotated[int, Field(gt=0, le=2**14)]
     fps: Annotated[int, Field(ge=1, le=240)]
 
     def complete(self, size: tuple[int, int] | None, frames: int | None) -> tuple[int, int, int]:
@@ -261,7 +313,7 @@ class Defaults(Record):
 class FileRecord(Record):
     """Size in bytes and content hash of a file in the bundle."""
 
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=2**44)]
     sha256: Sha256
 
 
@@ -270,16 +322,16 @@ class Parity(Record):
 
     relative: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    shapes: list[str]
+    shapes: Annotated[list[ShortText], Field(max_length=64)]
 
 
 class FusedLora(Record):
     """A LoRA that was fused into the weights: its file's name and hash, its scale, and the graph it is in."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, max_length=255)]
     sha256: Sha256
-    scale: Finite
-    denoiser: str
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+    denoiser: ShortText
 
 
 class Manifest(Record):
@@ -291,22 +343,22 @@ class Manifest(Record):
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
 
-    schema_version: int = Field(SCHEMA_VERSION, alias="schema")
-    read_by: str = SCHEMA_RELEASE
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = Field(SCHEMA_VERSION, alias="schema")
+    read_by: ShortText = SCHEMA_RELEASE
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    license: str
-    origin: str
+    license: LongText
+    origin: LongText
     roles: Roles
     text: TextRules
     latent: LatentGeometry
-    recipes: Annotated[list[Recipe], Field(min_length=1)]
+    recipes: Annotated[list[Recipe], Field(min_length=1, max_length=64)]
     precision: Precision
     defaults: Defaults
-    files: dict[PlainFileName, FileRecord]
-    written_by: dict[str, str]
-    parity: dict[str, Parity] = {}
-    quality: dict[str, Any] = {}
-    loras: list[FusedLora] = []
+    files: Annotated[dict[PlainFileName, FileRecord], Field(max_length=256)]
+    written_by: Annotated[dict[ShortText, ShortText], Field(max_length=64)]
+    parity: Annotated[dict[ShortText, Parity], Field(max_length=64)] = {}
+    quality: Annotated[dict[ShortText, Any], Field(max_length=256)] = {}
+    loras: Annotated[list[FusedLora], Field(max_length=64)] = []
     quantized_from: Sha256 | None = None
     digest: Sha256 | Literal[""] = ""
 

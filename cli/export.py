@@ -46,25 +46,23 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle, each graph proved against the torch module it came from."""
     with interrupts_wait():
-        from ..export import export_checkpoint
+        from ..export import ExportOptions, run_export
 
-    if precision not in ("fp32", "fp16"):
-        raise UsageError(f"--precision {precision}: choose fp32 or fp16")
+    options = ExportOptions(
+        checkpoint,
+        output,
+        max_tokens=max_tokens,
+        recipe=recipe,
+        precision=precision,
+        loras=lora,
+        transformer=transformer,
+        transformer_2=transformer_2,
+        name=name,
+        license=license_,
+        origin=origin,
+    )
     with stage_progress() as progress:
-        manifest = export_checkpoint(
-            checkpoint,
-            output,
-            max_tokens=max_tokens,
-            recipe=recipe,
-            precision=precision,  # type: ignore[arg-type]
-            loras=lora or [],
-            transformer=transformer,
-            transformer_2=transformer_2,
-            name=name,
-            license=license_,
-            origin=origin,
-            on_progress=progress,
-        )
+        manifest = run_export(options, on_progress=progress)
     parity = {name: figure.relative for name, figure in manifest.parity.items()}
     if as_json:
         print_json({"output": str(output), "digest": manifest.digest, "parity": parity})

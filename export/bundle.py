@@ -4,114 +4,98 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from ..bundle.manifest import Denoiser, Graph, Manifest, Parity, Precision, Roles
+from ..bundle.manifest import Manifest, Parity, Precision, Roles
 from ..bundle.writer import file_records, new_bundle_folder, write_manifest
 from ..core.errors import CheckpointError, brief
+from ..core.progress import Progress, report_progress
+from .catalogue import family_of, open_family, published_recipes, put_first
 from .checkpoint import OVERRIDES_NAME, Checkpoint, open_checkpoint
-from .families.base import Adapter, Facts, GraphSource, Part, Trial
-from .families.wan.adapter import WanAdapter
-from .families.wan.recipes import put_first
+from .families.base import Adapter, Facts, GraphSource, ModelPart, Trial
 from .graphs import DataFile, save_graph
-from .lora.request import Lora
 from .model_card import model_card
 from .parity import LIMITS, Run, decoder_differences, graph_differences, judge, opened, traced_module
-from .request import INDEX_NAME
+from .request import Compute, ExportRequest
 
-FAMILIES: dict[str, Callable[[Checkpoint], Adapter]] = {"WanPipeline": WanAdapter}
 COMPUTE = {"fp32": torch.float32, "fp16": torch.float16}
 WRITERS = ("edgereel", "torch", "diffusers", "transformers", "onnx")
 WEIGHT_NAMES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
 NOT_STATED = "not stated"
-
-Progress = Callable[[str, int, int], None]
+CARD_NAME = "MODEL_CARD.md"
+STAGES = 3
+"""Of a part: loaded, exported, proved."""
 
 
 @dataclass
-class Exported:
-    """What exporting the parts left: graphs by name, their proofs, and bytes of weights by type."""
+class ProvedGraphs:
+    """What exporting the parts left: the manifest's entries of graphs and their proofs, by name; bytes of weights by type."""
 
-    graphs: dict[str, Graph]
-    parity: dict[str, Parity]
-    stored: dict[str, int]
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parity: dict[str, Parity] = field(default_factory=dict)
+    stored: dict[str, int] = field(default_factory=dict)
 
 
-def export_checkpoint(
-    checkpoint: Path,
-    output: Path,
-    *,
-    max_tokens: int | None,
-    recipe: str | None = None,
-    precision: Literal["fp32", "fp16"],
-    loras: Sequence[Lora],
-    replaced: Mapping[str, Path],
-    name: str | None,
-    license: str | None,
-    origin: str | None,
-    on_progress: Progress | None,
-) -> Manifest:
-    """Do what edgereel.export.export_checkpoint says, once its arguments are checked."""
-    opened = open_checkpoint(checkpoint, replaced)
-    adapter = open_family(opened)
-    adapter.add_loras(loras)
-    facts = adapter.facts
-    if recipe is not None:
-        facts = replace(facts, recipes=put_first(recipe, facts.published, facts.recipes, len(facts.denoisers)))
-    labels = {"name": name, "license": license, "origin": origin}
-    defaults = {"name": output.stem, "license": NOT_STATED, "origin": NOT_STATED}
-    for key, default in defaults.items():
-        if labels[key] is None:
-            labels[key] = opened.overrides.get(key, default)
-    with new_bundle_folder(output) as folder:
-        exported = _export_parts(adapter, folder, precision, on_progress or (lambda *_: None))
+def export_request(request: ExportRequest, on_progress: Progress | None) -> Manifest:
+    """Do what edgereel.export.run_export says, once the request is checked."""
+    checkpoint = open_checkpoint(request.checkpoint, request.replaced)
+    adapter = open_family(checkpoint)
+    adapter.add_loras(request.loras)
+    facts = _chosen_facts(adapter.facts, checkpoint, request)
+    labels = _labels(checkpoint, request)
+    with new_bundle_folder(request.output) as folder:
+        proved = _export_parts(adapter, folder, request.precision, on_progress)
         shutil.copyfile(facts.tokenizer, folder / facts.text.tokenizer)
-        return _write_manifest(folder, facts, exported, labels, max_tokens, precision)
+        return _write_manifest(folder, facts, proved, labels, request.precision)
 
 
-def open_family(checkpoint: Checkpoint) -> Adapter:
-    """Return the adapter of a checkpoint's family, which checks it; raise CheckpointError."""
-    if checkpoint.family not in FAMILIES:
-        raise CheckpointError(
-            f"{checkpoint.folder / INDEX_NAME}: a {checkpoint.family} checkpoint is of an unknown family; "
-            f"known: {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[checkpoint.family](checkpoint)
+def _chosen_facts(facts: Facts, checkpoint: Checkpoint, request: ExportRequest) -> Facts:
+    """Return a checkpoint's facts with what the request says instead."""
+    if request.max_tokens is not None:
+        facts = replace(facts, text=facts.text.model_copy(update={"max_tokens": request.max_tokens}))
+    if request.recipe is not None:
+        published = published_recipes(family_of(checkpoint.family, checkpoint.folder))
+        facts = replace(facts, recipes=put_first(request.recipe, published, facts.recipes, facts.denoisers))
+    return facts
 
 
-def _export_parts(
-    adapter: Adapter, folder: Path, precision: Literal["fp32", "fp16"], on_progress: Progress
-) -> Exported:
+def _labels(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, Any]:
+    """Return name, licence and origin: as asked for, the checkpoint's own or, without, what stands for none."""
+    labels: dict[str, Any] = {"name": request.output.stem, "license": NOT_STATED, "origin": NOT_STATED}
+    own = {key: value for key, value in checkpoint.overrides.items() if key in labels}
+    return labels | own | request.labels
+
+
+def _export_parts(adapter: Adapter, folder: Path, precision: Compute, on_progress: Progress | None) -> ProvedGraphs:
     """Export and prove one part after another, so that only one is in memory."""
-    exported = Exported({}, {}, {})
+    proved = ProvedGraphs()
     for part in adapter.parts:
-        _export_part(part, folder, precision, on_progress, exported)
+        _export_part(part, folder, precision, on_progress, proved)
         gc.collect()
-    return exported
+    return proved
 
 
 def _export_part(
-    part: Part, folder: Path, precision: Literal["fp32", "fp16"], on_progress: Progress, exported: Exported
+    part: ModelPart, folder: Path, precision: Compute, on_progress: Progress | None, proved: ProvedGraphs
 ) -> None:
-    on_progress(part.name, 0, 3)
+    report_progress(on_progress, part.name, 0, STAGES)
     module = part.load()
     trials = part.trials(module)
-    on_progress(part.name, 1, 3)
+    report_progress(on_progress, part.name, 1, STAGES)
     with DataFile(folder / f"{part.name}.data") as data:
         sources = part.graphs(module, COMPUTE[precision])
         for source in sources:
             save_graph(source, folder, data)
-            exported.graphs[source.name] = _graph_entry(source, data.path.name)
+            proved.entries[source.name] = _entry(source, data.path.name)
     for kind, count in data.stored_bytes.items():
-        exported.stored[kind] = exported.stored.get(kind, 0) + count
+        proved.stored[kind] = proved.stored.get(kind, 0) + count
     names = [source.name for source in sources]
     limit = LIMITS[precision]
     in_torch: dict[str, Parity] = {}
@@ -119,16 +103,16 @@ def _export_part(
         in_torch = _prove(part, names, [traced_module(source) for source in sources], trials, limit)
     del module, sources, source  # the engine is about to need the memory
     gc.collect()
-    on_progress(part.name, 2, 3)
+    report_progress(on_progress, part.name, 2, STAGES)
     with ExitStack() as stack:
         runs = [stack.enter_context(opened(folder / f"{name}.onnx", data.path)) for name in names]
         proofs = _prove(part, names, runs, trials, limit)
     for name, proof in proofs.items():
-        exported.parity[name] = max(proof, in_torch.get(name, proof), key=lambda either: either.relative)
-    on_progress(part.name, 3, 3)
+        proved.parity[name] = max(proof, in_torch.get(name, proof), key=lambda either: either.relative)
+    report_progress(on_progress, part.name, STAGES, STAGES)
 
 
-def _prove(part: Part, names: list[str], runs: list[Run], trials: list[Trial], limit: float) -> dict[str, Parity]:
+def _prove(part: ModelPart, names: list[str], runs: list[Run], trials: list[Trial], limit: float) -> dict[str, Parity]:
     """Return the parity of each of a part's graphs; raise ParityError where one is over the limit."""
     if part.streams:
         differences = list(decoder_differences(runs[0], runs[1], trials))
@@ -137,38 +121,23 @@ def _prove(part: Part, names: list[str], runs: list[Run], trials: list[Trial], l
     return {name: judge(name, found, trials, limit) for name, found in zip(names, differences, strict=True)}
 
 
-def _graph_entry(source: GraphSource, data: str) -> Graph:
-    return Graph(file=f"{source.name}.onnx", data=data, inputs=source.inputs, outputs=source.outputs)
+def _entry(source: GraphSource, data: str) -> dict[str, Any]:
+    """Return what the manifest says about a graph."""
+    interface = {"inputs": source.inputs, "outputs": source.outputs}
+    return {"file": f"{source.name}.onnx", "data": data, **interface, **source.facts}
 
 
 def _write_manifest(
-    folder: Path,
-    facts: Facts,
-    exported: Exported,
-    labels: dict[str, Any],
-    max_tokens: int | None,
-    precision: Literal["fp32", "fp16"],
+    folder: Path, facts: Facts, proved: ProvedGraphs, labels: dict[str, Any], precision: Compute
 ) -> Manifest:
     """Write the model card, then reel.json, which lists every other file and its hash."""
-    graphs = exported.graphs
-    denoisers = [graph for name, graph in graphs.items() if name.startswith("denoiser")]
-    main = max(sorted(exported.stored), key=lambda kind: exported.stored[kind])
-    if max_tokens is not None:
-        facts.text.max_tokens = max_tokens
+    main = max(sorted(proved.stored), key=lambda kind: proved.stored[kind])
     try:
-        (folder / "MODEL_CARD.md").write_text(
-            model_card(labels, facts, exported.parity, precision), encoding="utf-8", newline="\n"
-        )
+        card = model_card(labels, facts, proved.parity, precision)
+        (folder / CARD_NAME).write_text(card, encoding="utf-8", newline="\n")
         manifest = Manifest(
             **labels,
-            roles=Roles(
-                text_encoder=graphs["text_encoder"],
-                denoiser=[
-                    Denoiser(**dict(graph), **levels) for graph, levels in zip(denoisers, facts.denoisers, strict=True)
-                ],
-                decoder_first=graphs["decoder_first"],
-                decoder_next=graphs["decoder_next"],
-            ),
+            roles=Roles.of(proved.entries),
             text=facts.text,
             latent=facts.latent,
             recipes=facts.recipes,
@@ -176,7 +145,7 @@ def _write_manifest(
             defaults=facts.defaults,
             files=file_records(folder),
             written_by={package: _version(package) for package in WRITERS},
-            parity=exported.parity,
+            parity=proved.parity,
             quality=facts.quality,
             loras=facts.loras,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +15,14 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.errors import CheckpointError, brief
 from . import weights
-from .request import INDEX_NAME, PICKLE_SUFFIXES, check_checkpoint_folder, check_component_folder
+from .layout import (
+    INDEX_NAME,
+    PICKLE_SUFFIXES,
+    check_checkpoint_folder,
+    check_component_folder,
+    pipeline_of,
+    read_json,
+)
 
 OVERRIDES_NAME = "edgereel.json"
 READABLE_TYPES = ("F64", "F32", "F16", "BF16")
@@ -38,7 +44,7 @@ class Checkpoint:
     @property
     def family(self) -> str:
         """The pipeline class that the checkpoint is for."""
-        return str(self.index.get("_class_name"))
+        return pipeline_of(self.index)
 
     def has(self, name: str) -> bool:
         """Tell whether the pipeline has this component (it may be listed as null)."""
@@ -147,19 +153,6 @@ def open_checkpoint(folder: Path, replaced: Mapping[str, Path] | None = None) ->
         if (source / OVERRIDES_NAME).exists():
             checkpoint.overrides.update(read_json(source / OVERRIDES_NAME))
     return checkpoint
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; raise CheckpointError where it cannot be read as one."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: file is missing; copy the whole checkpoint") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {brief(error)}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds a JSON {type(data).__name__}, not an object")
-    return data
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -1,65 +1,159 @@
-"""What is wrong with the arguments of an export, as far as that shows without torch, which takes seconds to import."""
+"""What is asked of an export: checked once, without torch, which takes seconds to import, and completed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..bundle.writer import check_new_bundle
 from ..core.errors import CheckpointError, UsageError
-from .families.wan.recipes import WAN_RECIPES, published_recipe
-from .lora.request import SYNTAX, Lora
+from .catalogue import family_of, published_recipe, published_recipes
+from .layout import (
+    INDEX_NAME,
+    PICKLE_SUFFIXES,
+    check_checkpoint_folder,
+    check_component_folder,
+    pipeline_of,
+    read_json,
+)
 
-INDEX_NAME = "model_index.json"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-PRECISIONS = ("fp32", "fp16")
+LORA_SYNTAX = "FILE[:SCALE][@2]"
 MAX_TOKENS_LIMIT = 65_536
 
+Compute = Literal["fp32", "fp16"]
+_COMPUTES: dict[str, Compute] = {"fp32": "fp32", "fp16": "fp16"}
 
-def check_arguments(
-    checkpoint: Path,
-    output: Path,
-    *,
-    max_tokens: int | None,
-    recipe: str | None,
-    precision: str,
-    loras: Sequence[Lora],
-    replaced: Mapping[str, Path],
-) -> None:
-    """Raise UsageError, OutputError or CheckpointError for what export_checkpoint could not use."""
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is unknown: choose {' or '.join(PRECISIONS)}")
-    if max_tokens is not None and not 0 < max_tokens <= MAX_TOKENS_LIMIT:
-        raise UsageError(f"max tokens is {max_tokens}: choose 1 to {MAX_TOKENS_LIMIT}")
-    check_new_bundle(output)
-    check_checkpoint_folder(checkpoint)
-    for name, folder in replaced.items():
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file to fuse at export. Raises UsageError where scale or expert cannot be meant.
+
+    scale: what its change to the weights is multiplied by; 1 is what it was trained for, any finite number is allowed.
+    expert: 1 for the first denoiser (diffusers' `transformer`, high noise where there are two), 2 for the second
+        (`transformer_2`, what diffusers reaches with `load_into_transformer_2=True`). A file for both is given twice.
+    """
+
+    path: Path
+    scale: float = 1.0
+    expert: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
+            raise UsageError(f"{self.path}: LoRA scale {self.scale!r} is not a finite number; write {LORA_SYNTAX}")
+        if self.expert not in (1, 2):
+            raise UsageError(f"{self.path}: there is no denoiser {self.expert}; write @1 (the default) or @2")
+
+    @classmethod
+    def of(cls, given: Lora | Path | str) -> Lora:
+        """Return what was given, text read as FILE[:SCALE][@EXPERT]. Raises UsageError.
+
+        A text that is the name of an existing file is that file, colons and all.
+        """
+        if isinstance(given, Lora):
+            return given
+        if isinstance(given, Path) or Path(given).exists():
+            return cls(Path(given))
+        place = re.fullmatch(r"(?P<rest>.+)@(?P<expert>[0-9]{1,9})", given, re.DOTALL)
+        rest, expert = (place["rest"], int(place["expert"])) if place else (given, 1)
+        path, colon, scale = rest.rpartition(":")
+        if not colon or re.search(r"[/\\]|\.safetensors$", scale):  # a drive's colon, not a scale's
+            return cls(Path(rest), expert=expert)
+        try:
+            return cls(Path(path), float(scale), expert)
+        except ValueError:
+            raise UsageError(f"--lora {given}: scale {scale!r} is not a number; write {LORA_SYNTAX}") from None
+
+    def check_file(self) -> None:
+        """Raise CheckpointError where the path cannot be a LoRA file."""
+        if self.path.is_dir():
+            raise CheckpointError(f"{self.path}: is a folder; give the LoRA's .safetensors file")
+        if not self.path.exists():
+            raise CheckpointError(f"{self.path}: no such LoRA file; write {LORA_SYNTAX}")
+        if self.path.suffix in PICKLE_SUFFIXES:
+            raise CheckpointError(
+                f"{self.path}: pickled weights can run code and are not read; convert them to safetensors"
+            )
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A checked export. replaced: denoisers by component name that come from folders elsewhere. labels: those given."""
+
+    checkpoint: Path
+    output: Path
+    precision: Compute
+    max_tokens: int | None
+    recipe: str | None
+    loras: tuple[Lora, ...]
+    replaced: dict[str, Path]
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What may be said about an export; what is left open is the checkpoint's own or, without, the family's default.
+
+    checkpoint, output: a folder in diffusers' layout and the bundle to write, NAME.reel; the two that must be given.
+    max_tokens: length prompts are padded to. recipe: name of a published recipe of the model family that becomes the
+    bundle's default; the checkpoint's own ones follow. precision: what the graphs compute in, fp32 (the default) or fp16.
+    loras: safetensors files to fuse into the denoisers in float32, one after another; text is FILE[:SCALE][@2].
+    transformer, transformer_2: folders of denoisers to export instead of the checkpoint's own, as distilled models
+    are published; what their `edgereel.json` says goes before what the checkpoint's says.
+    name, license, origin: of the weights.
+    """
+
+    checkpoint: Path | str | None = None
+    output: Path | str | None = None
+    max_tokens: int | None = None
+    recipe: str | None = None
+    precision: str | None = None
+    loras: Sequence[Lora | Path | str] | None = None
+    transformer: Path | str | None = None
+    transformer_2: Path | str | None = None
+    name: str | None = None
+    license: str | None = None
+    origin: str | None = None
+
+    def complete(self) -> ExportRequest:
+        """Check everything that can be checked without torch. Raises UsageError, OutputError or CheckpointError."""
+        if self.checkpoint is None or self.output is None:
+            raise UsageError("an export needs a checkpoint folder and the name of the bundle to write")
+        replaced = {"transformer": self.transformer, "transformer_2": self.transformer_2}
+        labels = {"name": self.name, "license": self.license, "origin": self.origin}
+        request = ExportRequest(
+            checkpoint=Path(self.checkpoint),
+            output=Path(self.output),
+            precision=_compute(self.precision),
+            max_tokens=self.max_tokens,
+            recipe=self.recipe,
+            loras=tuple(Lora.of(lora) for lora in self.loras or ()),
+            replaced={name: Path(folder) for name, folder in replaced.items() if folder is not None},
+            labels={key: label for key, label in labels.items() if label is not None},
+        )
+        _check(request)
+        return request
+
+
+def _compute(given: str | None) -> Compute:
+    precision = "fp32" if given is None else given
+    if precision not in _COMPUTES:
+        raise UsageError(f"precision {precision!r} is unknown: choose {' or '.join(_COMPUTES)}")
+    return _COMPUTES[precision]
+
+
+def _check(request: ExportRequest) -> None:
+    if request.max_tokens is not None and not 0 < request.max_tokens <= MAX_TOKENS_LIMIT:
+        raise UsageError(f"max tokens is {request.max_tokens}: choose 1 to {MAX_TOKENS_LIMIT}")
+    check_new_bundle(request.output)
+    check_checkpoint_folder(request.checkpoint)
+    for name, folder in request.replaced.items():
         check_component_folder(name, folder)
-    for lora in loras:
-        check_lora_file(lora.path)
-    if recipe is not None:
-        published_recipe(recipe, WAN_RECIPES)  # of every family that there is
-
-
-def check_checkpoint_folder(folder: Path) -> None:
-    """Raise CheckpointError where a folder cannot be a checkpoint."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; give a checkpoint in diffusers' layout")
-    if not (folder / INDEX_NAME).is_file():
-        raise CheckpointError(f"{folder}: has no {INDEX_NAME}; give a checkpoint in diffusers' layout")
-
-
-def check_component_folder(name: str, folder: Path) -> None:
-    """Raise CheckpointError where a folder cannot be the component of a checkpoint that it should replace."""
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: has no config.json; give the folder of a {name} in diffusers' layout")
-
-
-def check_lora_file(path: Path) -> None:
-    """Raise CheckpointError where a path cannot be a LoRA file."""
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; give the LoRA's .safetensors file")
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such LoRA file; write {SYNTAX}")
-    if path.suffix in PICKLE_SUFFIXES:
-        raise CheckpointError(f"{path}: pickled weights can run code and are not read; convert them to safetensors")
+    for lora in request.loras:
+        lora.check_file()
+    family = family_of(pipeline_of(read_json(request.checkpoint / INDEX_NAME)), request.checkpoint)
+    if request.recipe is not None:
+        published_recipe(request.recipe, published_recipes(family))

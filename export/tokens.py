@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..core.errors import CheckpointError, brief
-from .checkpoint import read_json
+from .layout import read_json
 
 
 def pad_token_id(tokenizer: Path, default: int) -> int:

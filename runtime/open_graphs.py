@@ -74,10 +74,12 @@ class OpenGraphs:
 
         A graph is open either as a whole or in parts.
 
-        Raises EngineError where all is closed or the engine cannot open the graph (OutOfMemory: see `run`).
+        Raises EngineError where all is closed or the engine cannot open the graph (OutOfMemory: see `run`), BundleError where
+        the graph's files have been cut short.
         """
         if self._closed:
             raise EngineError("this reel is closed: keep it open (inside the with block) while its videos are used")
+        self._bundle.check_graph(name)
         self._close_others(component_of(name))
         key, options = (name, part), self.options_of(name, part)
         for other, (opened_with, session) in list(self._sessions.items()):

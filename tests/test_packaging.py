@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "bundle": {"core"},
     "engines": {"core"},
     "provenance": {"core"},
-    "export": {"bundle", "engines", "runtime", "core"},
+    "export": {"bundle", "engines", "core"},
     "runtime": {"bundle", "engines", "provenance", "core"},
     "doctor": {"runtime", "bundle", "engines", "provenance", "core"},
     "quality": {"core"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...bundle.manifest import Defaults, FusedLora, LatentGeometry, Recipe, TensorSpec, TextRules
-from ..lora.request import Lora
+from ..request import Lora
 
 Array = np.ndarray[Any, Any]
 
@@ -22,6 +22,7 @@ class GraphSource:
 
     examples, dynamic: tensors to trace with, and for each its varying axes as torch.export dimensions.
     inputs, outputs: names, types and shapes as the manifest gives them, in the module's order.
+    facts: the manifest's other keys beside the graph (a denoiser's `sigma_low`, `sigma_high`).
     """
 
     name: str
@@ -30,6 +31,7 @@ class GraphSource:
     dynamic: tuple[Any, ...]
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Trial:
     expected: Array
 
 
-class Part(Protocol):
+class ModelPart(Protocol):
     """One component of a checkpoint: one set of weights, one or more graphs that share them."""
 
     name: str
@@ -70,12 +72,10 @@ class Facts:
     defaults: Defaults
     tokenizer: Path
     quality: dict[str, Any] = field(default_factory=dict)
-    denoisers: list[dict[str, Any]] = field(default_factory=lambda: [{}])
-    """For each denoiser, the manifest's keys beside its graph (`sigma_low`, `sigma_high`)."""
+    denoisers: int = 1
+    """How many denoisers share the noise levels."""
     loras: list[FusedLora] = field(default_factory=list)
     """What `add_loras` was given."""
-    published: Sequence[Recipe] = ()
-    """Recipes of the family that are not the checkpoint's own: one may be chosen at export."""
 
 
 class Adapter(Protocol):
@@ -90,5 +90,5 @@ class Adapter(Protocol):
         """
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Sequence[ModelPart]:
         """Text encoder, denoisers and decoder, in the order they are exported."""

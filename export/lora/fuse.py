@@ -22,10 +22,9 @@ from ...bundle.manifest import FusedLora
 from ...bundle.reader import hash_file
 from ...core.errors import CheckpointError, brief, one_line
 from ..checkpoint import READABLE_TYPES, open_safetensors
-from ..request import check_lora_file
+from ..request import Lora
 from ..weights import put_weight
 from .keys import Naming, match_keys, other_kinds
-from .request import Lora
 
 ALPHA_TYPES = (*READABLE_TYPES, "I64", "I32")
 CONFIG_KEY = "lora_adapter_metadata"
@@ -86,7 +85,7 @@ def check_lora(lora: Lora, shapes: Mapping[str, Shape], namings: Sequence[Naming
     given twice, ranks or shapes that disagree, values that are not finite.
     """
     path = lora.path
-    check_lora_file(path)
+    lora.check_file()
     with open_safetensors(path) as tensors:
         keys = sorted(tensors.keys())
         if not keys:

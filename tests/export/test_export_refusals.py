@@ -208,7 +208,7 @@ def test_a_second_expert_cannot_be_replaced_where_there_is_one(whole, tmp_path):
 
 
 def test_sharded_and_tied_weights_load_as_they_were_saved(whole, sharded):
-    from edgereel.export.bundle import open_family
+    from edgereel.export.catalogue import open_family
 
     parts, shards = (open_family(open_checkpoint(folder)).parts for folder in (whole, sharded))
     for one, other in zip(parts, shards, strict=True):

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgereel.core.errors import ParityError
 from edgereel.export import Lora, export_checkpoint, parity, weights
-from edgereel.export.bundle import open_family
+from edgereel.export.catalogue import open_family
 from edgereel.export.checkpoint import open_checkpoint, open_safetensors
 from edgereel.export.graphs import DataFile
 from edgereel.export.weights import Blanks, StoredWeight, blank_weights, cast_weights

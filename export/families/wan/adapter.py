@@ -12,13 +12,12 @@ from pydantic import ValidationError
 
 from ....bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
 from ....core.errors import CheckpointError, UsageError, brief
-from ...checkpoint import OVERRIDES_NAME, Checkpoint, read_json
-from ...lora.request import Lora
-from ...request import INDEX_NAME
+from ...checkpoint import OVERRIDES_NAME, Checkpoint
+from ...layout import INDEX_NAME, read_json
+from ...request import Lora
 from ...tokens import pad_token_id, unknown_token_id
-from ..base import Facts, Part
+from ..base import Facts, ModelPart
 from .parts import DecoderPart, DenoiserPart, TextEncoderPart
-from .recipes import WAN_RECIPES
 
 MAX_TOKENS = 512  # this and the next two: WanPipeline's defaults
 STEPS, GUIDANCE = 50, 5.0
@@ -41,14 +40,15 @@ class WanAdapter:
             DenoiserPart(
                 "denoiser" if index == 0 else f"denoiser_{index + 1}",
                 checkpoint.component(name, "WanTransformer3DModel"),
+                levels,
             )
-            for index, name in enumerate(names)
+            for index, (name, levels) in enumerate(zip(names, _noise_levels(checkpoint, boundary), strict=True))
         ]
         for denoiser in denoisers:
             _check_fit(denoiser, encoder, decoder)
         self._denoisers = denoisers
-        self.parts: Sequence[Part] = [encoder, *denoisers, decoder]
-        self.facts = self._facts(encoder, denoisers[0], decoder, _noise_levels(checkpoint, boundary))
+        self.parts: Sequence[ModelPart] = [encoder, *denoisers, decoder]
+        self.facts = self._facts(encoder, decoder)
 
     def add_loras(self, loras: Sequence[Lora]) -> None:
         """Check LoRAs against the denoisers they are for and note them; raise UsageError or CheckpointError."""
@@ -57,9 +57,8 @@ class WanAdapter:
                 raise UsageError(f"{lora.path}: this checkpoint has one denoiser; leave out @{lora.expert}")
             self.facts.loras.append(self._denoisers[lora.expert - 1].add_lora(lora))
 
-    def _facts(
-        self, encoder: TextEncoderPart, denoiser: DenoiserPart, decoder: DecoderPart, levels: list[dict[str, Any]]
-    ) -> Facts:
+    def _facts(self, encoder: TextEncoderPart, decoder: DecoderPart) -> Facts:
+        denoiser = self._denoisers[0]
         tokenizer = self._checkpoint.folder / "tokenizer" / "tokenizer.json"
         overrides = self._checkpoint.overrides
         try:
@@ -80,8 +79,7 @@ class WanAdapter:
                 recipes=self._recipes(),
                 defaults=Defaults.model_validate(DEFAULTS | dict(overrides.get("defaults", {}))),
                 tokenizer=tokenizer,
-                denoisers=levels,
-                published=WAN_RECIPES,
+                denoisers=len(self._denoisers),
                 quality=dict(overrides.get("quality", {})),
             )
         except (ValidationError, TypeError, ValueError) as error:

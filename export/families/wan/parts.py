@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from ....bundle.manifest import FusedLora, TensorSpec
 from ....core.errors import CheckpointError
 from ...checkpoint import Component
 from ...lora.fuse import CheckedLora, check_lora
-from ...lora.request import Lora
+from ...request import Lora
 from ..base import GraphSource, Trial
 from .decoder import DecoderFirst, DecoderNext
 from .lora import NAMINGS
@@ -93,8 +94,10 @@ class TextEncoderPart(_WanPart):
 class DenoiserPart(_WanPart):
     """WanTransformer3DModel to `denoiser.onnx` (or `denoiser_2.onnx`)."""
 
-    def __init__(self, name: str, component: Component) -> None:
+    def __init__(self, name: str, component: Component, facts: Mapping[str, Any] | None = None) -> None:
+        """facts: see GraphSource."""
         super().__init__(name, component)
+        self._facts = dict(facts or {})
         self._loras: list[CheckedLora] = []
 
     def build(self, config: dict[str, Any]) -> Any:
@@ -161,6 +164,7 @@ class DenoiserPart(_WanPart):
                     "prompt_embeds": TensorSpec(dtype="float32", shape=["batch", "tokens", self.config.text_dim]),
                 },
                 outputs={"prediction": latents},
+                facts=self._facts,
             )
         ]
 

@@ -6,10 +6,7 @@ timesteps in `warp` are listed before the shift, as in the configuration files t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ....bundle.manifest import Recipe
-from ....core.errors import UsageError
 
 WAN_RECIPES = (
     Recipe(
@@ -90,22 +87,3 @@ WAN_RECIPES = (
         source="diffusers, pipelines/wan (Wan 2.1, not distilled, 720p)",
     ),
 )
-
-
-def put_first(name: str, published: Sequence[Recipe], own: Sequence[Recipe], denoisers: int) -> list[Recipe]:
-    """Return the published recipe of that name, followed by a checkpoint's own ones of other names.
-
-    denoisers: how many the checkpoint has; an expert boundary is left out where it has one. Raises UsageError.
-    """
-    found = published_recipe(name, published)
-    chosen = found if denoisers == 2 else found.model_copy(update={"boundary": None})
-    return [chosen, *(recipe for recipe in own if recipe.name != name)]
-
-
-def published_recipe(name: str, published: Sequence[Recipe]) -> Recipe:
-    """Return the recipe of that name. Raises UsageError where there is none."""
-    found = next((recipe for recipe in published if recipe.name == name), None)
-    if found is None:
-        known = ", ".join(recipe.name for recipe in published) or "none for this family"
-        raise UsageError(f"unknown recipe {name!r}: choose from {known}")
-    return found

@@ -23,7 +23,7 @@ from edgereel import cli
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import CheckpointError, UsageError
 from edgereel.export import Lora, export_checkpoint
-from edgereel.export.bundle import open_family
+from edgereel.export.catalogue import open_family
 from edgereel.export.checkpoint import open_checkpoint
 from edgereel.export.families.wan.lora import original_name
 from edgereel.export.graphs import DataFile, save_graph

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from edgereel.bundle.manifest import Recipe
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import BundleError, UsageError
-from edgereel.export.families.wan.recipes import WAN_RECIPES, put_first
+from edgereel.export.catalogue import put_first
+from edgereel.export.families.wan.recipes import WAN_RECIPES
 from edgereel.runtime.describe import describe
 from edgereel.runtime.request import OpenRequest
 from edgereel.runtime.sampling.recipes import schedule_of

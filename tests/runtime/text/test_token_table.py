@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -93,6 +94,20 @@ def test_rows_are_read_exactly(dtype: str, tmp_path: Path) -> None:
     for wrong in (11, -1):
         with pytest.raises(BundleError, match="has 11 rows"):
             table.look_up(np.array([[0, wrong]]))
+
+
+def test_a_table_that_shrinks_while_it_is_used(tmp_path: Path) -> None:
+    """Were it mapped into memory, the system would end the process here."""
+    (tmp_path / "t.bin").write_bytes(bytes(2**20))
+    table = TokenTable(tmp_path / "t.bin", EmbeddingTable(file="t.bin", dtype="float16", rows=2**13, columns=64))
+    assert table.look_up(np.array([[8000]])).shape == (1, 1, 64)
+    os.truncate(tmp_path / "t.bin", 128)
+    assert table.look_up(np.array([[0, 0]])).shape == (1, 2, 64)
+    with pytest.raises(BundleError, match="has become shorter since it was opened"):
+        table.look_up(np.array([[0, 8000]]))
+    (tmp_path / "t.bin").unlink()
+    with pytest.raises(BundleError, match="cannot be read"):
+        table.look_up(np.array([[0]]))
 
 
 def test_a_table_of_another_size_is_refused(tmp_path: Path) -> None:

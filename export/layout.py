@@ -1,0 +1,44 @@
+"""The layout of a checkpoint folder, as far as it can be checked without torch, which takes seconds to import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import CheckpointError, brief
+
+INDEX_NAME = "model_index.json"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def check_checkpoint_folder(folder: Path) -> None:
+    """Raise CheckpointError where a folder cannot be a checkpoint."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; give a checkpoint in diffusers' layout")
+    if not (folder / INDEX_NAME).is_file():
+        raise CheckpointError(f"{folder}: has no {INDEX_NAME}; give a checkpoint in diffusers' layout")
+
+
+def check_component_folder(name: str, folder: Path) -> None:
+    """Raise CheckpointError where a folder cannot be the component of a checkpoint that it should replace."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: has no config.json; give the folder of a {name} in diffusers' layout")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; raise CheckpointError where it cannot be read as one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: file is missing; copy the whole checkpoint") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: is not valid JSON: {brief(error)}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: holds a JSON {type(data).__name__}, not an object")
+    return data
+
+
+def pipeline_of(index: dict[str, Any]) -> str:
+    """Return the pipeline class that a `model_index.json` names."""
+    return str(index.get("_class_name"))
