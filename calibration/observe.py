@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..engines.base import Engine, EngineOptions, Session, Tensor
+from ..engines.base import Engine, Session, Tensor
+from ..engines.options import EngineOptions
 
 # (name of the graph's file without suffix, inputs, outputs)
 Observer = Callable[[str, Mapping[str, Tensor], Mapping[str, Tensor]], None]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bundle.reader import Bundle
 from ..engines import Engine, EngineOptions, Session, Tensor, get_engine
-from ..engines.base import Activations
+from ..engines.options import Activations
 from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.reel import Reel
 from ..runtime.request import complete_request

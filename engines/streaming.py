@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import EngineError, MissingExtraError
 from ..core.interrupts import interrupts_wait
-from .base import EngineReport, GraphSpecs, Session, Tensor
+from .base import EngineReport, Session, Tensor
+from .options import GraphSpecs
 
 if TYPE_CHECKING:
     from .graphs.segments import Segment, WeightSize

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
-from ..base import Shapes
+from ..options import Shapes
 from .files import sha256_of
 from .lock import open_shared, shared
 

@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 
 from ...core.errors import EngineError, one_line
-from ..base import Part
+from ..options import Part
 from .extents import parse_extent
 from .graph import attributes, names_read
 from .segments import Flow

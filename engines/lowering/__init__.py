@@ -19,7 +19,7 @@ from typing import Literal
 
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.interrupts import interrupts_wait
-from ..base import Activations, Compute, Part
+from ..options import Activations, Compute, Part
 from .cache import CacheEntry, cache_key, read_entry, write_entry
 from .summary import LoweringSummary, describe_lowering, graph_data_files
 from .targets import Target, parse_target

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import EngineError
-from ..base import EngineReport, Session, Shapes, Tensor
+from ..base import EngineReport, Session, Tensor
+from ..options import Shapes
 from .common import check_inputs, failure, graph_specs
 from .device_tensor import Device, DeviceTensor, new_value, on_device, overwrite
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.errors import EngineError, MissingExtraError, OutOfMemory, brief
 from ...core.interrupts import interrupts_wait
-from ..base import GraphSpecs, TensorInfo
+from ..options import GraphSpecs, TensorInfo
 
 LONGEST_QUOTE = 500
 """Characters of ONNX Runtime's messages that are quoted in ours: what matters may stand at their end."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from ...core.errors import EngineError, brief
 from ...core.machine import usable_cores
-from ..base import Compute, EngineOptions, EngineReport
+from ..base import EngineReport
 from ..lowering import LoweredGraph, not_lowered
 from ..nvidia import nvidia_gpus
+from ..options import Compute, EngineOptions
 from .common import LONGEST_QUOTE, AssignedNode, assigned_nodes, count_by_provider
 from .placement import check_placement
 

@@ -23,9 +23,10 @@ from typing import Any
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.interrupts import interrupts_wait
 from ...core.machine import usable_cores
-from ..base import Compute, Engine, EngineOptions, Session, Tensor
+from ..base import Engine, Session, Tensor
 from ..cache.entry import EngineKey
 from ..nvidia import Capability, no_fitting_gpu, nvidia_gpus
+from ..options import Compute, EngineOptions
 from .bound import BoundSession, FixedShapeSession
 from .common import LONGEST_QUOTE, failure, import_onnxruntime, session_settings, version_numbers
 from .cuda_libraries import DRIVER, NO_DRIVER, lacking_libraries, load_libraries, missing_libraries

@@ -15,9 +15,10 @@ from typing import Any
 
 from ...core import machine
 from ...core.errors import EngineError, UsageError, brief
-from ..base import Compute, Engine, EngineOptions, EngineReport, Session
+from ..base import Engine, EngineReport, Session
 from ..cache.engines import EngineCache, EngineKey
 from ..lowering import LoweredGraph, Target, lower_for_target, not_lowered, parse_target, with_plain_weights
+from ..options import Compute, EngineOptions
 from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
 from .inspecting import describe_precision
