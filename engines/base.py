@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import EngineError
 from .options import Compute, EngineOptions, GraphSpecs
 
 
@@ -95,6 +96,14 @@ class Session(ABC):
         self.close()
 
 
+def run_graph(session: Session, name: str, inputs: Mapping[str, Tensor], output: str) -> Tensor:
+    """Return one output of an opened graph. Raises EngineError where the graph has no such output or running fails."""
+    outputs = session.run(inputs)
+    if output not in outputs:
+        raise EngineError(f"the graph {name} has no output {output}: the bundle is at fault")
+    return outputs[output]
+
+
 class Engine(ABC):
     """A way of running graphs. Nothing of the device is touched before `open`.
 
@@ -130,7 +139,7 @@ class Engine(ABC):
         """
         if options.part is None:
             return graph_path
-        from .lowering import canonical_part
+        from .graphs.parts import canonical_part
 
         return canonical_part(graph_path, options.part)
 

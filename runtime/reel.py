@@ -20,7 +20,7 @@ from ..core.machine import gpu_memory_of_process
 from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, Span, report_progress
 from ..engines import EngineOptions, EngineReport, Session, Tensor, get_engine
-from ..engines.base import Engine
+from ..engines.base import Engine, run_graph
 from .clip import Video
 from .memory.budget import budget_of
 from .memory.fit import plan_clip
@@ -28,7 +28,6 @@ from .memory.plan import MemoryPlan
 from .memory.sizes import TEXT_ENCODER
 from .open_graphs import OpenGraphs
 from .request import Request, complete_request
-from .running import run_graph
 from .sampling.noise import NoiseSource
 from .sampling.recipes import schedule_of
 from .sampling.samplers import SAMPLERS

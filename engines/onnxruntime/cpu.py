@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.machine import give_back_large_blocks, give_back_memory, usable_cores
 from ..base import Engine, EngineReport, Session, Tensor
-from ..lowering import LoweredGraph, lower_graph, not_lowered
+from ..lowering.lower import LoweredGraph, lower_graph, not_lowered
 from ..options import EngineOptions
 from ..streaming import open_within
 from .byte_products import byte_products_are_exact

@@ -14,7 +14,7 @@ from ...bundle.reader import Bundle
 from ...core.progress import Progress, report_progress
 from ...core.version import __version__
 from ...engines import Session, Tensor
-from ..running import run_graph
+from ...engines.base import run_graph
 from .embedding_cache import CachedEmbedding, EmbeddingCache, embedding_key, entry_size
 from .token_table import TokenTable
 from .tokens import PromptTokenizer, TokenIds
