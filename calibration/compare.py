@@ -18,9 +18,9 @@ from ..core.progress import report_progress
 from ..demo.clips import Subject, split
 from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
+from ..engines.wrapped import ObservedEngine
 from ..quality import metrics
 from ..runtime.reel import Reel
-from .observe import ObservedEngine
 
 Progress = Callable[[str, int, int], Any]
 Clip = NDArray[np.uint8]

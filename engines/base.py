@@ -82,7 +82,15 @@ class Session(ABC):
         """Run the graph once on all of its inputs; return all of its outputs.
 
         Raises EngineError where an input is missing, unknown or of the wrong type or shape, or where running fails,
-        OutOfMemory where the device has not enough memory for it; the session can still be closed then.
+        OutOfMemory where the device has not enough memory for it, Cancelled where it is stopped; the session can still be
+        run again or closed then.
+        """
+
+    def stop(self) -> None:  # noqa: B027  what cannot be stopped goes on
+        """End the runs that are under way in other threads: they raise Cancelled soon. It changes nothing where there are none.
+
+        May be called from any thread. Where a device was given a run in one piece (TensorRT, a replayed CUDA graph), it ends
+        when that does. Ctrl-C needs no call: it comes into a run by itself, see engines/stopping.py.
         """
 
     @abstractmethod
