@@ -126,6 +126,10 @@ class RtxSession(Session):
         """Run the graph; see Session.run. The outputs are DeviceTensors, copied to the host where asked for."""
         return self._inner.run(inputs)
 
+    def stop(self) -> None:
+        """See Session.stop."""
+        self._inner.stop()
+
     def close(self) -> None:
         """Release the graph: the plugin writes its kernels then, into a folder of this session's own."""
         self._inner.close()

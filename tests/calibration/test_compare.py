@@ -17,9 +17,6 @@ from edgereel.bundle.reader import hash_file
 from edgereel.calibration.compare import compare_bundles
 from edgereel.calibration.report import summary, write_report
 from edgereel.core.errors import OutputError, UsageError
-from edgereel.engines import ENGINES
-from edgereel.engines.costs import GraphCosts
-from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 
 run = test_cli.run
 PROMPTS = ["a red ball rises in the snow", "a blue ring bounces over the ocean"]
@@ -110,32 +107,3 @@ def test_a_missed_budget_is_an_exit_code(run, damaged: Path, tmp_path: Path) -> 
     code, out, _ = run(*common, "--budget-db", 5)
     assert code == 0
     assert json.loads(out)["within_budget"] is True
-
-
-@pytest.mark.parametrize(("device", "compute"), [("cpu", "float32"), ("gpu", "float16")])
-def test_memory_is_planned_for_the_engine_that_runs(monkeypatch, device, compute):
-    """Its device and the type it calculates in, which the engine that watches it once did not pass on."""
-
-    class Planned(Exception):
-        pass
-
-    class Card(OnnxRuntimeCpu):
-        name = "card"
-
-    Card.device, Card.compute = device, compute
-    counted = []
-
-    def count(graph, shapes, compute):
-        counted.append(compute)
-        return GraphCosts(1, (1,), 1, 1, 1, 1, 1, {})
-
-    def plan(sizes, budget, device):
-        raise Planned(device)
-
-    monkeypatch.setitem(ENGINES, "card", Card)
-    monkeypatch.setattr("edgereel.runtime.memory.sizes.graph_costs", count)
-    monkeypatch.setattr("edgereel.runtime.memory.fit.plan_memory", plan)
-    with pytest.raises(Planned) as planned:
-        compare_bundles(DEMO_REEL, DEMO_REEL, prompts=["a red ball bounces over the ocean"], engine="card")
-    assert planned.value.args == (device,)
-    assert set(counted) == {compute}
