@@ -18,10 +18,10 @@ from ..core.progress import Progress, report_progress
 from ..demo.clips import Subject, split
 from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
+from ..engines.wrapped import ObservedEngine
 from ..quality import metrics
 from ..quality.metrics import Clip
 from ..runtime.reel import Reel
-from .observe import ObservedEngine
 
 DEFAULT_PROMPTS = 8
 _FEWEST_FRAMES = 5  # that the scorer can read

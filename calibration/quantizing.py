@@ -15,7 +15,7 @@ from ..bundle.writer import check_new_bundle, file_records, new_bundle_folder, w
 from ..core.errors import QualityError, UsageError
 from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, report_progress
-from ..engines.base import Activations
+from ..engines.options import Activations
 from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.batch import read_prompts
 from .balancing import ActivationMode, plan_graph

@@ -18,6 +18,7 @@ import onnx
 
 from ..core.errors import EngineError
 from ..engines import Engine, EngineOptions, Session, Tensor
+from ..engines.wrapped import WrappedEngine, WrappedSession
 from .graph_file import GraphFile
 from .statistics import Branch, Slot, Statistics, TensorStatistics
 
@@ -27,16 +28,14 @@ _PREFIX = "edgereel_seen_"
 _PARTS = ("minimum", "maximum", "squares", "tokens", "sampled")
 
 
-class RecordingEngine(Engine):
+class RecordingEngine(WrappedEngine):
     """Opens the denoisers of a bundle instrumented, everything else as the engine in it does."""
-
-    name = "recording"
 
     def __init__(
         self, inner: Engine, graphs: Mapping[str, GraphFile], folder: Path, statistics: Statistics, rows_kept: int
     ) -> None:
         """graphs: the denoisers by file name. folder: an empty one for the instrumented graphs. rows_kept: by slot."""
-        self._inner = inner
+        super().__init__(inner)
         self._graphs = graphs
         self._folder = folder
         self._sessions: list[RecordingSession] = []
@@ -47,19 +46,15 @@ class RecordingEngine(Engine):
         """Open a graph; see Engine.open."""
         graph = self._graphs.get(graph_path.name)
         if graph is None:
-            return self._inner.open(graph_path, options)
+            return super().open(graph_path, options)
         path = self._folder / graph_path.name
         path.write_bytes(instrumented(graph).SerializeToString(deterministic=True))
         link_data(graph, self._folder)
         session = RecordingSession(
-            self._inner.open(path, replace(options, keep=False)), graph, self._statistics, self._rows_kept
+            super().open(path, replace(options, keep=False)), graph, self._statistics, self._rows_kept
         )
         self._sessions.append(session)
         return session
-
-    def numerics(self, options: EngineOptions) -> dict[str, str]:
-        """Those of the engine in it; see Engine.numerics."""
-        return self._inner.numerics(options)
 
     def begin_clip(self) -> None:
         """Say that another clip begins: the first prompt embedding that comes is the prompt's, another the negative one's."""
@@ -67,14 +62,12 @@ class RecordingEngine(Engine):
             session.prompted = None
 
 
-class RecordingSession(Session):
+class RecordingSession(WrappedSession):
     """An instrumented graph: its own outputs go to the caller, the others into the statistics."""
 
     def __init__(self, inner: Session, graph: GraphFile, statistics: Statistics, rows_kept: int) -> None:
-        self.specs = inner.specs
-        self.report = inner.report
+        super().__init__(inner)
         self.prompted: Tensor | None = None
-        self._inner = inner
         self._graph = graph
         self._rows_kept = rows_kept
         self._readers = readers_by_tensor(graph)
@@ -83,7 +76,7 @@ class RecordingSession(Session):
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph and record; see Session.run. Raises EngineError too where activations are not finite numbers."""
-        outputs = self._inner.run(inputs)
+        outputs = super().run(inputs)
         embeddings = inputs["prompt_embeds"]
         if self.prompted is None:
             self.prompted = embeddings
@@ -100,10 +93,6 @@ class RecordingSession(Session):
             seen = self._seen[tensor].setdefault(slot, TensorStatistics.nothing(len(minimum)))
             seen.add(minimum, maximum, squares, int(tokens[0]), sampled, self._rows_kept)
         return outputs
-
-    def close(self) -> None:
-        """Release the graph."""
-        self._inner.close()
 
 
 def readers_by_tensor(graph: GraphFile) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from ..bundle.reader import Bundle
 from ..core.errors import OutputError, brief
 from ..core.interrupts import temporary_folder
 from ..core.progress import Progress, report_progress
-from ..engines.base import Activations
+from ..engines.options import Activations
 from .forms import BLOCK
 from .graph_file import GraphFile, Linear
 from .mixed import Effect, KeptLayers, Layer, choose_kept, sensitive_layers

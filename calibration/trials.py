@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from ..bundle.reader import Bundle
-from ..engines import Engine, EngineOptions, Session, Tensor, get_engine
-from ..engines.base import Activations
+from ..engines import EngineOptions, get_engine
+from ..engines.options import Activations
 from ..quality.metrics import PSNR_OF_EQUAL_FRAMES, Clip
 from ..runtime.reel import Reel
 from ..runtime.request import OpenRequest
@@ -21,6 +20,7 @@ from .compare import default_prompts
 from .graph_file import GraphFile
 from .recording import link_data
 from .rewriting import GraphPlan, WeightFile, write_quantized
+from .switching import SwitchingEngine
 
 SquaredErrors = tuple[float, ...]
 """The mean squared difference of each clip's frames to those of the source."""
@@ -120,65 +120,3 @@ def mean_decibels(errors: Iterable[float]) -> float:
 def _squared_error(found: Clip, expected: Clip) -> float:
     """Return the mean squared difference on a scale on which white is 1, a frame at a time."""
     return float(np.mean([np.square(a / 255 - b / 255).mean() for a, b in zip(found, expected, strict=True)]))
-
-
-class SwitchingEngine(Engine):
-    """Opens other graphs in the place of some, and changes which while sessions stay in use."""
-
-    name = "switching"
-
-    def __init__(self, inner: Engine) -> None:
-        self._inner = inner
-        self._others: dict[str, tuple[Path, Activations]] = {}
-        self._sessions: dict[str, _SwitchingSession] = {}
-
-    def switch(self, file_name: str, other: Path | None, activations: Activations = "float") -> None:
-        """Run this file in the place of the bundle's graph of that file name from now on; None: the bundle's own."""
-        self._others.pop(file_name, None)
-        if other is not None:
-            self._others[file_name] = (other, activations)
-        if file_name in self._sessions:
-            self._sessions[file_name].close()
-
-    def release(self) -> None:
-        """Close every graph; those that are run again are opened again."""
-        for session in self._sessions.values():
-            session.close()
-
-    def open(self, graph_path: Path, options: EngineOptions) -> Session:
-        """Open a graph; see Engine.open."""
-
-        def open_current() -> Session:
-            if graph_path.name not in self._others:
-                return self._inner.open(graph_path, options)
-            other, activations = self._others[graph_path.name]
-            return self._inner.open(other, replace(options, activations=activations, keep=False))
-
-        session = self._sessions[graph_path.name] = _SwitchingSession(open_current)
-        return session
-
-    def numerics(self, options: EngineOptions) -> dict[str, str]:
-        """Those of the engine in it; see Engine.numerics."""
-        return self._inner.numerics(options)
-
-
-class _SwitchingSession(Session):
-    """Whatever graph is current, opened when it is run."""
-
-    def __init__(self, open_current: Callable[[], Session]) -> None:
-        self._open_current = open_current
-        self._current: Session | None = open_current()
-        self.specs = self._current.specs
-        self.report = self._current.report
-
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the current graph; see Session.run."""
-        if self._current is None:
-            self._current = self._open_current()
-        return self._current.run(inputs)
-
-    def close(self) -> None:
-        """Release the current graph; the next run opens the one that is current then."""
-        if self._current is not None:
-            self._current.close()
-        self._current = None

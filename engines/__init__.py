@@ -9,21 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..core.errors import EngineError, UsageError
-from .base import (
-    Activations,
-    Compute,
-    Engine,
-    EngineOptions,
-    EngineReport,
-    GraphSpecs,
-    Part,
-    Session,
-    Shapes,
-    Tensor,
-    TensorInfo,
-)
+from .base import Engine, EngineReport, Session, Tensor
 from .choosing import Choice, choose_engine
 from .onnxruntime.cpu import OnnxRuntimeCpu
+from .options import Activations, Compute, EngineOptions, GraphSpecs, Part, Shapes, TensorInfo
 
 __all__ = [
     "ENGINES",

@@ -15,14 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Activations = Literal["float", "dynamic"]
-"""What quantized weights are multiplied with: float32, or activations quantized as they come."""
-Compute = Literal["float32", "float16", "bfloat16"]
-"""What matrix products calculate in; sums that need more (norms, softmax) have float32 in any case."""
-Part = Literal["front", "rear"]
-"""What of a decoder must see the whole picture, and what may see a tile of it; see engines/graphs/parts.py."""
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
-"""(input name, its shape) of every input of a graph, sorted by name: a mapping that can be hashed."""
+from ..core.errors import EngineError
+from .options import Compute, EngineOptions, GraphSpecs
 
 
 class Tensor:
@@ -51,45 +45,6 @@ class Tensor:
         Many an engine's outputs lie in their session's own pool of memory, and hold on to all of it, weights included.
         """
         return Tensor(self._array.copy())
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What a caller may ask of an engine.
-
-    threads: CPU threads per operator, None for all cores. activations: what weights that are quantized while their inputs
-    are not are multiplied with. lower: rewrite the graph for the device; False runs the canonical one, node by node.
-    keep: what is made of the graph may go into the user's cache for the next time; False for graphs that have none.
-    compute: the type that matrix products calculate in, None for the engine's own choice; what the engine cannot do it
-    refuses. shapes: the shape of each input where all runs will have the same, so that the engine may build for them; None
-    where they vary. weight_budget: bytes of weights held on the device at once, None for all of them: the others are
-    fetched as they are needed. part: the part of the graph to run, None for all of it; parts are cut as a graph is lowered.
-    """
-
-    threads: int | None = None
-    activations: Activations = "float"
-    lower: bool = True
-    keep: bool = True
-    compute: Compute | None = None
-    shapes: Shapes | None = None
-    weight_budget: int | None = None
-    part: Part | None = None
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Type and shape of one graph input or output; a dimension that may vary is a name."""
-
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class GraphSpecs:
-    """The interface of an opened graph, by tensor name."""
-
-    inputs: dict[str, TensorInfo]
-    outputs: dict[str, TensorInfo]
 
 
 @dataclass(frozen=True)
@@ -127,7 +82,15 @@ class Session(ABC):
         """Run the graph once on all of its inputs; return all of its outputs.
 
         Raises EngineError where an input is missing, unknown or of the wrong type or shape, or where running fails,
-        OutOfMemory where the device has not enough memory for it; the session can still be closed then.
+        OutOfMemory where the device has not enough memory for it, Cancelled where it is stopped; the session can still be
+        run again or closed then.
+        """
+
+    def stop(self) -> None:  # noqa: B027  what cannot be stopped goes on
+        """End the runs that are under way in other threads: they raise Cancelled soon. It changes nothing where there are none.
+
+        May be called from any thread. Where a device was given a run in one piece (TensorRT, a replayed CUDA graph), it ends
+        when that does. Ctrl-C needs no call: it comes into a run by itself, see engines/stopping.py.
         """
 
     @abstractmethod
@@ -139,6 +102,14 @@ class Session(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def run_graph(session: Session, name: str, inputs: Mapping[str, Tensor], output: str) -> Tensor:
+    """Return one output of an opened graph. Raises EngineError where the graph has no such output or running fails."""
+    outputs = session.run(inputs)
+    if output not in outputs:
+        raise EngineError(f"the graph {name} has no output {output}: the bundle is at fault")
+    return outputs[output]
 
 
 class Engine(ABC):
@@ -176,7 +147,7 @@ class Engine(ABC):
         """
         if options.part is None:
             return graph_path
-        from .lowering import canonical_part
+        from .graphs.parts import canonical_part
 
         return canonical_part(graph_path, options.part)
 

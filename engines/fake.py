@@ -9,7 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..core.errors import EngineError
-from .base import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Tensor
+from .base import Engine, EngineReport, Session, Tensor
+from .options import EngineOptions, GraphSpecs
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..core.errors import EngineError, MissingExtraError
+from ..core.errors import Cancelled, EngineError, MissingExtraError
 from ..core.interrupts import interrupts_wait
-from .base import EngineReport, GraphSpecs, Session, Tensor
+from .base import EngineReport, Session, Tensor
+from .options import GraphSpecs
 
 if TYPE_CHECKING:
     from .graphs.segments import Segment, WeightSize
@@ -75,6 +76,8 @@ class StreamedSession(Session):
         self._segments = list(segments)
         self._open_segment = open_segment
         self._closed = False
+        self._stopped = False
+        self._running: Session | None = None
         self._last_readers = {value: at for at, segment in enumerate(segments) for value in segment.inputs}
         self._reports: dict[int, EngineReport] = {}
         self._resident: list[Session] = []
@@ -96,12 +99,19 @@ class StreamedSession(Session):
             unknown = sorted(set(inputs) - set(self.specs.inputs))
             raise EngineError(f"{self._name}: missing inputs {missing}, unknown inputs {unknown}")
         values = dict(inputs)
+        self._stopped = False
         for at, segment in enumerate(self._segments):
             values |= self._run_segment(at, {value: values[value] for value in segment.inputs})
             for value in [value for value in values if self._last_readers.get(value, -1) <= at]:
                 if value not in self.specs.outputs:
                     del values[value]
         return {value: values[value] for value in self.specs.outputs}
+
+    def stop(self) -> None:
+        """See Session.stop: the segment that runs ends, and none is run after it."""
+        self._stopped = True
+        if (running := self._running) is not None:
+            running.stop()
 
     def close(self) -> None:
         """Close all segments."""
@@ -111,9 +121,18 @@ class StreamedSession(Session):
 
     def _run_segment(self, at: int, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if at < len(self._resident):
-            return self._resident[at].run(inputs)
+            return self._run(self._resident[at], inputs)
         with self._open(at) as session:
+            return self._run(session, inputs)
+
+    def _run(self, session: Session, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self._running = session
+        try:
+            if self._stopped:
+                raise Cancelled(f"running {self._name} was stopped")
             return session.run(inputs)
+        finally:
+            self._running = None
 
     def _open(self, at: int) -> Session:
         session = self._open_segment(self._segments[at])

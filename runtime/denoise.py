@@ -13,10 +13,10 @@ from ..bundle.manifest import Denoiser, Manifest
 from ..core.errors import BundleError, EngineError
 from ..core.progress import Progress, report_progress
 from ..engines import Tensor
+from ..engines.base import run_graph
 from .memory.plan import MemoryPlan
 from .open_graphs import OpenGraphs
 from .request import Request
-from .running import run_graph
 from .sampling.noise import NoiseSource
 from .sampling.recipes import schedule_of
 from .sampling.samplers import SAMPLERS

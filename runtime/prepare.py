@@ -14,7 +14,9 @@ from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, report_progress
 from ..core.units import format_bytes
 from ..engines import Compute
-from ..engines.lowering import Target, describe_lowering, lower_for_target, parse_target
+from ..engines.lowering.lower import lower_for_target
+from ..engines.lowering.summary import describe_lowering
+from ..engines.lowering.targets import Target, parse_target
 from .memory.plan import MemoryPlan
 from .memory.shapes import input_shapes
 from .planning import plan_bundle

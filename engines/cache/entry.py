@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
-from ..base import Shapes
 from .files import sha256_of
 from .lock import open_shared, shared
 
@@ -48,7 +47,7 @@ class EngineKey:
     card: str
     compute_capability: str
     precision: str
-    shapes: Shapes = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     options: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

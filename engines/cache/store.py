@@ -16,6 +16,8 @@ from typing import Any
 
 from ...core import paths
 
+_TIMINGS = "timings"
+
 
 def key_of(*parts: object) -> str:
     """Return the name under which something is kept, from everything it depends on: strings, numbers and lists of them."""
@@ -49,6 +51,26 @@ def write_entry(folder: str, key: str, facts: Mapping[str, Any], body: bytes) ->
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def timings_key(facts: Mapping[str, str]) -> str:
+    """Return the name under which TensorRT's timing cache of one version, card and driver is kept.
+
+    It says how fast each kernel was on this card, so that the next engine is built sooner. It is data, not code; TensorRT
+    itself refuses one of another version or card. Of two processes that end at the same time, one's measurements stay.
+    """
+    return key_of(sorted(facts.items()))
+
+
+def read_timings(key: str) -> bytes:
+    """Return a timing cache, b"" where there is none or it is damaged."""
+    found = read_entry(_TIMINGS, key)
+    return b"" if found is None else found[1]
+
+
+def write_timings(key: str, timings: bytes) -> None:
+    """Keep a timing cache."""
+    write_entry(_TIMINGS, key, {}, timings)
 
 
 def _path(folder: str, key: str) -> Path:

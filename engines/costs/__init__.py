@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.interrupts import interrupts_wait
-from ..base import Compute
 from ..cache import store
+from ..options import Compute
 from .figures import GraphCosts, OperatorCosts, from_json, to_json
 
 __all__ = ["CPU_ACTIVATION_MARGIN", "GraphCosts", "OperatorCosts", "graph_costs"]

@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from ..base import Compute
 from ..graphs.values import Value, propagate
+from ..options import Compute
 from .figures import GraphCosts, OperatorCosts
 from .liveness import Step, peak_bytes
 from .products import attention_extents, flops_of, is_product

@@ -20,7 +20,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ...core.errors import EngineError
-from ..base import GraphSpecs, TensorInfo
+from ..options import GraphSpecs, TensorInfo
 from .graph import MICROSOFT, attributes, names_read
 
 WeightSize = Callable[[str, int], int]

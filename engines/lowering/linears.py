@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..base import Activations
 from ..graphs.graph import MICROSOFT, Graph, attributes
+from ..options import Activations
 
 LARGEST_SUM = 2**31 // (255 * 128)
 """Number of products of an unsigned and a signed byte that an int32 holds for certain."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 from google.protobuf.message import DecodeError
 
-from ..base import Activations
 from ..graphs.graph import Graph
+from ..options import Activations
 from .attention import lower_attention
 from .linears import lower_linears
 

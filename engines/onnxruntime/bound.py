@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import EngineError
-from ..base import EngineReport, Session, Shapes, Tensor
-from .common import check_inputs, failure, graph_specs
+from ..base import EngineReport, Session, Tensor
+from ..options import Shapes
+from .common import Runs, check_inputs, failure, graph_specs
 from .device_tensor import Device, DeviceTensor, new_value, on_device, overwrite
 
 LARGEST_FIXED = 64 * 2**20
@@ -39,7 +40,8 @@ class BoundSession(Session):
         self._session: Any | None = session
         self._graph_name = graph_name
         self._device = device
-        self._run_options = _run_options(onnxruntime, run_entries or {})
+        self._runs = Runs(onnxruntime, graph_name)
+        self._run_entries = run_entries or {}
         self._detached = detached
         self.specs = graph_specs(session)
         self.report = report
@@ -48,21 +50,24 @@ class BoundSession(Session):
         """Run the graph; see Session.run. The outputs are DeviceTensors, copied to the host where asked for."""
         session = self._opened()
         check_inputs(self._graph_name, self.specs, {name: _dtype(tensor) for name, tensor in inputs.items()})
-        try:
+
+        def run_bound(options: Any) -> list[DeviceTensor]:
             binding = session.io_binding()
             for name, tensor in inputs.items():
                 binding.bind_ortvalue_input(name, on_device(self._onnxruntime, tensor, self._device))
             for name in self.specs.outputs:
                 binding.bind_output(name, self._device.kind, self._device.index)
-            session.run_with_iobinding(binding, self._run_options)
+            session.run_with_iobinding(binding, options)
             # Each output keeps the binding alive, which would keep the inputs: the state of before is large.
             binding.clear_binding_inputs()
             made = [DeviceTensor(value, self._device) for value in binding.get_outputs()]
-            if self._detached:
-                made = [tensor.detached() for tensor in made]
-        except Exception as error:
-            raise failure(f"running {self._graph_name} failed", error) from error
-        return dict(zip(self.specs.outputs, made, strict=True))
+            return [tensor.detached() for tensor in made] if self._detached else made
+
+        return dict(zip(self.specs.outputs, self._runs.run(run_bound, self._run_entries), strict=True))
+
+    def stop(self) -> None:
+        """See Session.stop."""
+        self._runs.stop()
 
     def close(self) -> None:
         """Release the graph."""
@@ -101,7 +106,7 @@ class FixedShapeSession(BoundSession):
             raise EngineError(
                 f"{graph_name}: shapes are given for {sorted(self._shapes)}, its inputs are {sorted(self.specs.inputs)}"
             )
-        self._fixed_options = _run_options(onnxruntime, run_entries or {})
+        self._fixed_entries = run_entries or {}
         self._buffers: dict[str, Any] = {}
         self._binding: Any | None = None
         self._ordinary = False
@@ -123,13 +128,14 @@ class FixedShapeSession(BoundSession):
         if self._thread != threading.get_ident():
             return super().run(inputs)
         check_inputs(self._graph_name, self.specs, {name: _dtype(tensor) for name, tensor in inputs.items()})
-        try:
+
+        def run_fixed(options: Any) -> dict[str, Tensor]:
             for name, tensor in inputs.items():
                 overwrite(self._buffers[name], tensor, self._device)
-            session.run_with_iobinding(self._binding, self._fixed_options)
+            session.run_with_iobinding(self._binding, options)
             return {name: DeviceTensor(self._buffers[name], self._device).detached() for name in self.specs.outputs}
-        except Exception as error:
-            raise failure(f"running {self._graph_name} failed", error) from error
+
+        return self._runs.run(run_fixed, self._fixed_entries)
 
     def close(self) -> None:
         """Release the graph and the buffers, which hold on to it."""
@@ -158,13 +164,6 @@ class FixedShapeSession(BoundSession):
         except Exception as error:
             raise failure(f"preparing {self._graph_name} failed", error) from error
         self._buffers, self._binding = buffers, binding
-
-
-def _run_options(onnxruntime: Any, entries: Mapping[str, str]) -> Any:
-    options = onnxruntime.RunOptions()
-    for key, value in entries.items():
-        options.add_run_config_entry(key, value)
-    return options
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ...core.errors import EngineError, MissingExtraError, OutOfMemory, brief
+from ...core.errors import Cancelled, EdgereelError, EngineError, MissingExtraError, OutOfMemory, brief
 from ...core.interrupts import interrupts_wait
-from ..base import GraphSpecs, TensorInfo
+from ..options import GraphSpecs, TensorInfo
+from ..stopping import run_stoppable
+
+Result = TypeVar("Result")
 
 LONGEST_QUOTE = 500
 """Characters of ONNX Runtime's messages that are quoted in ours: what matters may stand at their end."""
@@ -134,9 +137,49 @@ def count_by_provider(nodes: Iterable[AssignedNode]) -> dict[str, int]:
     return dict(Counter(node.provider for node in nodes))
 
 
+class Runs:
+    """The runs of one session that are under way."""
+
+    def __init__(self, onnxruntime: Any, graph_name: str) -> None:
+        self._onnxruntime = onnxruntime
+        self._graph_name = graph_name
+        self._under_way: list[Any] = []
+
+    def run(self, work: Callable[[Any], Result], entries: Mapping[str, str] | None = None) -> Result:
+        """Return what `work` does with the onnxruntime.RunOptions it is given, which have these entries.
+
+        Raises Cancelled where `stop` was called meanwhile, EngineError or OutOfMemory where the run fails; see also
+        stopping.run_stoppable.
+        """
+        options = self._onnxruntime.RunOptions()
+        for entry, value in (entries or {}).items():
+            options.add_run_config_entry(entry, value)
+
+        def explained() -> Result:
+            try:
+                return work(options)
+            except EdgereelError:
+                raise
+            except Exception as error:
+                if options.terminate:
+                    raise Cancelled(f"running {self._graph_name} was stopped") from error
+                raise failure(f"running {self._graph_name} failed", error) from error
+
+        self._under_way.append(options)
+        try:
+            return run_stoppable(explained, lambda: setattr(options, "terminate", True))
+        finally:
+            self._under_way.remove(options)
+
+    def stop(self) -> None:
+        """End them: ONNX Runtime looks between two nodes whether it is to go on."""
+        for options in list(self._under_way):
+            options.terminate = True
+
+
 def failure(what: str, error: Exception) -> EngineError:
     """Return the error to raise where ONNX Runtime raised one: OutOfMemory where it says that memory did not suffice."""
     quoted = brief(error, LONGEST_QUOTE) or type(error).__name__
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _WANT_OF_MEMORY):
-        return OutOfMemory(f"{what}, there is not enough memory (a smaller size or fewer frames need less): {quoted}")
+        return OutOfMemory(f"{what}, there is not enough memory: {quoted}")
     return EngineError(f"{what}: {quoted}")

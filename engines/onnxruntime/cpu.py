@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.machine import give_back_large_blocks, give_back_memory, usable_cores
-from ..base import Engine, EngineOptions, EngineReport, Session, Tensor
-from ..lowering import LoweredGraph, lower_graph, not_lowered
+from ..base import Engine, EngineReport, Session, Tensor
+from ..lowering.lower import LoweredGraph, lower_graph, not_lowered
+from ..options import EngineOptions
 from ..streaming import open_within
 from .byte_products import byte_products_are_exact
 from .common import (
     LONGEST_QUOTE,
     AssignedNode,
+    Runs,
     assigned_nodes,
     check_inputs,
     count_by_provider,
@@ -75,7 +77,7 @@ class OnnxRuntimeCpu(Engine):
                 session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
             except Exception as error:
                 raise failure(f"cannot open {graph_path.name} with ONNX Runtime", error) from error
-            return OnnxRuntimeCpuSession(session, graph_path.name, threads, onnxruntime.__version__, lowered)
+            return OnnxRuntimeCpuSession(onnxruntime, session, graph_path.name, threads, lowered)
 
         def open_segment(segment: Segment) -> Session:
             settings.enable_cpu_mem_arena = False  # one for each open segment would keep the memory of its largest run
@@ -124,16 +126,17 @@ def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGra
 class OnnxRuntimeCpuSession(Session):
     """A graph opened by OnnxRuntimeCpu."""
 
-    def __init__(self, session: Any, graph_name: str, threads: int, version: str, lowered: LoweredGraph) -> None:
+    def __init__(self, onnxruntime: Any, session: Any, graph_name: str, threads: int, lowered: LoweredGraph) -> None:
         self._session: Any | None = session
         self._graph_name = graph_name
+        self._runs = Runs(onnxruntime, graph_name)
         self.specs = graph_specs(session)
         assigned = assigned_nodes(session)
         self.report = EngineReport(
             "cpu",
             session.get_providers()[0],
             "unknown" if assigned is None else _precision(assigned, lowered.rewrites),
-            f"onnxruntime {version}",
+            f"onnxruntime {onnxruntime.__version__}",
             threads,
             count_by_provider(assigned or []),
             lowered.source,
@@ -142,15 +145,17 @@ class OnnxRuntimeCpuSession(Session):
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph; see Session.run."""
-        if self._session is None:
+        session = self._session
+        if session is None:
             raise EngineError(f"{self._graph_name} is closed and cannot run")
         feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
         check_inputs(self._graph_name, self.specs, {name: str(array.dtype) for name, array in feeds.items()})
-        try:
-            values = self._session.run(list(self.specs.outputs), feeds)
-        except Exception as error:
-            raise failure(f"running {self._graph_name} failed", error) from error
+        values = self._runs.run(lambda options: session.run(list(self.specs.outputs), feeds, options))
         return {name: Tensor(value) for name, value in zip(self.specs.outputs, values, strict=True)}
+
+    def stop(self) -> None:
+        """See Session.stop."""
+        self._runs.stop()
 
     def close(self) -> None:
         """Release the graph."""

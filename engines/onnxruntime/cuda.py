@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.machine import usable_cores
-from ..base import Engine, EngineOptions, Session
+from ..base import Engine, Session
 from ..nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
+from ..options import EngineOptions
 from ..streaming import open_within
 from .bound import LARGEST_FIXED, BoundSession, FixedShapeSession
 from .common import failure, import_onnxruntime, session_settings, version_numbers

@@ -7,9 +7,11 @@ from typing import Any
 
 from ...core.errors import EngineError, brief
 from ...core.machine import usable_cores
-from ..base import Compute, EngineOptions, EngineReport
-from ..lowering import LoweredGraph, not_lowered
+from ..base import EngineReport
+from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered
+from ..lowering.targets import parse_target
 from ..nvidia import nvidia_gpus
+from ..options import Compute, EngineOptions
 from .common import LONGEST_QUOTE, AssignedNode, assigned_nodes, count_by_provider
 from .placement import check_placement
 
@@ -18,11 +20,9 @@ DEFAULT_COMPUTE: Compute = "float16"
 
 
 def lower_for(target: str, graph_path: Path, options: EngineOptions, compute: Compute) -> LoweredGraph:
-    """Return a graph lowered for a target; see engines.lowering. Raises EngineError where the graph cannot be read."""
+    """Return a graph lowered for a target; see engines.lowering.lower. Raises EngineError where the graph cannot be read."""
     if not options.lower:
         return not_lowered(options.part)
-    from ..lowering import lower_for_target, parse_target
-
     try:
         lowered: LoweredGraph = lower_for_target(
             graph_path, parse_target(target), compute, keep=options.keep, part=options.part

@@ -23,9 +23,10 @@ from typing import Any
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.interrupts import interrupts_wait
 from ...core.machine import usable_cores
-from ..base import Compute, Engine, EngineOptions, Session, Tensor
+from ..base import Engine, Session, Tensor
 from ..cache.entry import EngineKey
 from ..nvidia import Capability, no_fitting_gpu, nvidia_gpus
+from ..options import Compute, EngineOptions
 from .bound import BoundSession, FixedShapeSession
 from .common import LONGEST_QUOTE, failure, import_onnxruntime, session_settings, version_numbers
 from .cuda_libraries import DRIVER, NO_DRIVER, lacking_libraries, load_libraries, missing_libraries
@@ -124,6 +125,10 @@ class RtxSession(Session):
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph; see Session.run. The outputs are DeviceTensors, copied to the host where asked for."""
         return self._inner.run(inputs)
+
+    def stop(self) -> None:
+        """See Session.stop."""
+        self._inner.stop()
 
     def close(self) -> None:
         """Release the graph: the plugin writes its kernels then, into a folder of this session's own."""

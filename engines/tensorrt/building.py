@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import EngineError, OutOfMemory, brief, one_line
-from ..base import Compute, Shapes
+from ..options import Compute, Shapes
 from .inspecting import check_precision, product_types
 from .profiles import Range, fixed_profiles, ranged_profiles
 from .versions import Features

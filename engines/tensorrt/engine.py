@@ -15,16 +15,18 @@ from typing import Any
 
 from ...core import machine
 from ...core.errors import EngineError, UsageError, brief
-from ..base import Compute, Engine, EngineOptions, EngineReport, Session
+from ..base import Engine, EngineReport, Session
+from ..cache import store
 from ..cache.engines import EngineCache, EngineKey
-from ..lowering import LoweredGraph, Target, lower_for_target, not_lowered, parse_target, with_plain_weights
+from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, with_plain_weights
+from ..lowering.targets import Target, parse_target
+from ..options import Compute, EngineOptions
 from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
 from .inspecting import describe_precision
 from .installed import find_card, import_tensorrt, require_card, why_unavailable
 from .profiles import RANGES, Range
 from .session import TensorRtSession
-from .timings import read_timings, timings_key, write_timings
 from .versions import NEWEST_KNOWN, Features, Version, features_of, parse_version
 
 _DEFAULT_COMPUTE: Compute = "float16"
@@ -98,7 +100,7 @@ class TensorRt(Engine):
         log = make_log(installed.trt)
         key = _key(graph_path, model, installed, settings)
 
-        timings = timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
+        timings = store.timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
         plan: Any = None
 
         def build(path: Path) -> None:
@@ -108,10 +110,10 @@ class TensorRt(Engine):
                 if _target(installed).plain_weights:
                     readable, beside = with_plain_weights(model, graph_path, path.parent)
                 plan, measured = build_engine(
-                    installed.trt, log, installed.features, readable, beside, settings, read_timings(timings)
+                    installed.trt, log, installed.features, readable, beside, settings, store.read_timings(timings)
                 )
                 if options.keep:
-                    write_timings(timings, measured)
+                    store.write_timings(timings, measured)
             # The bindings' object has the bytes and is no copy of them: plans are as large as the weights.
             with path.open("wb") as file:
                 file.write(memoryview(plan))

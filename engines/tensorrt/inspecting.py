@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Any
 
 from ...core.errors import EngineError
-from ..base import Compute
+from ..options import Compute
 
 OPAQUE = "opaque"
 """Counted for layers that stand for many, of which the inspector tells the edges only."""

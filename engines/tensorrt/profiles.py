@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ...core.errors import EngineError
-from ..base import Shapes
+from ..options import Shapes
 
 Range = tuple[int, int, int]
 """Smallest extent, the one to be fast at, largest."""

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import EngineError
-from ..base import EngineReport, GraphSpecs, Session, Tensor, TensorInfo
+from ..base import EngineReport, Session, Tensor
+from ..options import GraphSpecs, TensorInfo
 from .building import explain
 from .device_memory import BufferPool, DeviceBuffer
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from ...core.errors import EngineError
-from ..base import Compute
+from ..options import Compute
 
 Version = tuple[int, int]
 

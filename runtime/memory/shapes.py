@@ -10,7 +10,7 @@ from ...bundle.manifest import Manifest
 from ...core.errors import BundleError
 from ...engines import Part
 from ...engines.graphs.extents import parse_extent
-from ...engines.lowering import part_inputs
+from ...engines.graphs.parts import part_inputs
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -35,7 +35,7 @@ def shapes_of(
 
 
 def part_extents(path: Path, part: Part) -> dict[str, tuple[int | str, ...]]:
-    """Return the shape of each input of a part of a graph, in the extents' names; see engines.lowering.part_inputs."""
+    """Return the shape of each input of a part of a graph, in the extents' names; see engines.graphs.parts.part_inputs."""
     return _part_inputs(path, part, path.stat().st_mtime_ns)
 
 

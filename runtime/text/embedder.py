@@ -15,7 +15,7 @@ from ...core.errors import PromptError
 from ...core.progress import Progress, report_progress
 from ...core.version import __version__
 from ...engines import Session, Tensor
-from ..running import run_graph
+from ...engines.base import run_graph
 from .embedding_cache import CachedEmbedding, EmbeddingCache, embedding_key, entry_size
 from .token_table import TokenTable
 from .tokens import PromptTokenizer, TokenIds

@@ -16,10 +16,10 @@ from helpers.tiny_wan import write_tiny_wan
 from edgereel.bundle.reader import open_bundle
 from edgereel.calibration import calibrate, quantize
 from edgereel.calibration.graph_file import GraphFile
-from edgereel.calibration.observe import ObservedEngine
 from edgereel.calibration.statistics import BINS, Slot, TensorStatistics, histogram_of, load_statistics
 from edgereel.core.errors import Cancelled, EngineError, MissingExtraError, OutputError, UsageError
 from edgereel.engines import EngineOptions, get_engine
+from edgereel.engines.wrapped import ObservedEngine
 from edgereel.runtime.reel import Reel, load
 
 PROMPTS = ["a red ball bounces", "a green square slides over the ocean"]

@@ -23,7 +23,7 @@ from edgereel.engines.costs import CPU_ACTIVATION_MARGIN, graph_costs  # noqa: E
 from edgereel.engines.costs.analysis import analyse  # noqa: E402
 from edgereel.engines.costs.liveness import Step, peak_bytes  # noqa: E402
 from edgereel.engines.graphs.values import propagate  # noqa: E402
-from edgereel.engines.lowering import lower_graph  # noqa: E402
+from edgereel.engines.lowering.lower import lower_graph  # noqa: E402
 
 make_node = onnx.helper.make_node
 FLOAT = onnx.TensorProto.FLOAT

@@ -21,7 +21,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from edgereel.bundle.geometry import latent_shape
 from edgereel.bundle.reader import open_bundle
 from edgereel.engines.costs import graph_costs
-from edgereel.engines.lowering import lower_for_target, parse_target
+from edgereel.engines.lowering.lower import lower_for_target
+from edgereel.engines.lowering.targets import parse_target
 from edgereel.engines.tensorrt.building import BuildSettings, make_plan
 from edgereel.engines.tensorrt.profiles import RANGES
 from edgereel.engines.tensorrt.versions import features_of

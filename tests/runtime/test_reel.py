@@ -9,8 +9,8 @@ from helpers.small_bundle import CHANNELS, MAX_TOKENS, WORDS, replace_file, writ
 import edgereel
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import BundleError, Cancelled, EngineError, PromptError, UsageError
-from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
+from edgereel.engines.options import EngineOptions
 from edgereel.runtime.denoise import pick_expert
 from edgereel.runtime.reel import Reel
 from edgereel.runtime.sampling.noise import NoiseSource

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ...engines import EngineOptions
-from ...engines.lowering import lower_graph
+from ...engines.lowering.lower import lower_graph
 from .step_contenders import CONTENDERS, PEAK_SHAPE, operations
 from .step_model import denoiser_of, random_inputs, write_bundle, write_int8_bundle
 

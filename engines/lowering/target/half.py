@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...base import Compute
 from ...graphs.graph import Graph, names_read
 from ...graphs.value_types import value_types
+from ...options import Compute
 from ..targets import Target
 from .half_rules import FOLLOWERS, PRODUCTS, stays_float32
 from .older_opset import accepts

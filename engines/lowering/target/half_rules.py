@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...base import Compute
+from ...options import Compute
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 """What half precision is for: they sum in float32 inside and take the time."""

@@ -10,9 +10,9 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from ....core.errors import EngineError, one_line
-from ...base import Compute
 from ...graphs.graph import MICROSOFT, Graph, attributes
 from ...graphs.value_types import value_types
+from ...options import Compute
 from ..attention import lower_attention
 from ..targets import Target
 from .half import lower_precision

@@ -13,9 +13,11 @@ onnx = pytest.importorskip("onnx")
 
 from edgereel.core.errors import EngineError, MissingExtraError  # noqa: E402
 from edgereel.engines import ENGINES, EngineOptions, Tensor, get_engine  # noqa: E402
-from edgereel.engines.graphs.parts import cut_part  # noqa: E402
+from edgereel.engines.graphs.cut import cut_part  # noqa: E402
+from edgereel.engines.graphs.parts import part_inputs  # noqa: E402
 from edgereel.engines.graphs.segments import interface_of  # noqa: E402
-from edgereel.engines.lowering import lower_for_target, lower_graph, parse_target, part_inputs  # noqa: E402
+from edgereel.engines.lowering.lower import lower_for_target, lower_graph  # noqa: E402
+from edgereel.engines.lowering.targets import parse_target  # noqa: E402
 
 GRAPHS = ("decoder_first", "decoder_next")
 FLOAT = onnx.TensorProto.FLOAT
@@ -263,8 +265,8 @@ def test_without_lowering_or_onnx_there_are_no_parts(monkeypatch):
         open_part(path, "front", lower=False)
     import sys
 
-    for name in [name for name in sys.modules if name.startswith(("edgereel.engines.graphs.parts", "onnx"))]:
-        if name.split(".")[0] == "onnx" or name.endswith("parts"):
+    for name in [name for name in sys.modules if name.startswith(("edgereel.engines.graphs.cut", "onnx"))]:
+        if name.split(".")[0] == "onnx" or name.endswith("cut"):
             monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r'needs onnx, which is not installed: pip install "edgereel\[cpu\]"'):
         open_part(path, "rear")

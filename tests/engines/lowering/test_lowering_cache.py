@@ -18,7 +18,9 @@ pytest.importorskip("onnx")
 from edgereel.core import paths
 from edgereel.core.errors import EngineError
 from edgereel.engines import EngineOptions, Tensor, get_engine
-from edgereel.engines.lowering import cache, lower_graph
+from edgereel.engines.cache import store
+from edgereel.engines.lowering import lower
+from edgereel.engines.lowering.lower import lower_graph
 
 pytestmark = pytest.mark.lean
 
@@ -65,7 +67,7 @@ def test_the_key_is_the_content_and_all_that_lowering_depends_on(tmp_path, monke
     assert lowered(moved).model == first.model
     assert lowered(activations="dynamic").source == "built"
     assert lowered(version="2").source == "built"
-    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    monkeypatch.setattr(lower, "VERSION", lower.VERSION + 1)
     assert lowered().source == "built"
     moved.write_bytes(GRAPH.read_bytes() + b"\x52\x00")  # one more field of the model, empty
     assert lowered(moved).source == "built"
@@ -103,7 +105,7 @@ def test_two_at_once_leave_one_whole_entry():
         found = list(pool.map(lambda _: open_in_a_process(GRAPH), range(4)))
     assert {source for source, *_ in found} <= {"built", "cache"}
     (entry,) = entries()
-    assert cache.read_entry(entry.name) is not None
+    assert store.read_entry("lowered", entry.name) is not None
 
 
 def test_weights_are_read_where_the_bundle_has_them(tmp_path):

@@ -25,13 +25,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from edgereel.core import paths  # noqa: E402
 from edgereel.core.errors import EdgereelError, EngineError, MissingExtraError, UsageError  # noqa: E402
 from edgereel.demo.clips import subjects  # noqa: E402
-from edgereel.engines.lowering import (  # noqa: E402
-    describe_lowering,
-    graph_data_files,
-    lower_for_target,
-    parse_target,
-    with_plain_weights,
-)
+from edgereel.engines.lowering.lower import lower_for_target, with_plain_weights  # noqa: E402
+from edgereel.engines.lowering.summary import describe_lowering, graph_data_files  # noqa: E402
+from edgereel.engines.lowering.targets import parse_target  # noqa: E402
 
 TARGETS = ("tensorrt-8.6", "tensorrt-10.3", "tensorrt-10.14", "tensorrt-11.0", "tensorrt-rtx", "cuda")
 ROLES = ("text_encoder", "denoiser", "decoder_first", "decoder_next")

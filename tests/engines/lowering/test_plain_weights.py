@@ -12,7 +12,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from edgereel.core.errors import EngineError  # noqa: E402
-from edgereel.engines.lowering import lower_for_target, parse_target, with_plain_weights  # noqa: E402
+from edgereel.engines.lowering.lower import lower_for_target, with_plain_weights  # noqa: E402
+from edgereel.engines.lowering.targets import parse_target  # noqa: E402
 
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 make_node = onnx.helper.make_node

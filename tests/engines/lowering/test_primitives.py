@@ -13,7 +13,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from edgereel.core.errors import EngineError  # noqa: E402
-from edgereel.engines.lowering import lower_for_target, parse_target  # noqa: E402
+from edgereel.engines.lowering.lower import lower_for_target  # noqa: E402
+from edgereel.engines.lowering.targets import parse_target  # noqa: E402
 
 PRIMITIVES = parse_target("tensorrt-10.3")
 HALVES = {"float32": 1e-6, "float16": 5e-3}

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from edgereel.core import machine, paths
 from edgereel.core.errors import EngineError, MissingExtraError, OutOfMemory
+from edgereel.engines.cache.store import read_timings, timings_key, write_timings
 from edgereel.engines.nvidia import NO_GPU
 from edgereel.engines.tensorrt import TensorRt, installed
 from edgereel.engines.tensorrt.device_memory import BufferPool, CudaDevice, DeviceBuffer, import_cudart
 from edgereel.engines.tensorrt.inspecting import OPAQUE, check_precision, describe_precision, product_types
 from edgereel.engines.tensorrt.profiles import RANGES, fixed_profiles, ranged_profiles
-from edgereel.engines.tensorrt.timings import read_timings, timings_key, write_timings
 from edgereel.engines.tensorrt.versions import FEATURES, features_of, parse_version, supports_card
 
 ATTRIBUTES = json.loads((HELPERS / "fake_tensorrt_attributes.json").read_text())

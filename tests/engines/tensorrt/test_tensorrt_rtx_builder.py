@@ -16,9 +16,10 @@ from conftest import DEMO_REEL
 from helpers.rtx_builder import Listener, bindings
 
 from edgereel.core.errors import EngineError
-from edgereel.engines.base import Compute, Shapes
 from edgereel.engines.costs import graph_costs
-from edgereel.engines.lowering import lower_for_target, parse_target, with_plain_weights
+from edgereel.engines.lowering.lower import lower_for_target, with_plain_weights
+from edgereel.engines.lowering.targets import parse_target
+from edgereel.engines.options import Compute, Shapes
 from edgereel.engines.tensorrt.building import BuildSettings, make_log, make_plan
 from edgereel.engines.tensorrt.profiles import RANGES
 from edgereel.engines.tensorrt.versions import features_of

@@ -7,8 +7,8 @@ import pytest
 
 from edgereel.bundle.manifest import LatentGeometry
 from edgereel.core.errors import EngineError
-from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
+from edgereel.engines.options import EngineOptions
 from edgereel.runtime.decoding.decoder import decode_frames, to_uint8
 
 pytestmark = pytest.mark.lean

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from edgereel.bundle.manifest import LatentGeometry
 from edgereel.core.errors import Cancelled, EngineError, OutputError, UsageError
-from edgereel.engines.base import EngineOptions
 from edgereel.engines.fake import FakeEngine
+from edgereel.engines.options import EngineOptions
 from edgereel.runtime.decoding import tiling
 from edgereel.runtime.decoding.decoder import decode_frames
 from edgereel.runtime.decoding.tiling import Tile, decode_tiled, plan_tiles
@@ -184,7 +184,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 import numpy as np
-from edgereel.engines.base import EngineOptions
+from edgereel.engines.options import EngineOptions
 from edgereel.engines.fake import FakeEngine
 from edgereel.bundle.manifest import LatentGeometry
 from edgereel.runtime.reel import load
