@@ -102,8 +102,15 @@ def check_machine(machine: Machine) -> list[Finding]:
     """Return findings on the processor and memory."""
     sets = "instruction sets not known" if machine.instruction_sets is None else ", ".join(machine.instruction_sets)
     plural = "s" * (machine.cores != 1)
+    cores = f"{machine.cores} usable core{plural}{machine.cores_why and f' {machine.cores_why}'}"
     memory = "not known" if machine.memory is None else f"{_size(machine.memory)}"
     free = "" if machine.free_memory is None else f", {_size(machine.free_memory)} free"
+    limit = machine.memory_limit
+    allowed = (
+        ""
+        if limit is None
+        else f"; the control group {one_line(limit.group)} allows {_size(limit.limit)}, {_size(limit.left)} of it left"
+    )
     return [
         Finding(
             "machine",
@@ -112,10 +119,8 @@ def check_machine(machine: Machine) -> list[Finding]:
             f"{machine.system}{f', {machine.model}' * bool(machine.model)}",
             asdict(machine),
         ),
-        Finding(
-            "machine", "processor", INFORMATION, f"{machine.processor}, {machine.cores} usable core{plural}, {sets}"
-        ),
-        Finding("machine", "memory", INFORMATION, memory + free),
+        Finding("machine", "processor", INFORMATION, f"{machine.processor}, {cores}, {sets}"),
+        Finding("machine", "memory", INFORMATION, memory + free + allowed),
     ]
 
 
