@@ -85,16 +85,16 @@ def decode_tiled(
     """Yield the pictures, uint8 [H, W, 3], of latents [1, C, F, H, W] (normalised units), decoded tile by tile.
 
     front, rear: of the opened `decoder_first` and `decoder_next` graphs; front is None where the rear is all of them.
-    scratch_folder: where the tiles' pictures are kept meanwhile, by default the
-    user's cache folder (the system's folder for temporary files is memory on many machines); nothing is left there, whatever
-    ends the decoding. on_tile(done, total): called before the first tile and after each. Raises EngineError as decode_frames
-    does, OutputError where the folder has not enough room.
+    scratch_folder: where the tiles' pictures are kept meanwhile, by default what paths.scratch_folder says; nothing is left
+    there, whatever ends the decoding. on_tile(done, total): called before the first tile and after each.
+
+    Raises EngineError as decode_frames does, OutputError where the folder has not enough room.
     """
     _, _, count = clip_size(geometry, latents.shape)
     tiles = plan_tiles(latents.shape[3], latents.shape[4], tile)
     bytes_of_tiles = [3 * part.height * part.width * geometry.spatial_scale**2 for part in tiles]
     tell = on_tile or (lambda done, total: None)
-    with _scratch(scratch_folder or paths.cache_folder()) as scratch:
+    with _scratch(scratch_folder) as scratch:
         scratch.reserve(sum(bytes_of_tiles) * count)
         tell(0, len(tiles))
         maps = None if front is None else _Maps(run_front(*front, latents), latents.shape, scratch)
@@ -246,11 +246,13 @@ class _Scratch:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[_Scratch]:
+def _scratch(folder: Path | None) -> Iterator[_Scratch]:
     """Give a place for scratch files for the time of the block. Raises OutputError where the folder cannot be used."""
     try:
+        folder = folder or paths.scratch_folder()
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:
             yield _Scratch(folder, files)
     except OSError as error:
-        raise OutputError(f"tiled decoding cannot use {folder}: {error.strerror or error}") from error
+        place = folder or "the system's folder for temporary files"
+        raise OutputError(f"tiled decoding cannot use {place}: {error.strerror or error}") from error
