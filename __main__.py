@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from .core.interrupts import end_on_signals, how_it_ended, interrupts_wait
+from .core.processes import leave_current_folder
 
 
 def main() -> None:
@@ -21,4 +22,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    leave_current_folder()
     main()

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle, open_bundle
 from ..core.errors import UsageError
+from ..core.machine import check_threads
 from ..core.paths import demo_bundle_path
 from ..core.progress import Progress
 from ..engines import get_engine
@@ -47,8 +48,7 @@ def plan_rows(
 
     Raises BundleError, GeometryError, PromptError, UsageError: a mistake in the last row should not come to light after hours.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads are not possible: choose 1 or more")
+    threads = check_threads(threads)
     if not prompts:
         raise UsageError("there is no prompt to make clips of")
     for engine in engines:

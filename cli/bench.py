@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..core.errors import Cancelled, UsageError
+from ..core.errors import Cancelled, EngineError, UsageError
 from ..core.interrupts import interrupts_wait
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size
@@ -137,6 +137,9 @@ def run(
     if record.partial:
         show_note(_PARTIAL)
         raise typer.Exit(Cancelled.exit_code)
+    if not any(row.warm or row.cold for row in record.rows):
+        reasons = [failure for row in record.rows for failure in row.failures]
+        raise EngineError("no row was measured" + (f": {reasons[0]}" if reasons else ""))
 
 
 @bench.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import UsageError
+from ..core.machine import check_threads
 from .terminal import show_note, show_pick, show_plan
 
 if TYPE_CHECKING:
@@ -26,7 +27,14 @@ MemoryOption = Annotated[
     ),
 ]
 PrivateOption = Annotated[bool, typer.Option("--private", help="Leave the prompts out of what is written.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per operator; all cores if left out.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        callback=check_threads,
+        help="CPU threads per operator, at most 4 times the machine's cores; all cores that may be used if left out.",
+    ),
+]
 
 
 def reel_options(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import operator
 import os
 import platform
 import subprocess
@@ -14,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .errors import brief, one_line
+from .container import MemoryLimit, memory_limit, processor_quota, whole_processors
+from .errors import UsageError, brief, one_line
 
 # By the names that Linux gives in /proc/cpuinfo, x86 first, then Arm.
 _INSTRUCTION_SETS = {
@@ -30,8 +32,8 @@ _INSTRUCTION_SETS = {
     "SVE": {"sve"},
 }
 
-_MOST_MEMORY = 2**50
-"""A group's limit above this is none: the kernel writes a very large number for "no limit"."""
+THREADS_PER_CORE = 4
+"""More threads than so many for each of the machine's cores are refused."""
 _M_MMAP_THRESHOLD = -3
 """The name that mallopt(3) has for it in malloc.h."""
 NVIDIA_SMI = (
@@ -46,8 +48,9 @@ NVIDIA_SMI_FREE = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,nohead
 class Machine:
     """Operating system, processor and memory. Sizes in bytes, None where the system does not tell.
 
+    cores: those that this process may use; cores_why: what makes them fewer than there are, "" for nothing.
     instruction_sets: those that matter for matrix products, None where the system does not tell. model: of the whole
-    computer, where it has a name, as single-board computers do.
+    computer, where it has a name, as single-board computers do. memory_limit: what a container allows, None for all.
     """
 
     system: str
@@ -57,6 +60,16 @@ class Machine:
     memory: int | None
     free_memory: int | None
     model: str = ""
+    cores_why: str = ""
+    memory_limit: MemoryLimit | None = None
+
+
+@dataclass(frozen=True)
+class Cores:
+    """How many cores this process may use. why: what makes them fewer than there are, "" for nothing."""
+
+    usable: int
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,22 +91,64 @@ def read_machine(root: Path = Path("/")) -> Machine:
             memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if not processor and sys.platform == "darwin":
         processor = _output(("sysctl", "-n", "machdep.cpu.brand_string")).strip()
+    cores = find_cores(root)
     return Machine(
         system=f"{platform.system()} {platform.release()} ({platform.machine()})",
         processor=one_line(processor or platform.processor() or platform.machine()),
-        cores=usable_cores(),
+        cores=cores.usable,
         instruction_sets=instruction_sets,
         memory=memory,
         free_memory=free_memory,
         model=one_line(_read(root / "proc/device-tree/model").strip("\0 \n")),
+        cores_why=cores.why,
+        memory_limit=memory_limit(root),
     )
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use: the least of what find_cores looks at."""
+    return find_cores(root).usable
+
+
+def find_cores(root: Path = Path("/")) -> Cores:
+    """Return how many cores this process may use, and what decides.
+
+    That is the least of the machine's cores, those it is bound to, and the time that a container's quota allows, rounded
+    up. root: where Linux keeps proc/ and sys/.
+    """
+    there = machine_cores()
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    quota = processor_quota(root)
+    allowed = there if quota is None else whole_processors(quota)
+    usable = max(1, min(there, bound, allowed))
+    if quota is not None and allowed < min(there, bound):
+        group = one_line(quota.group)
+        return Cores(usable, f"of {there}: the control group {group} has a quota of {quota.processors:.3g} processors")
+    return Cores(usable, f"of {there}: this process is bound to them" if bound < there else "")
+
+
+def machine_cores() -> int:
+    """Return how many cores the machine has, whoever may use them."""
     return os.cpu_count() or 1
+
+
+def check_threads(threads: object) -> int | None:
+    """Return a number of threads that a user asks for as an int, None for None. Raises UsageError where it is none to start.
+
+    More than a few for each core only get into one another's way, and thousands take minutes to start.
+    """
+    if threads is None:
+        return None
+    most = THREADS_PER_CORE * machine_cores()
+    try:
+        count = operator.index(threads)  # type: ignore[arg-type]  # what is no whole number raises
+    except TypeError:
+        raise UsageError(f"{threads!r} is no number of threads: choose 1 to {most}") from None
+    if not 1 <= count <= most:
+        raise UsageError(
+            f"{count} threads are not possible: choose 1 to {most}, which is {THREADS_PER_CORE} for each of the machine's cores"
+        )
+    return int(count)
 
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...] | None]:
@@ -122,37 +177,9 @@ def parse_meminfo(text: str) -> tuple[int | None, int | None]:
 
 def free_host_memory(root: Path = Path("/")) -> int | None:
     """Return the bytes of system memory that are free, a container's limit counted; None where that is not told."""
-    found = [read_machine(root).free_memory, _free_in_group(root)]
-    return min((count for count in found if count is not None), default=None)
-
-
-def _free_in_group(root: Path) -> int | None:
-    """Return what is left of the limit that a container was given, None where there is none."""
-    folders = {root / "sys/fs/cgroup": ("memory.max", "memory.current")}
-    folders[root / "sys/fs/cgroup/memory"] = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    for folder, names in folders.items():
-        limit, used = (_number(folder / name) for name in names)
-        if limit is not None and used is not None and limit < _MOST_MEMORY:
-            # Pages of files that were read count as used, but are given up for the asking.
-            return max(0, limit - used + _reclaimable(folder / "memory.stat"))
-    return None
-
-
-def _reclaimable(path: Path) -> int:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    counts = dict(line.split(" ", 1) for line in lines if " " in line)
-    return sum(int(counts.get(name, "0")) for name in ("inactive_file", "active_file"))
-
-
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
+    machine = read_machine(root)
+    left = None if machine.memory_limit is None else machine.memory_limit.left
+    return min((count for count in (machine.free_memory, left) if count is not None), default=None)
 
 
 def peak_host_memory() -> int | None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import tempfile
+from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import platformdirs
+
+NO_HOME: Final = "there is no home folder to keep a cache in: set EDGEREEL_CACHE=FOLDER to keep one"
+_NOWHERE: Final = Path(__file__).resolve() / "no home"  # below a file there is never a folder
 
 
 def demo_bundle_path() -> Path:
@@ -14,7 +22,57 @@ def demo_bundle_path() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: $EDGEREEL_CACHE, or the user's cache folder. It may not exist."""
+    """Return the folder for what can be made again: $EDGEREEL_CACHE, or the user's cache folder. It may not exist.
+
+    Where there is no home, as for a container's user without a name, this says so once, and gives a folder that cannot be
+    made: nothing is found there and nothing kept, as with a folder that cannot be written to.
+    """
+    if (folder := find_cache_folder()) is not None:
+        return folder
+    _tell_once()
+    return _NOWHERE
+
+
+def find_cache_folder() -> Path | None:
+    """Return what cache_folder does, None where there is no home to have one in."""
     if chosen := os.environ.get("EDGEREEL_CACHE"):
-        return Path(chosen)
-    return Path(platformdirs.user_cache_dir("edgereel", appauthor=False))
+        # A service's settings are not read by a shell, which would have expanded this.
+        expanded = os.path.expanduser(chosen)
+        return None if expanded.startswith("~") and chosen.startswith("~/") else Path(expanded)
+    try:
+        folder = Path(platformdirs.user_cache_dir("edgereel", appauthor=False))
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # older versions leave "~" where they find no home
+
+
+def scratch_folder(needed: int = 0) -> Path:
+    """Return a folder for large files that go with the run: the cache folder, or where it cannot be used the system's.
+
+    The system's folder for temporary files is memory on many machines, so it comes second. needed: bytes that must be free.
+    Raises OSError, which names both, where neither can be written to or has room.
+    """
+    refused = []
+    for folder in (find_cache_folder(), Path(tempfile.gettempdir())):
+        if folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                free = shutil.disk_usage(folder).free
+        except OSError as error:
+            refused.append(f"{folder}: {error.strerror or error}")
+            continue
+        if free >= needed:
+            return folder
+        refused.append(f"{folder}: {free / 1e6:.0f} MB are free")
+    raise OSError(errno.ENOSPC, "; ".join(refused))
+
+
+@lru_cache(maxsize=1)
+def _tell_once() -> None:
+    import logging
+
+    logging.getLogger("edgereel").warning(
+        "edgereel: %s", NO_HOME
+    )  # stderr, where a program has not set up another place

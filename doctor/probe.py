@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 from ..core.errors import brief, one_line
+from ..core.processes import python_command
 
 PACKAGES = ("numpy", "tokenizers", "av", "onnxruntime")
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgereel.doctor.probe import main; main()"
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Probe:
 
 def probe(timeout: float = 60) -> Probe:
     """Load the packages and ask the engines in another process. timeout: seconds."""
-    command = [sys.executable, "-c", _START, json.dumps(sys.path)]
+    command = python_command("edgereel.doctor.probe")
     try:
         ended = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout)
     except subprocess.TimeoutExpired as error:
@@ -126,3 +125,7 @@ def _has_encoder(av: Any, name: str) -> bool:
 
 def _say(event: str, name: str, **more: Any) -> None:
     print(json.dumps({"event": event, "name": name, **more}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

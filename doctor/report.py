@@ -92,7 +92,7 @@ def examine() -> Report:
             *check_engines(probed),
             *check_choice(probed),
             *check_extras(requirements, installed),
-            *check_cache(paths.cache_folder()),
+            *check_cache(paths.find_cache_folder()),
             *check_bundle(_DEMO),
         ]
     )
@@ -102,8 +102,15 @@ def check_machine(machine: Machine) -> list[Finding]:
     """Return findings on the processor and memory."""
     sets = "instruction sets not known" if machine.instruction_sets is None else ", ".join(machine.instruction_sets)
     plural = "s" * (machine.cores != 1)
+    cores = f"{machine.cores} usable core{plural}{machine.cores_why and f' {machine.cores_why}'}"
     memory = "not known" if machine.memory is None else f"{_size(machine.memory)}"
     free = "" if machine.free_memory is None else f", {_size(machine.free_memory)} free"
+    limit = machine.memory_limit
+    allowed = (
+        ""
+        if limit is None
+        else f"; the control group {one_line(limit.group)} allows {_size(limit.limit)}, {_size(limit.left)} of it left"
+    )
     return [
         Finding(
             "machine",
@@ -112,10 +119,8 @@ def check_machine(machine: Machine) -> list[Finding]:
             f"{machine.system}{f', {machine.model}' * bool(machine.model)}",
             asdict(machine),
         ),
-        Finding(
-            "machine", "processor", INFORMATION, f"{machine.processor}, {machine.cores} usable core{plural}, {sets}"
-        ),
-        Finding("machine", "memory", INFORMATION, memory + free),
+        Finding("machine", "processor", INFORMATION, f"{machine.processor}, {cores}, {sets}"),
+        Finding("machine", "memory", INFORMATION, memory + free + allowed),
     ]
 
 
@@ -251,8 +256,13 @@ def check_extras(requirements: list[Requirement] | None, installed: Mapping[str,
     return found
 
 
-def check_cache(folder: Path) -> list[Finding]:
-    """Return findings on the cache folder: where it is, whether it can be written to, how much it holds."""
+def check_cache(folder: Path | None) -> list[Finding]:
+    """Return findings on the cache folder: where it is, whether it can be written to, how much it holds. None: no home."""
+    command = "set EDGEREEL_CACHE=FOLDER" if os.name == "nt" else "export EDGEREEL_CACHE=FOLDER"
+    if folder is None:
+        without = {"path": None, "bytes": 0, "writable": False}
+        reason = "there is no home folder to keep a cache in, so that nothing is kept between runs: choose one with"
+        return [Finding("files", "cache", WARN, "no home folder", without, reason, (command,))]
     size = _bytes_below(folder)
     facts: dict[str, Any] = {"path": str(folder), "bytes": size, "writable": True}
     nearest = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
@@ -265,7 +275,6 @@ def check_cache(folder: Path) -> list[Finding]:
         facts["writable"] = False
         problem = f"{folder} cannot be written to ({error.strerror or error})"
         reason = f"the cache folder {problem}, so that bundles are read in full at each start: choose another with"
-        command = "set EDGEREEL_CACHE=FOLDER" if os.name == "nt" else "export EDGEREEL_CACHE=FOLDER"
         return [Finding("files", "cache", WARN, one_line(problem), facts, one_line(reason), (command,))]
     used = f"{_size(size)} used" if folder.exists() else "not made yet"
     return [Finding("files", "cache", OK, one_line(f"{folder}, {used}"), facts)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.manifest import Manifest
+from ..core import paths
 from ..core.errors import EngineError, OutputError
 from ..core.progress import Progress, report_progress
 from .batch import read_prompts
@@ -33,6 +34,8 @@ def embed_ahead(
     be written; Cancelled.
     """
     lines = read_prompts(path)
+    if paths.find_cache_folder() is None:
+        raise OutputError(f"embeddings cannot be kept: {paths.NO_HOME}")
     numbers: dict[Prompt, int] = {}
     for number, text in enumerate(lines, start=1):
         numbers.setdefault(Prompt(text), number)

@@ -11,8 +11,7 @@ from typing import Any
 
 from ..bundle.geometry import latent_shape
 from ..bundle.reader import Bundle, open_bundle
-from ..core.errors import UsageError
-from ..core.machine import gpu_memory_of_process
+from ..core.machine import check_threads, gpu_memory_of_process
 from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, Span
 from ..engines import Engine, EngineOptions, EngineReport, Session, get_engine
@@ -55,7 +54,11 @@ class Reel:
         cache: EmbeddingCache | None = None,
         memory: int | str | None = None,
     ) -> None:
-        """memory: bytes, or text such as "6GiB", that may be used at most; None for what is free less a margin."""
+        """memory: bytes, or text such as "6GiB", that may be used at most; None for what is free less a margin.
+
+        Raises UsageError for that, and for more threads than the machine has use for.
+        """
+        options = replace(options, threads=check_threads(options.threads))
         self.bundle = bundle
         self.timings: dict[str, float] = {}
         self.peak_device_bytes: int | None = None
@@ -194,14 +197,14 @@ def load(
 ) -> Reel:
     """Open a bundle (None: the built-in demo) for generation, ready to be used in a `with` block.
 
-    engine: `auto` or the name of one. threads: CPU threads per operator, None for all cores.
+    engine: `auto` or the name of one. threads: CPU threads per operator, at most 4 times the machine's cores, None for all
+    that may be used.
     on_progress is told of the stage `check`, in which changed files are hashed. cache: keep prompt embeddings in the user's
     cache folder, and use those that are there. memory: bytes, or text such as "6GiB", that may be used at most; None for
     what is free less a margin.
     Raises BundleError, UsageError, Cancelled.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads are not possible: choose 1 or more")
+    threads = check_threads(threads)
     started = time.perf_counter()
     bundle = open_bundle(demo_bundle_path() if path is None else path, on_progress=on_progress)
     reel = Reel(bundle, get_engine(engine), EngineOptions(threads=threads), EmbeddingCache() if cache else None, memory)

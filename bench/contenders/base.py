@@ -6,7 +6,6 @@ A peer is a file of its own beside this one with a class of this seam; where it 
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from ...bundle.reader import Bundle
 from ...core.errors import EngineError
 from ...core.interrupts import temporary_folder
+from ...core.processes import python_command
 from ...runtime.request import Request
 from ..records.record import EngineFacts
 from ..resources.installed import installed_bytes
@@ -211,7 +211,7 @@ class EdgereelContender(ProcessContender):
 
     def command(self) -> list[str]:
         """See ProcessContender.command."""
-        return [sys.executable, "-m", "edgereel.bench.contenders.worker"]
+        return python_command("edgereel.bench.contenders.worker")
 
     def opening(self) -> dict[str, Any]:
         """See ProcessContender.opening."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ...bundle.geometry import latent_shape
 from ...core.errors import EngineError, require_packages
 from ...core.machine import usable_cores
+from ...core.processes import python_command
 from ...engines import get_engine
 from ...runtime.sampling.recipes import schedule_of
 from .base import CheckpointPeer, Contender, Job, ProcessContender
@@ -60,7 +60,7 @@ class DiffusersContender(ProcessContender):
 
     def command(self) -> list[str]:
         """See ProcessContender.command."""
-        return [sys.executable, "-m", "edgereel.bench.contenders.diffusers_worker"]
+        return python_command("edgereel.bench.contenders.diffusers_worker")
 
     def environment(self) -> dict[str, str]:
         """See ProcessContender.environment: what torch compiled once is there for the next process, and for no other run."""

@@ -6,12 +6,12 @@ these models that could be measured.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import require_packages
+from ...core.processes import python_command
 from ...engines.openvino.engine import EXTRA
 from .base import Contender, EdgereelContender, Job
 
@@ -49,13 +49,7 @@ class OpenVinoContender(EdgereelContender):
 
     def command(self) -> list[str]:
         """See ProcessContender.command."""
-        return [
-            sys.executable,
-            "-m",
-            "edgereel.bench.contenders.openvino_worker",
-            self._peer.precision,
-            str(self._peer.cache),
-        ]
+        return python_command("edgereel.bench.contenders.openvino_worker", self._peer.precision, str(self._peer.cache))
 
     def opening(self) -> dict[str, Any]:
         """See ProcessContender.opening."""

@@ -6,7 +6,6 @@ a query begins with a prompt and ends with the bytes of a finished MP4 file; not
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 
 from ...core.errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
 from ...core.files import output_errors
+from ...core.processes import python_command
 from ...core.progress import Progress, report_progress
 from ...runtime.request import Request
 from .. import scores as pictures
@@ -146,7 +146,7 @@ def run_mode(job: Job, asked: Asked, mode: str, scored: bool, on_progress: Progr
         **{"folder": str(folder.resolve()), "keep": None if keep is None else str(keep.resolve()), "score": scored},
         **{"min_seconds": asked.min_seconds, "min_queries": asked.min_queries},
     }
-    process = WorkerProcess([sys.executable, "-m", "edgereel.bench.load.loadgen_worker"])
+    process = WorkerProcess(python_command("edgereel.bench.load.loadgen_worker"))
     try:
         process.request(do="begin", **request)
         _follow(process, outcome, asked, mode, on_progress)

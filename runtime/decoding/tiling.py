@@ -121,26 +121,14 @@ def check_scratch(latents: tuple[int, ...], geometry: LatentGeometry, tile: Tile
 
 
 def find_scratch_folder(needed: int) -> Path:
-    """Return a folder that takes scratch files of so many bytes: the user's cache folder, else the one for temporary files.
-
-    The latter is memory on many machines, so it comes second. Raises OutputError where neither does.
-    """
-    refused = []
-    for folder in (paths.cache_folder(), Path(tempfile.gettempdir())):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                free = shutil.disk_usage(folder).free
-        except OSError as error:
-            refused.append(f"{folder}: {error.strerror or error}")
-            continue
-        if free >= needed:
-            return folder
-        refused.append(f"{folder}: {free / 1e6:.0f} MB are free")
-    raise OutputError(
-        f"tiled decoding needs {needed / 1e6:.0f} MB for scratch files and finds no place for them ({'; '.join(refused)}): "
-        "make room, or choose a folder with EDGEREEL_CACHE or TMPDIR"
-    )
+    """Return a folder that takes scratch files of so many bytes; see paths.scratch_folder. Raises OutputError."""
+    try:
+        return paths.scratch_folder(needed)
+    except OSError as error:
+        raise OutputError(
+            f"tiled decoding needs {needed / 1e6:.0f} MB for scratch files and finds no place for them ({error.strerror}): "
+            "make room, or choose a folder with EDGEREEL_CACHE or TMPDIR"
+        ) from error
 
 
 def _tiles(latents: tuple[int, ...], geometry: LatentGeometry, tile: Tile) -> tuple[list[Rectangle], list[int]]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from conftest import DEMO_REEL
 
+import edgereel
+from edgereel.core.errors import UsageError
 from edgereel.core.machine import (
     Gpu,
     Machine,
+    check_threads,
     find_gpus,
     free_gpu_memory,
     parse_cpuinfo,
@@ -145,7 +151,7 @@ def test_no_nvidia_smi(tmp_path):
 HOLES = """
 import sys
 import numpy as np
-from edgereel import machine
+from edgereel.core import machine
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -168,3 +174,44 @@ def test_large_blocks_go_back_to_the_system(how):
     ended = subprocess.run([sys.executable, "-c", HOLES, how], capture_output=True, text=True, timeout=60)
     kept = int(ended.stdout)
     assert kept < 20 if how == "at once" else kept > 100
+
+
+THREADS_NOT_POSSIBLE = ["2", 2.5, 0, -1, 2**31, 10**20, float("inf"), object()]
+
+
+@pytest.mark.parametrize("threads", THREADS_NOT_POSSIBLE, ids=str)
+def test_numbers_of_threads_that_the_machine_has_no_use_for(threads):
+    with pytest.raises(UsageError, match=r"threads.*choose 1 to "):
+        check_threads(threads)
+
+
+def test_numbers_of_threads(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert [check_threads(threads) for threads in (None, 1, 12, np.int64(2))] == [None, 1, 12, 2]
+    assert type(check_threads(np.int64(2))) is int
+    with pytest.raises(UsageError, match="13 threads are not possible: choose 1 to 12"):
+        check_threads(13)
+
+
+@pytest.mark.parametrize("threads", [THREADS_NOT_POSSIBLE[1], *THREADS_NOT_POSSIBLE[4:6]], ids=str)
+def test_threads_are_checked_wherever_python_asks_for_them(threads, tmp_path):
+    from edgereel.bench.run import run_bench
+    from edgereel.calibration import calibrate, quantize
+    from edgereel.calibration.compare import compare_bundles
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball bounces over the ocean\n")
+    stats, smaller = tmp_path / "stats.safetensors", tmp_path / "a.reel"
+    asked = [
+        lambda: edgereel.load(threads=threads),
+        lambda: run_bench(threads=threads),
+        lambda: calibrate(DEMO_REEL, prompts, stats, threads=threads),
+        lambda: quantize(DEMO_REEL, smaller, precision="int8", prompts=prompts, threads=threads),
+        lambda: list(
+            compare_bundles(DEMO_REEL, DEMO_REEL, prompts=["a red ball bounces over the ocean"], threads=threads)
+        ),
+    ]
+    for ask in asked:
+        with pytest.raises(UsageError, match=re.escape(str(threads))):
+            ask()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.txt"]

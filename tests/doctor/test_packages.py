@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from helpers.requirements import REQUIREMENTS
 
 from edgereel.doctor import packages as installed
 from edgereel.doctor.packages import parse_requirements
 
 pytestmark = pytest.mark.lean
-
-REQUIREMENTS = parse_requirements(
-    [
-        "numpy>=1.26",
-        "av>=12",
-        'onnxruntime>=1.23; extra == "cpu"',
-        'onnxruntime-gpu>=1.23; extra == "gpu"',
-        'torch>=2.9; extra == "export"',
-        'onnxruntime>=1.23; extra == "export"',
-        'matplotlib>=3.9; extra == "bench"',
-        'edgereel[cpu,export,bench]; extra == "dev"',
-        "pytest>=8 ; extra == 'dev'",
-    ]
-)
 
 
 def test_requirements_are_read():

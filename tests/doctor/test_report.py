@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO_REEL, edit_manifest
-from test_installed import REQUIREMENTS
+from helpers.requirements import REQUIREMENTS
 
 from edgereel import cli
 from edgereel.core import machine

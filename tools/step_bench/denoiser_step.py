@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.processes import python_command
 from ...engines import EngineOptions
 from ...engines.lowering.lower import lower_graph
 from .step_contenders import CONTENDERS, PEAK_SHAPE, operations
@@ -41,7 +42,7 @@ def prepare(folder: Path) -> None:
 
 def measure(folder: Path, names: list[str], rounds: int, threads: int) -> dict[str, dict[str, Any]]:
     """Return for each contender its median `seconds` and `cpu_seconds`, all `runs`, and what `it` says of itself."""
-    command = [sys.executable, "-m", "edgereel.tools.step_bench.step_contenders"]
+    command = python_command("edgereel.tools.step_bench.step_contenders")
     results: dict[str, dict[str, Any]] = {}
     workers: dict[str, subprocess.Popen[str]] = {}
     for name in names:  # opened one after another: memory and processor are at their busiest here

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...core.processes import python_command
 from .random_wan import TRANSFORMER, write_random_wan
 
 LAYERS = 2
@@ -39,7 +39,7 @@ def denoiser_of(folder: Path, bundle: str = "step") -> Path:
 
 def _run(*arguments: str | Path) -> None:
     # By the command line, in a process of its own: what it leaves in memory would be in the way of the contenders.
-    command = [sys.executable, "-m", "edgereel", *map(str, arguments)]
+    command = python_command("edgereel", *map(str, arguments))
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

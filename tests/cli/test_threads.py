@@ -1,0 +1,50 @@
+"""A number of threads that the machine has no use for is refused by value, by every command that takes one, before any work."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from edgereel import cli
+from edgereel.core.machine import THREADS_PER_CORE, machine_cores
+
+pytestmark = pytest.mark.lean
+
+COMMANDS = [
+    ["generate", "a red ball bounces over the ocean"],
+    ["decode", "missing.safetensors"],
+    ["embed", "missing.txt"],
+    ["calibrate", "missing.reel", "--prompts", "missing.txt", "-o", "stats.safetensors"],
+    ["quantize", "missing.reel", "-o", "new.reel"],
+    ["compare", "missing.reel", "other.reel"],
+    ["bench", "run"],
+    ["bench", "soak"],
+    ["bench", "mlperf"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[: 1 + (command[0] == "bench")]))
+@pytest.mark.parametrize("threads", [2**31, 10**20, THREADS_PER_CORE * machine_cores() + 1])
+def test_too_many_threads(command, threads, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["edgereel", *command, "--threads", str(threads)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert err.startswith(f"edgereel: {threads} threads are not possible: choose 1 to ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_that_takes_threads_is_tried():
+    from typer.main import get_command
+
+    def taking(command, name):
+        for below, inner in getattr(command, "commands", {}).items():
+            yield from taking(inner, f"{name} {below}".strip())
+        if any(parameter.name == "threads" for parameter in command.params):
+            yield name
+
+    assert set(taking(get_command(cli.app), "")) == {" ".join(c[: 1 + (c[0] == "bench")]) for c in COMMANDS}
