@@ -195,7 +195,8 @@ def soak(
 ) -> None:
     """Make many clips in one process and tell whether it fails, grows or slows down."""
     with interrupts_wait():
-        from ..bench.load.soak import Limits, run_soak, soak_markdown
+        from ..bench.load.soak import SoakLimits, run_soak
+        from ..bench.report.results import soak_markdown
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
@@ -208,7 +209,7 @@ def soak(
             prompts=chosen,
             threads=threads,
             memory=memory,
-            limits=Limits(fail_memory, fail_latency),
+            limits=SoakLimits(fail_memory, fail_latency),
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
@@ -243,7 +244,7 @@ def mlperf(
     """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
     with interrupts_wait():
         from ..bench.load.mlperf import run_mlperf
-        from ..bench.report.mlperf import mlperf_markdown
+        from ..bench.report.results import mlperf_markdown
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from ...core.errors import one_line
-from ..records.record import DETAILS, STAGES, Comparison, GpuFacts, MachineLimits, Record, Row, Timing
+from ..records.record import DETAILS, STAGES, GpuFacts, MachineLimits, Record, Row, RowComparison, Timing
 from ..stats.statistics import runs_needed
 from ..wording import NOT_MEASURED, duration, listed, memory, percent, plural, rate, significant, span, time_unit, whole
 from .scores import quality_text
@@ -274,7 +274,7 @@ def comparison_sentences(record: Record) -> list[str]:
     return [_compared(each) for each in record.comparisons]
 
 
-def _compared(each: Comparison) -> str:
+def _compared(each: RowComparison) -> str:
     stage = STAGE_NAMES.get(each.stage, each.stage)
     if each.verdict == "too few rounds to tell":
         kind = "round" if each.in_turns else "run"

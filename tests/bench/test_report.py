@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgereel.bench.records.record import (
-    Comparison,
     Conditions,
     Mlperf,
     Power,
     Quality,
     Record,
+    RowComparison,
     Soak,
     StageResources,
     Trend,
@@ -216,7 +216,7 @@ def test_the_first_sentence_agrees_with_the_comparisons():
     """Medians whose intervals overlap are told apart where the rounds tell them apart, and only there."""
     rows = [make_row("a", scale=1.0), make_row("b", scale=0.99), make_row("c", scale=1.01)]
     found = {"stage": "total", "ratio": 0.99, "low": 0.98, "high": 0.995, "rounds": 20}
-    faster = Comparison(first="a", second="b", **found, verdict="faster")
+    faster = RowComparison(first="a", second="b", **found, verdict="faster")
     record = make_record(*rows, comparisons=[faster])
     assert headline(record).startswith("Fastest of 3 rows: b makes")
     assert headline(record).endswith("Not told apart from it: c.")  # not compared: by the intervals
@@ -244,7 +244,7 @@ def test_comparisons_are_sentences(two_rows):
 
 def test_a_single_run_and_a_single_round_have_no_interval():
     compared = {"first": "a", "second": "b", "stage": "total", "ratio": 1.25, "low": 1.25, "high": 1.25, "rounds": 1}
-    lone = Comparison(**compared, verdict="too few rounds to tell")
+    lone = RowComparison(**compared, verdict="too few rounds to tell")
     record = make_record(make_row("a", warm_runs=1), make_row("b", warm_runs=1), comparisons=[lone])
     assert content.comparison_sentences(record) == [
         "b and a: too few rounds to tell (1.25 times its total time in 1 round)."
@@ -649,7 +649,7 @@ def test_drawings_take_the_pages_colours(two_rows):
         (memory(None), "not measured"),
         (memory(0), "0 B"),
         (memory(183341056), "175 MiB"),
-        (memory(1023), "0.999 KiB"),
+        (memory(1023), "1023 B"),
         (rate(160.47e9, "FLOP/s"), "160 GFLOP/s"),
         (percent(0.0741), "7.4%"),
         (percent(1.0), "100%"),

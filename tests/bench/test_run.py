@@ -17,7 +17,7 @@ import pytest
 from conftest import DEMO_REEL
 
 from edgereel.bench import run as module
-from edgereel.bench.contenders.base import Contender, EdgereelContender, Watched
+from edgereel.bench.contenders.base import Contender, Peer, ResourceReadings
 from edgereel.bench.contenders.process import WorkerProcess
 from edgereel.bench.contenders.stages import ClipTimes
 from edgereel.bench.grid import default_steps, plan_rows, references
@@ -25,9 +25,9 @@ from edgereel.bench.records.record import EngineFacts, read_record
 from edgereel.bench.report.content import stage_table
 from edgereel.bench.report.scores import quality_text
 from edgereel.bench.run import run_bench
-from edgereel.bench.scores import psnr
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import Cancelled, EngineError, GeometryError, MissingExtraError, PromptError, UsageError
+from edgereel.quality.metrics import psnr
 from edgereel.runtime.reel import load
 
 PROMPTS = ["a red ball bounces over the ocean", "a blue star rises over the desert"]
@@ -52,8 +52,9 @@ class Played(Contender):
 
     kind = "played"
 
-    def __init__(self, name, job, fail_at=None, starting=0.0):
-        self.name, self.fail_at, self.starting = name, fail_at, starting
+    def __init__(self, plan, fail_at=None, starting=0.0):
+        super().__init__(plan)
+        self.fail_at, self.starting = fail_at, starting
         self.made: list[tuple[str, int]] = []
         self.slept: list[float] = []
         self.closed = 0
@@ -81,7 +82,10 @@ class Played(Contender):
         return EngineFacts(engine="played", version="1", provider=["none"], precision=["float32"], threads=1)
 
     def watch(self, prompts, clips, seconds):
-        return Watched(clips, seconds, {"denoise": 1000})
+        return ResourceReadings(clips, seconds, {"denoise": 1000})
+
+    def installed_bytes(self):
+        return None
 
     def close(self):
         self.closed += 1
@@ -173,21 +177,21 @@ def test_rows_of_several_bundles_are_compared_at_the_same_steps(demo_copy):
 
 
 def test_the_reference_is_the_first_bundles_row_of_the_same_kind(demo_copy):
-    peers = {"peer": Played}
+    peers = {"peer": Peer(Played)}
     grid = (["auto"], [1, 2], [(32, 32), (64, 64)], [5], PROMPTS, 1, peers)
     plans = plan_rows([DEMO_REEL, demo_copy], *grid)
     found = references(plans)
     assert list(found) == [plan.name for plan in plans[1:]]
     by_name = {plan.name: plan for plan in plans}
     for name, other in found.items():
-        job, reference = by_name[name].job, by_name[other]
+        plan, reference = by_name[name], by_name[other]
         assert reference.contender == "edgereel"
-        assert reference.job.bundle is plans[0].job.bundle
-        own = by_name[name].contender == "edgereel" and job.bundle is plans[0].job.bundle
+        assert reference.bundle is plans[0].bundle
+        own = plan.contender == "edgereel" and plan.bundle is plans[0].bundle
         if own:
             assert reference is plans[0]
         else:
-            assert (reference.job.request.steps, reference.job.request.width) == (job.request.steps, job.request.width)
+            assert (reference.request.steps, reference.request.width) == (plan.request.steps, plan.request.width)
 
 
 def test_quality_stands_beside_speed(small_record):
@@ -232,12 +236,12 @@ def run_played(made, *, min_runs=3, cold=0, **arguments):
     """Run the shipped bundle beside contenders that are played, by name."""
 
     def factory(name):
-        def make(row, job):
-            contender = Played(row, job, **made[name])
+        def make(plan):
+            contender = Played(plan, **made[name])
             played.setdefault(name, []).append(contender)
             return contender
 
-        return make
+        return Peer(make)
 
     played: dict[str, list[Played]] = {}
     peers = {name: factory(name) for name in made}
@@ -274,7 +278,7 @@ def test_a_contender_that_fails_is_told_in_its_row(fail_at):
 
 def test_a_process_that_dies_is_told_in_its_row(monkeypatch):
     code = "import sys; print('no such device', file=sys.stderr); sys.exit(3)"
-    monkeypatch.setattr(EdgereelContender, "command", lambda self: [sys.executable, "-c", code])
+    monkeypatch.setattr(Contender, "command", lambda self: [sys.executable, "-c", code])
     record = run_bench(steps=[1], **SMALL, min_runs=1, cold=1)
     assert record.rows[0].failures == ["a contender's process ended with exit code 3: no such device"]
     assert (record.rows[0].warm, record.rows[0].cold, record.rows[0].quality.source) == (None, None, "none")
@@ -437,11 +441,11 @@ def test_rows_that_do_not_fit_into_memory_together_run_in_pairs(monkeypatch):
     ):
         monkeypatch.setattr(module, "free_host_memory", lambda free=free: free)
         plans = plan_rows([None], ["auto"], None, [None], [None], PROMPTS, 1)
-        bench = module.Bench(plans, module.Options(PROMPTS))
-        assert [[row.plan.job.request.steps for row in group] for group in bench._groups()] == groups
+        bench = module.Bench(plans, module.BenchOptions(PROMPTS))
+        assert [[row.plan.request.steps for row in group] for group in bench._groups()] == groups
     monkeypatch.setattr(module, "free_host_memory", lambda: 2 * need)
     plans = plan_rows([None, None], ["auto"], [4, 1], [None], [None], PROMPTS, 1)
-    bench = module.Bench(plans, module.Options(PROMPTS))
+    bench = module.Bench(plans, module.BenchOptions(PROMPTS))
     pairs = [[bench.measured.index(row) for row in group] for group in bench._groups()]
     assert pairs == [[0, 1], [0, 2], [1, 3]]
 

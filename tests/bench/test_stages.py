@@ -19,7 +19,7 @@ from edgereel.bench.contenders.stages import (
     times_from_json,
     without_openings,
 )
-from edgereel.bench.summaries import compare_in_turns, timing_of
+from edgereel.bench.rows import compare_in_turns, timing_of
 from edgereel.core.errors import EngineError
 from edgereel.core.progress import Span
 
