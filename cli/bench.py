@@ -121,6 +121,7 @@ def run(
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
+    measured = record.rows
     record = with_earlier(record, earlier) if earlier else record
     path = write_record(record, output)
     pages = write_report(record, output)
@@ -137,6 +138,9 @@ def run(
     if record.partial:
         show_note(_PARTIAL)
         raise typer.Exit(Cancelled.exit_code)
+    if not any(row.warm or row.cold for row in measured):
+        show_note(f"no row was measured: {measured[0].failures[0]}")
+        raise typer.Exit(1)
 
 
 @bench.command()

@@ -194,8 +194,8 @@ def _product_graph(side: int, kind: str) -> bytes:
             given = [f"quantized.{made}", "scale"]
             nodes.append(helper.make_node("DequantizeLinear", given, [f"weight.{made}"], axis=1))
     else:
-        values = generator.standard_normal((side, side), dtype=np.float32) * np.float32(1 / math.sqrt(side))
-        weights += [numpy_helper.from_array(values, f"weight.{made}") for made in names[1:]]
+        spread = generator.standard_normal((side, side), dtype=np.float32) * np.float32(1 / math.sqrt(side))
+        weights += [numpy_helper.from_array(spread, f"weight.{made}") for made in names[1:]]
     nodes += [
         helper.make_node("MatMul", [given, f"weight.{made}"], [made], name=f"product.{made}")
         for given, made in pairwise(names)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -24,7 +25,7 @@ def begin_measurement() -> Callable[[], dict[str, Any]]:
         "started": started,
         "seconds": time.perf_counter() - clock,
         "machine": find_machine(),
-        "versions": find_versions(),
+        "versions": dict(find_versions()),
     }
 
 
@@ -37,6 +38,7 @@ def find_machine() -> MachineFacts:
     return MachineFacts(**machine, instruction_sets=None if sets is None else list(sets), gpus=gpus)
 
 
+@cache
 def find_versions() -> dict[str, str]:
     """Return the versions of Python, edgereel and the packages that times depend on."""
     told = {"python": platform.python_version(), "edgereel": __version__}

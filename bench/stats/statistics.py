@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -82,6 +83,7 @@ def runs_needed(percent: float, confidence: float = EARLY_STOPPING_CONFIDENCE) -
     return bisect_left(range(enough), 1, key=lambda runs: _unlikely_over(runs, percent, confidence))
 
 
+@lru_cache(maxsize=256)
 def _unlikely_over(runs: int, percent: float, confidence: float) -> int:
     """Return the largest t with P(t or fewer of the runs are over the percentile) < 1 - confidence; -1 where there is none.
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -58,10 +59,11 @@ def interleave(
         raise UsageError(f"cannot measure {rounds} rounds and {min_seconds:g} seconds: at least 1 round, 0 seconds")
     generator = np.random.default_rng(seed)
     done: list[dict[str, float]] = []
-    order, start, partial = list(contenders), clock(), False
+    names = order = list(contenders)
+    start, partial = clock(), False
     try:
         while len(done) < rounds or (len(done) % 2 and len(order) > 1) or clock() - start < min_seconds:
-            order = order[::-1] if len(done) % 2 else [str(name) for name in generator.permutation(list(contenders))]
+            order = order[::-1] if len(done) % 2 else [names[place] for place in generator.permutation(len(names))]
             turn: dict[str, float] = {}
             for name in order:
                 begun = clock()
@@ -102,6 +104,7 @@ def compare(first: Sequence[float], second: Sequence[float], confidence: float =
     return Estimate(math.exp(np.median(averages)), math.exp(low), math.exp(high), reached)
 
 
+@lru_cache(maxsize=64)
 def _signed_rank(rounds: int, confidence: float) -> tuple[int, float]:
     """Return how many of the sorted averages lie outside the interval on each side, and the confidence it then has.
 
