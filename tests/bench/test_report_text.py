@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgereel.bench.records.record import (
     Quality,
+    Record,
     Row,
     StageResources,
 )
