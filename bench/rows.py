@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..core.errors import Cancelled, EdgereelError, EngineError
-from . import scores as pictures
-from .contenders.base import Clip, Contender, Watched, unknown_facts
+from ..quality.metrics import Clip
+from . import scores
+from .contenders.base import Contender, ResourceReadings, RowPlan
 from .contenders.stages import ClipTimes, without_openings
-from .grid import Plan, bundle_facts, settings_of
-from .records.record import Conditions, EngineFacts, MachineLimits, Power, Quality, Row, StageResources
+from .grid import bundle_facts, settings_of
+from .records.record import (
+    DETAILS,
+    STAGES,
+    Conditions,
+    EngineFacts,
+    MachineLimits,
+    Power,
+    Quality,
+    Row,
+    RowComparison,
+    StageResources,
+    Summary,
+    Timing,
+)
 from .resources.limits import Work, stage_resources
-from .summaries import timing_of
+from .stats.statistics import median_interval, tail_percentile
+from .stats.turns import CONFIDENCE, compare
+
+_DIGITS = 7  # tenths of a microsecond: less is the clock's noise
 
 
 @dataclass(eq=False)
-class Measured:
+class RowMeasurement:
     """What is known of a row so far.
 
-    first: seconds of the last clip before those that are timed. watched: clips that were made while memory was sampled.
+    first: seconds of the last clip before those that are timed. readings: of clips made while memory was sampled.
     reference: the row that this one is compared with, None for the first. clips: pictures to compare; psnr: with the first
     row's; psnr_to_reference: with the reference's; psnr_to_edgereel: a peer's with edgereel's of the same settings. scores:
     the scorer's, where asked for.
     """
 
-    plan: Plan
-    reference: Measured | None = field(default=None, repr=False)
+    plan: RowPlan
+    reference: RowMeasurement | None = field(default=None, repr=False)
     first: float = 0.0
     warm: list[ClipTimes] = field(default_factory=list)
     cold: list[ClipTimes] = field(default_factory=list)
     facts: EngineFacts | None = None
-    watched: Watched | None = None
+    readings: ResourceReadings | None = None
     power: Power = field(default_factory=Power)
     conditions: Conditions = field(default_factory=Conditions)
     installed_bytes: int | None = None
@@ -61,13 +80,13 @@ class Measured:
         self.first = contender.make(prompts[0], 0).total
         self.facts = contender.facts()
 
-    def check_against(self, ours: Measured) -> None:
-        """Make sure that the clips are those of edgereel's row with the same job. Raises EngineError where they are not.
+    def check_against(self, ours: RowMeasurement) -> None:
+        """Make sure that the clips are those of edgereel's row at the same settings. Raises EngineError where they are not.
 
         Where both calculate in float32 they may differ by rounding alone, elsewhere by what a smaller type loses.
         """
-        precisions = [*(self.facts.precision if self.facts else []), *(ours.facts.precision if ours.facts else [])]
-        limit = pictures.SAME_DB if set(precisions) == {"float32"} else pictures.NEAR_DB
+        precisions = {precision for row in (self, ours) if row.facts for precision in row.facts.precision}
+        limit = scores.SAME_DB if precisions == {"float32"} else scores.NEAR_DB
         found = self.psnr_to_edgereel
         if found is None:
             raise EngineError("there is no clip of edgereel's to compare with: its time would say nothing")
@@ -77,33 +96,32 @@ class Measured:
             )
 
 
-def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, own_limits: bool) -> Row:
+def row_of(
+    row: RowMeasurement, prompts: Sequence[str], limits: MachineLimits | None = None, own_limits: bool = False
+) -> Row:
     """Return the row as the record has it; own_limits: the limits are not those of the whole record."""
-    job, request = row.plan.job, row.plan.job.request
+    plan, request, readings = row.plan, row.plan.request, row.readings or ResourceReadings(0, 0.0)
     warm = timing_of(without_openings(row.warm), request.frames, float(request.fps))
     medians = {} if warm is None else {name: summary.median for name, summary in warm.stages.items()}
     stages = stage_resources(row.work if row.warm or row.cold else {}, medians, limits)
-    if row.watched is not None:
-        for stage, peak in row.watched.host.items():
-            if stage:
-                stages.setdefault(stage, StageResources()).peak_host_bytes = peak
-        for stage, peak in row.watched.device.items():
-            if stage:
-                stages.setdefault(stage, StageResources()).peak_device_bytes = peak
+    for stage in {**readings.host, **readings.device}:
+        if stage:
+            found = stages.setdefault(stage, StageResources())
+            found.peak_host_bytes, found.peak_device_bytes = readings.host.get(stage), readings.device.get(stage)
     return Row(
-        name=row.plan.name,
-        contender=row.plan.contender,
+        name=plan.name,
+        contender=plan.contender,
         reference=None if row.reference is None else row.reference.plan.name,
-        bundle=bundle_facts(job.bundle),
-        engine=row.facts or unknown_facts(job),
-        settings=settings_of(job, prompts),
+        bundle=bundle_facts(plan.bundle),
+        engine=row.facts or Contender(plan).facts(),
+        settings=settings_of(request, prompts),
         warm=warm,
         cold=timing_of(row.cold, request.frames, float(request.fps)),
-        quality=quality_of(row),
+        quality=_quality_of(row),
         stages=stages,
-        memory_timeline=[] if row.watched is None else row.watched.timeline,
-        memory_stages=[] if row.watched is None else row.watched.stages,
-        bytes_read=None if row.watched is None else row.watched.bytes_read,
+        memory_timeline=readings.timeline,
+        memory_stages=readings.stages,
+        bytes_read=readings.bytes_read,
         installed_bytes=row.installed_bytes,
         power=row.power,
         conditions=row.conditions,
@@ -112,12 +130,84 @@ def row_of(row: Measured, prompts: Sequence[str], limits: MachineLimits | None, 
     )
 
 
-def quality_of(row: Measured) -> Quality:
+def _quality_of(row: RowMeasurement) -> Quality:
     """Return the bundle's own figures, fresh ones before them where there are any; a row without times has none of them."""
-    timed = bool(row.warm or row.cold)
-    quality = pictures.carried(row.plan.job.bundle) if timed else Quality(source="none")
-    if row.scores and timed:
-        quality = Quality(source="measured", figures={**quality.figures, **row.scores})
-    quality.psnr_to_first_db, quality.psnr_to_edgereel_db = row.psnr, row.psnr_to_edgereel
-    quality.psnr_to_reference_db = row.psnr_to_reference
-    return quality
+    carried = row.plan.bundle.manifest.quality if row.warm or row.cold else {}
+    fresh = (row.scores or {}) if row.warm or row.cold else {}
+    return Quality(
+        source="measured" if fresh else "bundle" if carried else "none",
+        figures={**carried, **fresh},
+        psnr_to_first_db=row.psnr,
+        psnr_to_reference_db=row.psnr_to_reference,
+        psnr_to_edgereel_db=row.psnr_to_edgereel,
+    )
+
+
+def timing_of(clips: Sequence[ClipTimes], frames: int, fps: float) -> Timing | None:
+    """Return the distribution of every stage and detail over clips of so many frames; None where there is no clip."""
+    if not clips:
+        return None
+    samples = {"total": [clip.total for clip in clips]}
+    for stage in STAGES:
+        if any(stage in clip.stages for clip in clips):
+            samples[stage] = [clip.stages.get(stage, 0.0) for clip in clips]
+    for detail in DETAILS:
+        if values := [max(0.0, value) for clip in clips for value in clip.details.get(detail, [])]:
+            samples[detail] = values
+    stages = {name: summary_of(values) for name, values in samples.items()}
+    median = stages["total"].median
+    return Timing(
+        runs=len(clips),
+        stages=stages,
+        samples={name: [round(value, _DIGITS) for value in values] for name, values in samples.items()},
+        frames_per_second=frames / median,
+        real_time_factor=median * fps / frames,
+    )
+
+
+def summary_of(samples: Sequence[float]) -> Summary:
+    """Return what times in seconds say. Raises UsageError where there is none, or one that is negative or not finite."""
+    median = median_interval(samples)
+    return Summary(
+        runs=len(samples),
+        median=median.value,
+        median_low=median.low,
+        median_high=median.high,
+        median_confidence=median.confidence,
+        p90=tail_percentile(samples, 90),
+        p99=tail_percentile(samples, 99),
+        mean=float(np.mean(samples)),
+        standard_deviation=float(np.std(samples, ddof=1)) if len(samples) > 1 else None,
+        minimum=min(samples),
+        maximum=max(samples),
+    )
+
+
+def compare_in_turns(
+    rows: Mapping[str, Sequence[ClipTimes]], references: Mapping[str, str] | None = None
+) -> list[RowComparison]:
+    """Return how each row's totals differ from its reference's, the n-th clips of all having been made in one round.
+
+    references: by a row's name; a row whose reference is not among the rows is compared with the first of them.
+    """
+    found = []
+    earliest, *others = rows
+    for name in others:
+        first = (references or {}).get(name, earliest)
+        first = first if first in rows else earliest
+        if rounds := min(len(rows[first]), len(rows[name])):
+            before, after = ([clip.total for clip in rows[each][:rounds]] for each in (first, name))
+            ratio = compare(before, after)
+            found.append(
+                RowComparison(
+                    first=first,
+                    second=name,
+                    stage="total",
+                    ratio=ratio.value,
+                    low=ratio.low,
+                    high=ratio.high,
+                    rounds=rounds,
+                    verdict=ratio.verdict(CONFIDENCE),
+                )
+            )
+    return found

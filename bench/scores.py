@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..bundle.reader import Bundle
 from ..demo.evaluate import held_out_captions
-from ..demo.scorer import read, score_readings
-from .records.record import Quality
+from ..demo.scorer import Reading, read, score_readings
+from ..quality.metrics import Clip, psnr
 
-Clip = NDArray[np.uint8]
-EQUAL_DB = 100.0
-"""What clips without any difference are said to have."""
 SAME_DB = 60.0
 """From which clips are the same but for float32's rounding."""
 NEAR_DB = 30.0
 """From which clips are the same but for what a smaller type loses."""
 SCORED_CLIPS = 24
 COMPARED_CLIPS = 2
-_FEWEST_FRAMES = 5  # that the scorer can read
-
-
-def carried(bundle: Bundle) -> Quality:
-    """Return the figures that a bundle carries."""
-    figures = bundle.manifest.quality
-    return Quality(source="bundle" if figures else "none", figures=dict(figures))
+FEWEST_FRAMES = 5  # that the scorer can read
 
 
 def can_be_scored(bundle: Bundle) -> bool:
@@ -53,14 +42,21 @@ def scored(
     frames_of: makes the pictures of a prompt and a seed. The scorer reads clips of at least five frames; the figures are
     empty where they are shorter.
     """
-    readings = []
-    for seed, (subject, caption) in enumerate(held_out_captions(clips)):
+    readings = {}
+    for seed, caption in enumerate(default_prompts(clips)):
         clip = frames_of(caption, seed)
-        if len(clip) < _FEWEST_FRAMES:
+        if len(clip) < FEWEST_FRAMES:
             return {}
-        readings.append((read(clip), subject))
+        readings[seed] = read(clip)
         on_clip(seed + 1)
-    return {f"{name}_shown": round(share, 4) for name, share in score_readings(readings).items()} | {"clips": clips}
+    return figures_of(readings, clips)
+
+
+def figures_of(readings: Mapping[int, Reading], captions: int) -> dict[str, float]:
+    """Return the shares that readings of clips show, by the number of the caption among so many that were used."""
+    subjects = [subject for subject, _ in held_out_captions(captions)]
+    shown = score_readings([(reading, subjects[number]) for number, reading in sorted(readings.items())])
+    return {f"{name}_shown": round(share, 4) for name, share in shown.items()} | {"clips": len(readings)}
 
 
 def mean_psnr(first: Sequence[Clip], others: Sequence[Clip]) -> float | None:
@@ -68,9 +64,3 @@ def mean_psnr(first: Sequence[Clip], others: Sequence[Clip]) -> float | None:
     if not first or len(first) != len(others) or any(a.shape != b.shape for a, b in zip(first, others, strict=True)):
         return None
     return float(np.mean([psnr(a, b) for a, b in zip(first, others, strict=True)]))
-
-
-def psnr(reference: Clip, clip: Clip) -> float:
-    """Return the peak signal-to-noise ratio in dB over a whole clip of uint8; at most 100, which equal clips have."""
-    error = float(np.square(reference.astype(np.float64) - clip).mean())
-    return EQUAL_DB if error == 0 else min(EQUAL_DB, 10 * math.log10(255**2 / error))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.units import format_bytes
+
 NOT_MEASURED = "not measured"
 _LARGEST = 1e12
 _TIMES = ((9.995e-4, 1e6, "µs"), (0.9995, 1e3, "ms"), (float("inf"), 1.0, "s"))
-_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DECIMAL = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -54,20 +55,18 @@ def percent(fraction: float) -> str:
 
 
 def memory(count: int | None) -> str:
-    """Return bytes in binary units, 183341056 as 175 MiB; "not measured" for None."""
-    return NOT_MEASURED if count is None else _prefixed(as_float(count), 1024, [f" {unit}" for unit in _BINARY])
+    """Return bytes for people, 183341056 as 175 MiB; "not measured" for None."""
+    if count is None:
+        return NOT_MEASURED
+    return format_bytes(count) if count < 2**60 else f"{significant(count)} B"
 
 
 def rate(value: float, unit: str) -> str:
     """Return a quantity with a decimal prefix: 160 GFLOP/s, 31.4 GB/s."""
-    return _prefixed(as_float(value), 1000, [f" {prefix}{unit}" for prefix in _DECIMAL])
-
-
-def _prefixed(value: float, step: int, units: Sequence[str]) -> str:
-    place = 0
-    while abs(value) >= 999.5 and place < len(units) - 1:
-        value, place = value / step, place + 1
-    return significant(value) + units[place]
+    value, place = as_float(value), 0
+    while abs(value) >= 999.5 and place < len(_DECIMAL) - 1:
+        value, place = value / 1000, place + 1
+    return f"{significant(value)} {_DECIMAL[place]}{unit}"
 
 
 def plural(count: int, one: str) -> str:

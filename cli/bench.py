@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..core.errors import Cancelled, EngineError, UsageError
+from ..core.errors import Cancelled, UsageError
 from ..core.interrupts import interrupts_wait
 from .application import app
 from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size
@@ -121,6 +121,7 @@ def run(
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
+    measured = record.rows
     record = with_earlier(record, earlier) if earlier else record
     path = write_record(record, output)
     pages = write_report(record, output)
@@ -137,9 +138,9 @@ def run(
     if record.partial:
         show_note(_PARTIAL)
         raise typer.Exit(Cancelled.exit_code)
-    if not any(row.warm or row.cold for row in record.rows):
-        reasons = [failure for row in record.rows for failure in row.failures]
-        raise EngineError("no row was measured" + (f": {reasons[0]}" if reasons else ""))
+    if not any(row.warm or row.cold for row in measured):
+        show_note(f"no row was measured: {measured[0].failures[0]}")
+        raise typer.Exit(1)
 
 
 @bench.command()
@@ -198,7 +199,8 @@ def soak(
 ) -> None:
     """Make many clips in one process and tell whether it fails, grows or slows down."""
     with interrupts_wait():
-        from ..bench.load.soak import Limits, run_soak, soak_markdown
+        from ..bench.load.soak import SoakLimits, run_soak
+        from ..bench.report.results import soak_markdown
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
@@ -211,7 +213,7 @@ def soak(
             prompts=chosen,
             threads=threads,
             memory=memory,
-            limits=Limits(fail_memory, fail_latency),
+            limits=SoakLimits(fail_memory, fail_latency),
             command=["edgereel", *sys.argv[1:]],
             on_progress=progress,
         )
@@ -246,7 +248,7 @@ def mlperf(
     """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
     with interrupts_wait():
         from ..bench.load.mlperf import run_mlperf
-        from ..bench.report.mlperf import mlperf_markdown
+        from ..bench.report.results import mlperf_markdown
         from ..runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "quality": {"core"},
     "demo": {"runtime", "export", "bundle", "engines", "quality", "provenance", "core"},
     "calibration": {"runtime", "quality", "demo", "bundle", "engines", "provenance", "core"},
-    "bench": {"doctor", "runtime", "quality", "demo", "bundle", "engines", "provenance", "core"},
+    "bench": {"runtime", "quality", "demo", "bundle", "engines", "provenance", "core"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
 TORCH_FREE = {"core", "bundle", "engines", "provenance", "runtime", "doctor", "cli", "__init__.py", "__main__.py"}

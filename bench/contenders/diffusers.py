@@ -12,7 +12,7 @@ from ...core.machine import usable_cores
 from ...core.processes import python_command
 from ...engines import get_engine
 from ...runtime.sampling.recipes import schedule_of
-from .base import CheckpointPeer, Contender, Job, ProcessContender
+from .base import Contender, RowPlan
 
 SAMPLERS = ("euler", "unipc")
 """Of our samplers those that diffusers has as well."""
@@ -28,30 +28,17 @@ class Checkpoint:
     transformer: Path | None = None
 
 
-@dataclass(frozen=True)
-class DiffusersPeer(CheckpointPeer):
-    """A way of running diffusers. dtype: of the transformer and the text encoder. cache: the folder for what torch compiles."""
-
-    checkpoint: Checkpoint
-    compiled: bool
-    dtype: str
-    cache: Path
-
-    def __call__(self, name: str, job: Job) -> Contender:
-        """See CheckpointPeer."""
-        return DiffusersContender(name, job, self)
-
-
-class DiffusersContender(ProcessContender):
+class DiffusersContender(Contender):
     """diffusers in a process of its own: bench/contenders/diffusers_worker.py."""
 
     kind = "diffusers"
     must_match = True
-    packages = ("torch", "diffusers", "transformers", "accelerate", "ftfy", "av")
+    packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate", "ftfy", "av")
 
-    def __init__(self, name: str, job: Job, peer: DiffusersPeer) -> None:
-        super().__init__(name, job)
-        self._peer = peer
+    def __init__(self, plan: RowPlan, checkpoint: Checkpoint, compiled: bool, dtype: str, cache: Path) -> None:
+        """dtype: of the transformer and the text encoder. cache: the folder for what torch compiles."""
+        super().__init__(plan)
+        self.checkpoint, self.compiled, self.dtype, self.cache = checkpoint, compiled, dtype, cache
 
     def start(self) -> dict[str, float]:
         """See Contender.start. Raises MissingExtraError where diffusers is not installed."""
@@ -59,38 +46,34 @@ class DiffusersContender(ProcessContender):
         return super().start()
 
     def command(self) -> list[str]:
-        """See ProcessContender.command."""
+        """See Contender.command."""
         return python_command("edgereel.bench.contenders.diffusers_worker")
 
     def environment(self) -> dict[str, str]:
-        """See ProcessContender.environment: what torch compiled once is there for the next process, and for no other run."""
-        return {"TORCHINDUCTOR_CACHE_DIR": str(self._peer.cache), "HF_HUB_OFFLINE": "1"}
+        """See Contender.environment: what torch compiled once is there for the next process, and for no other run."""
+        return {"TORCHINDUCTOR_CACHE_DIR": str(self.cache), "HF_HUB_OFFLINE": "1"}
 
     def opening(self) -> dict[str, Any]:
-        """See ProcessContender.opening. Raises EngineError for a recipe that diffusers does not know."""
-        request, manifest, peer = self.job.request, self.job.bundle.manifest, self._peer
+        """See Contender.opening. Raises EngineError for a recipe that diffusers does not know."""
+        request, manifest, checkpoint = self.plan.request, self.plan.bundle.manifest, self.checkpoint
         recipe = manifest.recipe(request.recipe)
         if request.sampler not in SAMPLERS or recipe is None:
             known = " and ".join(SAMPLERS)
             raise EngineError(f"diffusers is compared with samplers {known} only, and the recipe has {request.sampler}")
         schedule = schedule_of(recipe, request.sampler, request.steps)
-        transformer = peer.checkpoint.transformer
+        same = ("width", "height", "frames", "fps", "sampler", "shift", "prompt", "negative_prompt")
         return {
-            "checkpoint": str(peer.checkpoint.folder),
-            "transformer": None if transformer is None else str(transformer),
-            "compile": peer.compiled,
-            "dtype": peer.dtype,
-            "device": "cuda" if get_engine(self.job.engine).device == "gpu" else "cpu",
-            "threads": self.job.threads or usable_cores(),
+            "checkpoint": str(checkpoint.folder),
+            "transformer": None if checkpoint.transformer is None else str(checkpoint.transformer),
+            "compile": self.compiled,
+            "dtype": self.dtype,
+            "device": "cuda" if get_engine(self.plan.engine).device == "gpu" else "cpu",
+            "threads": self.plan.threads or usable_cores(),
             "max_tokens": manifest.text.max_tokens,
-            "sampler": request.sampler,
-            "shift": request.shift,
             "train_timesteps": recipe.train_timesteps,
             "sigmas": schedule.sigmas[:-1].tolist(),
             "timesteps": schedule.timesteps.tolist(),
             "guidances": list(request.guidances),
-            "prompt": request.prompt,
-            "negative_prompt": request.negative_prompt,
             "latents": list(latent_shape(manifest.latent, request.width, request.height, request.frames)),
-            **{key: getattr(request, key) for key in ("width", "height", "frames", "fps")},
+            **{key: getattr(request, key) for key in same},
         }

@@ -1,4 +1,4 @@
-"""`python -m edgereel.bench.contenders.diffusers_worker`: diffusers' WanPipeline in a process of its own; see serving.py.
+"""`python -m edgereel.bench.contenders.diffusers_worker`: diffusers' WanPipeline in a process of its own; see protocol.py.
 
 The program is what a user of diffusers would write, told our recipe: the same checkpoint, initial noise, noise levels and
 timesteps, and the same settings of the MP4 encoder. Torch and diffusers are imported first, as `start`.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...runtime.sampling.noise import NoiseSource
 from ...runtime.video.output import Output
-from .serving import ClipMaker, OnStage, Server, serve_pipes
+from .protocol import ClipMaker, ClipWorker, OnStage, serve_pipes
 
 
 class ListedEuler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
@@ -176,4 +176,4 @@ class DiffusersMaker(ClipMaker):
 
 
 if __name__ == "__main__":
-    serve_pipes(lambda folder: Server(DiffusersMaker(), folder))
+    serve_pipes(lambda folder: ClipWorker(DiffusersMaker(), folder))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...engines import ENGINES
 from ...engines.openvino.engine import OpenVino
-from .serving import Server, serve_pipes
+from .protocol import ClipWorker, serve_pipes
 from .worker import ReelMaker
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     """Serve; the engine is known as `openvino` in this process only."""
     precision, cache = sys.argv[1:]
     ENGINES["openvino"] = lambda: OpenVino(precision, Path(cache))
-    serve_pipes(lambda folder: Server(ReelMaker(), folder))
+    serve_pipes(lambda folder: ClipWorker(ReelMaker(), folder))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ...core.errors import UsageError, require_packages
 from ...core.interrupts import temporary_folder
 from ...core.paths import demo_bundle_path
 from ...engines.openvino.engine import EXTRA
-from .base import PeerFactory
-from .diffusers import NEEDED, Checkpoint, DiffusersPeer
-from .openvino import OpenVinoPeer
+from .base import Peer
+from .diffusers import NEEDED, Checkpoint, DiffusersContender
+from .openvino import OpenVinoContender
 
 PEERS = ("diffusers", "diffusers-bfloat16", "openvino", "openvino-bfloat16")
 """What can be asked for. diffusers stands for two rows: eager, and compiled by torch."""
@@ -21,7 +22,7 @@ PEERS = ("diffusers", "diffusers-bfloat16", "openvino", "openvino-bfloat16")
 @contextmanager
 def find_peers(
     names: Sequence[str], first_bundle: Path | None, checkpoint: Path | None = None, transformer: Path | None = None
-) -> Iterator[dict[str, PeerFactory]]:
+) -> Iterator[dict[str, Peer]]:
     """Give the peers of these names (see PEERS) for `run_bench`; what they compile is kept until the block ends.
 
     first_bundle: the first that is measured, None for the built-in one, whose checkpoint is known. checkpoint, transformer:
@@ -39,16 +40,17 @@ def find_peers(
         require_packages(("openvino",), EXTRA, "comparing with OpenVINO")
     found = find_checkpoint(first_bundle, checkpoint, transformer) if runs_checkpoint else None
     with temporary_folder("edgereel-bench-peers-") as folder:
-        peers: dict[str, PeerFactory] = {}
+        peers: dict[str, Peer] = {}
         for name in dict.fromkeys(names):
             program, _, precision = name.partition("-")
             suffix, cache = f" {precision}" * bool(precision), folder / name
             precision = precision or "float32"
             if program == "openvino":
-                peers[f"OpenVINO{suffix}"] = OpenVinoPeer(precision, cache)
+                peers[f"OpenVINO{suffix}"] = Peer(partial(OpenVinoContender, precision=precision, cache=cache))
             elif found is not None:
-                peers[f"diffusers eager{suffix}"] = DiffusersPeer(found, False, precision, cache)
-                peers[f"diffusers compiled{suffix}"] = DiffusersPeer(found, True, precision, cache)
+                make = partial(DiffusersContender, checkpoint=found, dtype=precision, cache=cache)
+                for how, compiled in (("eager", False), ("compiled", True)):
+                    peers[f"diffusers {how}{suffix}"] = Peer(partial(make, compiled=compiled), runs_checkpoint=True)
         yield peers
 
 

@@ -20,7 +20,7 @@ _SECONDS_TO_END = 10.0
 
 
 class WorkerProcess:
-    """Runs a command that answers requests; see bench/contenders/serving.py for the language.
+    """Runs a command that answers requests; see bench/contenders/protocol.py for the language.
 
     What it writes to stderr is kept for the message of its failure. Ctrl-C does not reach it: whoever started it ends it.
     Its temporary files lie in a folder that goes with it, however it ends.

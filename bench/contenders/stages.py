@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from ...core.errors import EngineError
 from ...core.progress import Span
@@ -38,13 +40,14 @@ class ClipTimes:
         return asdict(self)
 
 
-def times_from_json(data: Mapping[str, Any]) -> ClipTimes:
+_CLIP_TIMES = TypeAdapter(ClipTimes)
+
+
+def times_from_json(data: Any) -> ClipTimes:
     """Return the times that `to_json` gave. Raises EngineError for anything else."""
     try:
-        stages = {str(name): float(seconds) for name, seconds in data["stages"].items()}
-        details = {str(name): [float(seconds) for seconds in values] for name, values in data["details"].items()}
-        return ClipTimes(float(data["total"]), stages, details)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _CLIP_TIMES.validate_python(data)
+    except ValidationError as error:
         raise EngineError("a contender answered with something that is not a clip's times") from error
 
 
@@ -109,9 +112,8 @@ def split_times(moments: Sequence[float], spans: Iterable[Span], built: float, f
     encode = max(0.0, ended - started - opening - text - denoise - decode)
     stages = {"open": opening - build, "build": build, "text": text, "denoise": denoise}
     details = {"denoise_step": [end - start - _inside(opened, start, end) for start, end in pairwise(steps)]}
-    if (
-        len(decoded) == frames + 1
-    ):  # the last call finds that there is none left; not so where memory ran out in between
+    # The last call finds that there is no frame left; not so where memory ran out in between.
+    if len(decoded) == frames + 1:
         groups = [decoded[place : place + pictures] for place in range(1, frames, pictures)]
         details |= {"first_frame": decoded[:1], "frame": [sum(group) / len(group) for group in groups]}
     return ClipTimes(ended - started, {**stages, "decode": decode, "encode": encode}, details)
@@ -147,8 +149,6 @@ def without_openings(clips: Sequence[ClipTimes]) -> list[ClipTimes]:
     if any(clip.stages.get(stage) for clip in clips for stage in _OPENING):
         return list(clips)
     return [
-        ClipTimes(
-            clip.total, {stage: clip.stages[stage] for stage in clip.stages if stage not in _OPENING}, clip.details
-        )
+        replace(clip, stages={stage: clip.stages[stage] for stage in clip.stages if stage not in _OPENING})
         for clip in clips
     ]

@@ -1,6 +1,6 @@
 """`python -m edgereel.bench.contenders.worker`: keeps a bundle open in a process of its own and makes clips on command.
 
-bench/contenders/serving.py has the language. Embeddings are not cached, so that `text` is the text encoder's time; every clip is
+bench/contenders/protocol.py has the language. Embeddings are not cached, so that `text` is the text encoder's time; every clip is
 written as an MP4 file into a temporary folder.
 """
 
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError
+from ...runtime.clip import Video
 from ...runtime.reel import Reel, load
-from .serving import ClipMaker, OnStage, Server, serve_pipes
-from .stages import make_clip
+from .protocol import ClipMaker, ClipWorker, OnStage, serve_pipes
+from .stages import ClipTimes, make_clip
 
 
 class ReelMaker(ClipMaker):
@@ -45,10 +46,15 @@ class ReelMaker(ClipMaker):
         self._settings = {**settings, "size": tuple(settings["size"])}
         return {"open": time.perf_counter() - started}
 
+    def clip(
+        self, prompt: str, seed: int, output: Path, on_stage: OnStage = lambda stage: None
+    ) -> tuple[Video, ClipTimes]:
+        """Write a clip's MP4 file and return it with its times."""
+        return make_clip(self.reel, prompt, output, on_stage, seed=seed, **self._settings)
+
     def make(self, prompt: str, seed: int, output: Path, on_stage: OnStage) -> dict[str, Any]:
         """See ClipMaker.make."""
-        _, times = make_clip(self.reel, prompt, output, on_stage, seed=seed, **self._settings)
-        return times.to_json()
+        return self.clip(prompt, seed, output, on_stage)[1].to_json()
 
     def frames(self, prompt: str, seed: int) -> NDArray[np.uint8]:
         """See ClipMaker.frames."""
@@ -56,7 +62,16 @@ class ReelMaker(ClipMaker):
 
     def facts(self) -> dict[str, Any]:
         """See ClipMaker.facts."""
-        return engine_facts(self.reel)
+        described, reports = self.reel.facts(), list(self.reel.report().values())
+        described.pop("not_lowered", None)
+        sources = {report.lowered for report in reports}
+        builds = {report.build for report in reports if report.build}
+        return {
+            **described,
+            "lowered": "built" if "built" in sources else ", ".join(sorted(sources)),
+            "build": "built" if "built" in builds else ", ".join(sorted(builds)),
+            "build_seconds": sum(report.build_seconds for report in reports),
+        }
 
     def close(self) -> None:
         """Release the bundle."""
@@ -64,19 +79,5 @@ class ReelMaker(ClipMaker):
             self._reel.close()
 
 
-def engine_facts(reel: Reel) -> dict[str, Any]:
-    """Return what really runs, in the words of record.EngineFacts."""
-    described, reports = reel.facts(), list(reel.report().values())
-    described.pop("not_lowered", None)
-    sources = {report.lowered for report in reports}
-    builds = {report.build for report in reports if report.build}
-    return {
-        **described,
-        "lowered": "built" if "built" in sources else ", ".join(sorted(sources)),
-        "build": "built" if "built" in builds else ", ".join(sorted(builds)),
-        "build_seconds": sum(report.build_seconds for report in reports),
-    }
-
-
 if __name__ == "__main__":
-    serve_pipes(lambda folder: Server(ReelMaker(), folder))
+    serve_pipes(lambda folder: ClipWorker(ReelMaker(), folder))

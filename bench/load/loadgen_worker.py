@@ -1,6 +1,6 @@
 """`python -m edgereel.bench.load.loadgen_worker`: MLPerf's load generator and the system under test, in a process of their own.
 
-It speaks the language of bench/contenders/serving.py with two commands: `begin` starts one test in a thread of its
+It speaks the language of bench/contenders/protocol.py with two commands: `begin` starts one test in a thread of its
 own, and `news` is answered, twice a second, with the clips that were completed since, and at the end with how it
 went. The load generator calls the opened reel directly, in the thread that opened it: no pipe and no queue is between
 them while a query is timed.
@@ -22,13 +22,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ...core.errors import EdgereelError, EngineError, UsageError, brief, require_packages
-from ...demo.evaluate import held_out_captions
-from ...demo.scorer import Reading, read, score_readings
-from ...runtime.clip import Video
-from ...runtime.reel import Reel, load
-from ..contenders.serving import serve_pipes
-from ..contenders.stages import ClipTimes, make_clip
-from ..contenders.worker import engine_facts
+from ...demo.scorer import Reading, read
+from ..contenders.protocol import serve_pipes
+from ..contenders.stages import ClipTimes
+from ..contenders.worker import ReelMaker
+from ..scores import figures_of
 
 TASK = "wan-2.2-t2v-a14b"
 """The load generator's name for MLPerf Inference's text-to-video task, under which it has its rules."""
@@ -53,7 +51,7 @@ class LoadgenWorker:
         self._ended = threading.Event()
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """See worker.Answering. Raises EngineError for what went wrong in the test."""
+        """See protocol.Worker. Raises EngineError for what went wrong in the test."""
         if request["do"] == "begin":
             threading.Thread(target=self._run, args=(request,), name="loadgen", daemon=True).start()
             return {}
@@ -73,23 +71,20 @@ class LoadgenWorker:
             return {"clips": clips, "ended": ended, **self._told}
 
     def _run(self, request: dict[str, Any]) -> None:
+        maker = ReelMaker()
         try:
-            with load(
-                request["bundle"], request["engine"], request["threads"], cache=False, memory=request["memory"]
-            ) as reel:
-                settings = dict(request["settings"])
-                maker = ClipMaker(
-                    reel, request["prompts"], {**settings, "size": tuple(settings["size"])}, self._completed
-                )
-                maker.keep_in(Path(request["keep"]) if request["keep"] else None, self._folder, request["score"])
-                fastest = maker.warm_up(request["min_seconds"])
-                self._tell(engine=engine_facts(reel))
-                run_loadgen(maker.make, len(request["prompts"]), fastest, request, self._tell, self._fail)
-                self._tell(accuracy=maker.figures())
+            maker.open(request)
+            system = SystemUnderTest(maker, request, self._folder, self._completed)
+            fastest = system.warm_up(request["min_seconds"])
+            self._tell(engine=maker.facts())
+            run_loadgen(system.make, len(request["prompts"]), fastest, request, self._tell, self._fail)
+            self._tell(accuracy=figures_of(system.readings, len(request["prompts"])) if system.readings else None)
         except EdgereelError as error:
             self._note(str(error))
         except Exception as error:  # a thread has nobody else to tell
             self._note(f"{type(error).__name__}: {brief(error)}")
+        finally:
+            maker.close()
         self._ended.set()
 
     def _completed(self, times: ClipTimes) -> None:
@@ -111,24 +106,16 @@ class LoadgenWorker:
             time.sleep(3600)
 
 
-class ClipMaker:
-    """The system under test: prompt n of the library, with seed n, to a finished MP4 file."""
+class SystemUnderTest:
+    """Prompt n of the library, with seed n, to a finished MP4 file. readings: the scorer's, by n, where it was asked for."""
 
     def __init__(
-        self, reel: Reel, prompts: Sequence[str], settings: dict[str, Any], completed: Callable[[ClipTimes], None]
+        self, maker: ReelMaker, request: dict[str, Any], folder: Path, completed: Callable[[ClipTimes], None]
     ) -> None:
-        self._reel = reel
-        self._prompts = prompts
-        self._settings = settings
-        self._completed = completed
-        self._folder = Path()
-        self._keep: Path | None = None
-        self._score = False
-        self._readings: dict[int, Reading] = {}
-
-    def keep_in(self, keep: Path | None, folder: Path, score: bool) -> None:
-        """Set where clips stay (None: nowhere, each takes the last one's place in `folder`), and whether they are scored."""
-        self._keep, self._folder, self._score = keep, folder, score
+        """request: has `prompts`, `keep`, the folder where clips stay, or None, and `score`. folder: for those that do not."""
+        self.readings: dict[int, Reading] = {}
+        self._maker, self._prompts, self._folder, self._completed = maker, request["prompts"], folder, completed
+        self._keep, self._score = request["keep"], request["score"]
 
     def warm_up(self, test_seconds: float | None) -> float:
         """Make a few clips that are not timed, as MLPerf's rules allow; return the seconds of the fastest.
@@ -140,32 +127,17 @@ class ClipMaker:
         started = time.perf_counter()
         while len(seconds) < WARM_UP_CLIPS or time.perf_counter() - started < enough:
             number = len(seconds) % len(self._prompts)
-            _, times = make_clip(
-                self._reel, self._prompts[number], self._folder / "clip.mp4", seed=number, **self._settings
-            )
-            seconds.append(times.total)
+            seconds.append(self._maker.clip(self._prompts[number], number, self._folder / "clip.mp4")[1].total)
         return min(seconds[1:])  # the first one opened the graphs
 
     def make(self, number: int) -> bytes:
         """Make a clip and return the sha256 of its file, which is what the load generator logs of it."""
-        path = (self._folder / "clip.mp4") if self._keep is None else self._keep / f"{number:05}.mp4"
-        video, times = make_clip(self._reel, self._prompts[number], path, seed=number, **self._settings)
+        path = self._folder / "clip.mp4" if self._keep is None else Path(self._keep) / f"{number:05}.mp4"
+        video, times = self._maker.clip(self._prompts[number], number, path)
         self._completed(times)
         if self._score:
-            self._readings[number] = _reading(video)
+            self.readings[number] = read(np.stack(list(video)))
         return hashlib.sha256(path.read_bytes()).digest()
-
-    def figures(self) -> dict[str, float] | None:
-        """Return the demo's own scorer's figures of the clips that were kept, None where there are none."""
-        if not self._readings:
-            return None
-        subjects = [subject for subject, _ in held_out_captions(len(self._prompts))]
-        shown = score_readings([(reading, subjects[number]) for number, reading in sorted(self._readings.items())])
-        return {f"{name}_shown": round(share, 4) for name, share in shown.items()} | {"clips": len(self._readings)}
-
-
-def _reading(video: Video) -> Reading:
-    return read(np.stack(list(video)))
 
 
 def run_loadgen(

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +20,14 @@ from ...core.files import output_errors
 from ...core.processes import python_command
 from ...core.progress import Progress, report_progress
 from ...runtime.request import Request
-from .. import scores as pictures
-from ..contenders.base import Job
+from ..contenders.base import RowPlan
 from ..contenders.process import WorkerProcess
 from ..contenders.stages import ClipTimes, times_from_json
-from ..grid import Plan
-from ..records.record import EngineFacts, Mlperf, Record
-from ..rows import Measured
-from ..single import plan_one, record_one
+from ..grid import plan_one
+from ..records.record import UNCACHED, EngineFacts, Mlperf, Record
+from ..resources.machine import begin_measurement
+from ..rows import RowMeasurement, row_of
+from ..scores import FEWEST_FRAMES, can_be_scored, default_prompts
 from .loadgen_log import LoadgenLog, read_log, reasons_invalid
 
 SCENARIOS: dict[str, Literal["SingleStream", "Offline"]] = {"singlestream": "SingleStream", "offline": "Offline"}
@@ -40,11 +39,10 @@ TASK_SIZE, TASK_FRAMES, TASK_STEPS = (1280, 720), 81, 20
 _MOST_SECONDS, _MOST_QUERIES = 30 * 86400.0, 10_000_000
 _LOGS = {"PerformanceOnly": "performance", "AccuracyOnly": "accuracy"}
 _DETAIL_LOG = "mlperf_log_detail.txt"
-_FEWEST_FRAMES = 5  # that the demo's scorer can read
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoadTest:
     """What is asked of the load generator. min_seconds, min_queries: None for what the task asks."""
 
     scenario: Literal["SingleStream", "Offline"]
@@ -55,7 +53,7 @@ class Asked:
 
 
 @dataclass
-class Outcome:
+class LoadOutcome:
     """What one test in one mode left. task: what the task asks for; failure: why it did not come to its end, else empty."""
 
     clips: list[ClipTimes] = field(default_factory=list)
@@ -100,56 +98,53 @@ def run_mlperf(
         raise UsageError(f"--min-duration {min_seconds:g}: choose more than 0 and at most {_MOST_SECONDS:.0f} seconds")
     if min_queries is not None and not 1 <= min_queries <= _MOST_QUERIES:
         raise UsageError(f"--min-queries {min_queries}: choose from 1 to {_MOST_QUERIES}")
-    chosen = list(prompts) if prompts is not None else pictures.default_prompts(TASK_PROMPTS)
+    chosen = list(prompts) if prompts is not None else default_prompts(TASK_PROMPTS)
     plan = plan_one(bundle, engine, chosen, threads, memory, on_progress)
-    asked = Asked(SCENARIOS[scenario], chosen, folder, min_seconds, min_queries)
-    started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
-    outcome = run_mode(plan.job, asked, "PerformanceOnly", False, on_progress)
+    test = LoadTest(SCENARIOS[scenario], chosen, folder, min_seconds, min_queries)
+    facts = begin_measurement()
+    outcome = run_mode(plan, test, "PerformanceOnly", False, on_progress)
     if outcome.failure and not outcome.clips:
         with suppress(OSError):  # not empty: the load generator wrote its logs
             (folder / _LOGS["PerformanceOnly"]).rmdir()
         raise Cancelled(outcome.failure) if outcome.interrupted else EngineError(outcome.failure)
     kept, note = None, "not asked for: --accuracy makes every clip once more and keeps it"
     if accuracy and not outcome.failure:
-        scored = (
-            prompts is None and pictures.can_be_scored(plan.job.bundle) and plan.job.request.frames >= _FEWEST_FRAMES
-        )
-        kept = run_mode(plan.job, asked, "AccuracyOnly", scored, on_progress)
+        scored = prompts is None and can_be_scored(plan.bundle) and plan.request.frames >= FEWEST_FRAMES
+        kept = run_mode(plan, test, "AccuracyOnly", scored, on_progress)
         note = _accuracy_note(kept, scored)
     failures = [each.failure for each in (outcome, kept) if each is not None and each.failure]
-    record = record_one(
-        "mlperf",
-        Measured(plan, warm=outcome.clips, facts=outcome.facts, failures=failures),
-        chosen,
-        started=started,
-        seconds=time.perf_counter() - clock,
+    row = RowMeasurement(plan, warm=outcome.clips, facts=outcome.facts, failures=failures)
+    return Record(
+        **facts(),
+        kind="mlperf",
         partial=bool(failures),
-        command=command,
+        command=list(command),
+        rows=[row_of(row, chosen)],
+        mlperf=result_of(plan, test, outcome, kept, note),
+        notes=[UNCACHED],
     )
-    record.mlperf = result_of(plan, asked, outcome, kept, note)
-    return record
 
 
-def run_mode(job: Job, asked: Asked, mode: str, scored: bool, on_progress: Progress | None) -> Outcome:
+def run_mode(plan: RowPlan, test: LoadTest, mode: str, scored: bool, on_progress: Progress | None) -> LoadOutcome:
     """Return what one test left, whether it came to its end or not. Raises OutputError where the logs have no place."""
-    folder = asked.folder / _LOGS[mode]
+    folder = test.folder / _LOGS[mode]
     keep = folder / "clips" if mode == "AccuracyOnly" else None
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
         (folder / _DETAIL_LOG).unlink(missing_ok=True)  # of an earlier test: it must not be taken for this one's
         if keep is not None:
             keep.mkdir(exist_ok=True)
-    outcome = Outcome()
+    outcome = LoadOutcome()
     request = {
-        **{"bundle": str(job.bundle.folder), "engine": job.engine, "threads": job.threads, "memory": job.memory},
-        **{"settings": job.settings(), "prompts": asked.prompts, "scenario": asked.scenario, "mode": mode},
+        **plan.opening(),
+        **{"prompts": test.prompts, "scenario": test.scenario, "mode": mode},
         **{"folder": str(folder.resolve()), "keep": None if keep is None else str(keep.resolve()), "score": scored},
-        **{"min_seconds": asked.min_seconds, "min_queries": asked.min_queries},
+        **{"min_seconds": test.min_seconds, "min_queries": test.min_queries},
     }
     process = WorkerProcess(python_command("edgereel.bench.load.loadgen_worker"))
     try:
         process.request(do="begin", **request)
-        _follow(process, outcome, asked, mode, on_progress)
+        _follow(process, outcome, test, mode, on_progress)
     except (KeyboardInterrupt, Cancelled):
         outcome.failure, outcome.interrupted = "interrupted", True
     except EdgereelError as error:
@@ -160,7 +155,9 @@ def run_mode(job: Job, asked: Asked, mode: str, scored: bool, on_progress: Progr
     return outcome
 
 
-def _follow(process: WorkerProcess, outcome: Outcome, asked: Asked, mode: str, on_progress: Progress | None) -> None:
+def _follow(
+    process: WorkerProcess, outcome: LoadOutcome, test: LoadTest, mode: str, on_progress: Progress | None
+) -> None:
     """Take news into the outcome until the test has ended."""
     stage = "queries" if mode == "PerformanceOnly" else "accuracy"
     begun: float | None = None
@@ -181,19 +178,19 @@ def _follow(process: WorkerProcess, outcome: Outcome, asked: Asked, mode: str, o
             begun = time.perf_counter()
         if begun is not None:
             elapsed = time.perf_counter() - begun
-            total = _expected(outcome, asked, elapsed) if mode == "PerformanceOnly" else len(asked.prompts)
+            total = _expected(outcome, test, elapsed) if mode == "PerformanceOnly" else len(test.prompts)
             report_progress(on_progress, stage, len(outcome.clips), max(total, len(outcome.clips) + 1))
 
 
-def _expected(outcome: Outcome, asked: Asked, elapsed: float) -> int:
+def _expected(outcome: LoadOutcome, test: LoadTest, elapsed: float) -> int:
     """Return how many queries the test will have, judged by its pace so far."""
     task = outcome.task
-    seconds = asked.min_seconds or task.get("min_duration_ms", 0) / 1000
-    queries = asked.min_queries or int(task.get("min_query_count", 0))
+    seconds = test.min_seconds or task.get("min_duration_ms", 0) / 1000
+    queries = test.min_queries or int(task.get("min_query_count", 0))
     return max(queries, int(len(outcome.clips) * seconds / max(elapsed, 1e-3)))
 
 
-def _accuracy_note(outcome: Outcome, scored: bool) -> str:
+def _accuracy_note(outcome: LoadOutcome, scored: bool) -> str:
     if outcome.failure:
         return f"the accuracy test did not come to its end: {outcome.failure}"
     if not scored:
@@ -207,22 +204,22 @@ def _accuracy_note(outcome: Outcome, scored: bool) -> str:
     )
 
 
-def result_of(plan: Plan, asked: Asked, outcome: Outcome, kept: Outcome | None, note: str) -> Mlperf:
+def result_of(plan: RowPlan, test: LoadTest, outcome: LoadOutcome, kept: LoadOutcome | None, note: str) -> Mlperf:
     """Return the verdict and figures of a test, from what the load generator logged."""
     log = outcome.log
     reasons = [f"{outcome.failure} after {len(outcome.clips)} clips"] if outcome.failure else reasons_invalid(log)
     nanoseconds = log.number("early_stopping_latency_ss")
-    tells = asked.scenario == "SingleStream" and not outcome.failure and nanoseconds
+    tells = test.scenario == "SingleStream" and not outcome.failure and nanoseconds
     rate = log.number("result_samples_per_second")
     if rate is None:
         rate = log.number("result_qps_with_loadgen_overhead")
     return Mlperf(
-        scenario=asked.scenario,
+        scenario=test.scenario,
         modes=["PerformanceOnly", *(["AccuracyOnly"] if kept is not None else [])],
         valid=not reasons,
         reasons=reasons,
-        short_of_task=short_of_task(outcome, asked),
-        division_reasons=division_reasons(plan.job, plan.job.request),
+        short_of_task=short_of_task(outcome, test),
+        division_reasons=division_reasons(plan, plan.request),
         loadgen=str(log.values.get("loadgen_version", "unknown")),
         settings=log.part("effective_"),
         results={**log.part("result_"), **log.part("early_stopping_")},
@@ -235,26 +232,24 @@ def result_of(plan: Plan, asked: Asked, outcome: Outcome, kept: Outcome | None, 
     )
 
 
-def short_of_task(outcome: Outcome, asked: Asked) -> list[str]:
+def short_of_task(outcome: LoadOutcome, test: LoadTest) -> list[str]:
     """Return in words where this test asked for less than the task does."""
     task, found = outcome.task, []
     seconds, queries = task.get("min_duration_ms", 0) / 1000, task.get("min_query_count", 0)
-    if asked.min_seconds is not None and asked.min_seconds < seconds:
-        found.append(
-            f"a minimum duration of {asked.min_seconds:g} s was asked for, and the task asks for {seconds:g} s"
-        )
-    if asked.min_queries is not None and asked.min_queries < queries:
-        found.append(f"at least {asked.min_queries} queries were asked for, and the task asks for {queries}")
-    if len(asked.prompts) < CHECKED_SAMPLES:
-        found.append(f"there are {len(asked.prompts)} prompts, and MLPerf's checker wants at least {CHECKED_SAMPLES}")
+    if test.min_seconds is not None and test.min_seconds < seconds:
+        found.append(f"a minimum duration of {test.min_seconds:g} s was asked for, and the task asks for {seconds:g} s")
+    if test.min_queries is not None and test.min_queries < queries:
+        found.append(f"at least {test.min_queries} queries were asked for, and the task asks for {queries}")
+    if len(test.prompts) < CHECKED_SAMPLES:
+        found.append(f"there are {len(test.prompts)} prompts, and MLPerf's checker wants at least {CHECKED_SAMPLES}")
     return found
 
 
-def division_reasons(job: Job, request: Request) -> list[str]:
+def division_reasons(plan: RowPlan, request: Request) -> list[str]:
     """Return why this is MLPerf's open division: where model or settings differ from the reference's."""
-    manifest = job.bundle.manifest
+    manifest = plan.bundle.manifest
     found = [f"the model is {manifest.name}, not shown to be the reference's Wan2.2-T2V-A14B"]
-    recipe = next((each for each in manifest.recipes if each.name == request.recipe), None)
+    recipe = manifest.recipe(request.recipe)
     if "distil" in manifest.origin.lower() or (recipe is not None and recipe.is_fixed):
         found.append(f"it is distilled, which the closed division does not allow: {request.steps} steps")
     if request.steps != TASK_STEPS:

@@ -8,24 +8,22 @@ stretch of clips that one process made.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import Cancelled, EdgereelError, EngineError, UsageError, require_packages
 from ...core.progress import Progress, report_progress
-from .. import scores as pictures
-from ..contenders.base import EdgereelContender, ProcessContender
+from ..contenders.base import Contender
 from ..contenders.stages import ClipTimes
-from ..records.record import Record, Soak, Trend
-from ..report.results import skipped_sentence
-from ..rows import Measured
-from ..single import check_count, plan_one, record_one
-from ..stats.statistics import compare_halves, slope
+from ..grid import plan_one
+from ..records.record import MEGABYTE, UNCACHED, Record, Soak, Trend
+from ..resources.machine import begin_measurement
+from ..rows import RowMeasurement, row_of
+from ..scores import default_prompts
+from ..stats.statistics import median_ratio, slope
 
 CLIPS, SKIPPED = 500, 50
 FAIL_MEMORY, FAIL_LATENCY = 0.1, 1.1
@@ -36,7 +34,6 @@ FEWEST_CLIPS = 16
 """Clips after those skipped, from which on trends can be told."""
 GIVE_UP_AFTER = 10
 """Failures in a row, after which the clips that are left would fail too."""
-_MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Limits:
+class SoakLimits:
     """memory: MB that each clip may add. latency: how many times the earlier clips' median the later ones' may be."""
 
     memory: float = FAIL_MEMORY
@@ -67,8 +64,8 @@ def run_soak(
     prompts: Sequence[str] | None = None,
     threads: int | None = None,
     memory: str | None = None,
-    limits: Limits = Limits(),
-    contender: type[ProcessContender] = EdgereelContender,
+    limits: SoakLimits = SoakLimits(),
+    contender: type[Contender] = Contender,
     command: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> Record:
@@ -83,7 +80,8 @@ def run_soak(
     the first clip, MissingExtraError without psutil, and EngineError where the process cannot open the bundle.
     """
     require_packages(("psutil",), "bench", "a soak")
-    check_count("--clips", clips, FEWEST_CLIPS, MOST_CLIPS)
+    if not FEWEST_CLIPS <= clips <= MOST_CLIPS:
+        raise UsageError(f"--clips {clips}: choose from {FEWEST_CLIPS} to {MOST_CLIPS}")
     skip = default_skip(clips) if skip is None else skip
     if not 0 <= skip <= clips - FEWEST_CLIPS:
         raise UsageError(
@@ -91,25 +89,23 @@ def run_soak(
         )
     if not (math.isfinite(limits.memory) and math.isfinite(limits.latency) and min(limits.memory, limits.latency) >= 0):
         raise UsageError("--fail-memory and --fail-latency are numbers from 0 on")
-    chosen = list(prompts) if prompts is not None else pictures.default_prompts(min(clips, CAPTIONS))
+    chosen = list(prompts) if prompts is not None else default_prompts(min(clips, CAPTIONS))
     plan = plan_one(bundle, engine, chosen, threads, memory, on_progress)
-    started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
-    run = Soaking(contender(plan.name, plan.job), chosen)
+    facts = begin_measurement()
+    run = SoakRun(contender(plan), chosen)
     partial = run.make(clips, on_progress)
     kept = [sample.clip for sample in run.samples[skip:] if sample is not None]
-    row = Measured(plan, warm=kept, facts=run.contender.facts(), failures=run.failures)
-    record = record_one(
-        "soak",
-        row,
-        chosen,
-        started=started,
-        seconds=time.perf_counter() - clock,
+    row = row_of(RowMeasurement(plan, warm=kept, facts=run.contender.facts(), failures=run.failures), chosen)
+    row.settings.seeds = list(range(len(run.samples)))
+    return Record(
+        **facts(),
+        kind="soak",
         partial=partial,
-        command=command,
+        command=list(command),
+        rows=[row],
+        soak=judge(run.samples, run.failures, clips, skip, limits),
+        notes=[UNCACHED],
     )
-    record.rows[0].settings.seeds = list(range(len(run.samples)))
-    record.soak = judge(run.samples, run.failures, clips, skip, limits)
-    return record
 
 
 def default_skip(clips: int) -> int:
@@ -117,10 +113,10 @@ def default_skip(clips: int) -> int:
     return max(0, min(SKIPPED, clips // 4, clips - FEWEST_CLIPS))
 
 
-class Soaking:
+class SoakRun:
     """Clips under way. samples: one for each clip, None where it failed; failures: why, in order."""
 
-    def __init__(self, contender: ProcessContender, prompts: Sequence[str]) -> None:
+    def __init__(self, contender: Contender, prompts: Sequence[str]) -> None:
         self.contender = contender
         self.samples: list[Sample | None] = []
         self.failures: list[str] = []
@@ -185,13 +181,14 @@ class Soaking:
 
 
 def judge(
-    samples: Sequence[Sample | None], failures: Sequence[str], asked: int, skip: int, limits: Limits = Limits()
+    samples: Sequence[Sample | None], failures: Sequence[str], asked: int, skip: int, limits: SoakLimits = SoakLimits()
 ) -> Soak:
     """Return trends and verdict of what was seen, clip by clip (None: it failed)."""
     steady = longest_stretch(samples[skip:])
     told = len(steady) >= FEWEST_CLIPS
     totals = [sample.clip.total for sample in steady]
-    halves = compare_halves(totals) if told and all(totals) else None
+    half = len(totals) // 2
+    halves = median_ratio(totals[:half], totals[half:]) if told else None
     soak = Soak(
         asked=asked,
         made=sum(sample is not None for sample in samples),
@@ -201,13 +198,13 @@ def judge(
         resident_bytes=[None if sample is None else sample.resident for sample in samples],
         open_files=[None if sample is None else sample.open_files for sample in samples],
         threads=[None if sample is None else sample.threads for sample in samples],
-        memory_trend=trend([sample.resident / _MEGABYTE for sample in steady]) if told else None,
+        memory_trend=trend([sample.resident / MEGABYTE for sample in steady]) if told else None,
         latency_trend=trend(totals) if told else None,
         open_files_trend=trend([sample.open_files for sample in steady]) if told else None,
         threads_trend=trend([sample.threads for sample in steady]) if told else None,
-        second_half=None if halves is None else 1 / halves.ratio,
-        second_half_low=None if halves is None else 1 / halves.interval.high,
-        second_half_high=None if halves is None else 1 / halves.interval.low,
+        second_half=None if halves is None else halves.value,
+        second_half_low=None if halves is None else halves.low,
+        second_half_high=None if halves is None else halves.high,
         limits={"memory_mb_per_clip": limits.memory, "latency_second_half": limits.latency},
         verdict="pass" if told else "undecided",
     )
@@ -249,53 +246,4 @@ def longest_stretch(samples: Sequence[Sample | None]) -> list[Sample]:
 def trend(values: Sequence[float]) -> Trend:
     """Return by how much values grow from one to the next. Raises UsageError for fewer than eight, or negative ones."""
     found = slope(values)
-    return Trend(
-        per_clip=found.seconds_per_run,
-        low=found.interval.low,
-        high=found.interval.high,
-        confidence=found.interval.confidence,
-    )
-
-
-def soak_markdown(record: Record) -> str:
-    """Return the verdict, trends and what ran, as Markdown. Raises ValueError for a record of another kind."""
-    soak = record.soak
-    if soak is None:
-        raise ValueError("this is not the record of a soak")
-    row = record.rows[0]
-    lines = [f"## Soak: {soak.verdict}", "", *(f"- {reason}" for reason in soak.reasons)]
-    lines += [""] if soak.reasons else []
-    lines.append(
-        f"| {soak.made} of {soak.asked} clips made, {soak.failed} failed | each clip adds | 99% interval | limit |"
-    )
-    lines.append("|---|---:|---:|---:|")
-    lines.append(_trend_line("resident memory, MB", soak.memory_trend, 4, f"{soak.limits['memory_mb_per_clip']:g}"))
-    lines.append(_trend_line("seconds", soak.latency_trend, 6, ""))
-    lines.append(_trend_line("open files", soak.open_files_trend, 3, "0"))
-    lines.append(_trend_line("threads", soak.threads_trend, 3, "0"))
-    lines.append("")
-    if soak.second_half is not None:
-        lines.append(
-            f"Later clips took {soak.second_half:.3f} times as long as earlier ones (99% interval {soak.second_half_low:.3f}"
-            f" to {soak.second_half_high:.3f}; at most {soak.limits['latency_second_half']:g} allowed)."
-        )
-    lines.append(f"{skipped_sentence(soak)} {_memory_told(soak)}".rstrip())
-    lines.append(f"{row.name}: {row.engine.version}, {row.engine.threads} threads; {record.seconds:.0f} s in all.")
-    return "\n".join(lines)
-
-
-def _trend_line(name: str, found: Trend | None, digits: int, limit: str) -> str:
-    if found is None:
-        return f"| {name} | too few clips | | {limit} |"
-    return f"| {name} | {found.per_clip:+.{digits}f} | {found.low:+.{digits}f} to {found.high:+.{digits}f} | {limit} |"
-
-
-def _memory_told(soak: Soak) -> str:
-    seen = [count for count in soak.resident_bytes if count is not None]
-    after = [count for count in soak.resident_bytes[soak.skipped :] if count is not None]
-    if not seen or not after:
-        return ""
-    return (
-        f"Memory: {seen[0] / _MEGABYTE:.1f} MB after the first clip, {after[0] / _MEGABYTE:.1f} after them, "
-        f"{after[-1] / _MEGABYTE:.1f} at the end, {max(seen) / _MEGABYTE:.1f} at most."
-    )
+    return Trend(per_clip=found.value, low=found.low, high=found.high, confidence=found.confidence)

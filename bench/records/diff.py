@@ -24,7 +24,6 @@ Kind = Literal["warm", "cold"]
 Verdict = Literal["faster", "slower", "no difference found", "too few runs to tell", "cannot be compared"]
 _UNDECIDED = ("too few runs to tell", "cannot be compared")
 _MOST_SAMPLES = 10_000  # of which an interval is taken; of more, every n-th
-_NOT_SETTINGS = {"seeds"}  # there are as many as prompts, which are compared
 _PROMPTS = {"prompts", "prompts_sha256", "seeds"}
 _NO_PAIR = "no row of one record is also in the other, by what ran or by name"
 
@@ -119,20 +118,16 @@ def match_rows(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[tuple[
     pairs: list[tuple[Row, Row]] = []
     for identity in (_what_ran, _name, _what_was_made):
         for row in list(left):
-            alike = [other for other in right if _is_same(identity(row), identity(other))]
+            what = identity(row)
+            alike = [other for other in right if what is not None and identity(other) == what]
             named = [other for other in alike if other.name == row.name]
-            rivals = [each for each in left if each is not row and _is_same(identity(each), identity(row))]
-            if not alike or not (named or (len(alike) == 1 and not rivals)):
-                continue
-            other = (named or alike)[0]
-            pairs.append((row, other))
-            left = [each for each in left if each is not row]
-            right = [each for each in right if each is not other]
+            rivals = [each for each in left if each is not row and identity(each) == what]
+            if named or (len(alike) == 1 and not rivals):
+                other = (named or alike)[0]
+                pairs.append((row, other))
+                left = [each for each in left if each is not row]
+                right = [each for each in right if each is not other]
     return pairs, left, right
-
-
-def _is_same(first: object, second: object) -> bool:
-    return first is not None and first == second
 
 
 def _what_ran(row: Row) -> object:
@@ -150,32 +145,26 @@ def _what_was_made(row: Row) -> object:
 
 
 def _stages(first: Row, second: Row, confidence: float) -> Iterator[StageDiff]:
-    timings: list[tuple[Kind, Timing | None, Timing | None]] = [
-        ("warm", first.warm, second.warm),
-        ("cold", first.cold, second.cold),
-    ]
-    for kind, before, after in timings:
-        if before is None or after is None:
-            continue
+    kinds: list[Kind] = ["warm", "cold"]
+    for kind in kinds:
+        before, after = getattr(first, kind), getattr(second, kind)
         for stage in ("total", *STAGES, *DETAILS):
-            if stage in before.stages and stage in after.stages:
-                yield _stage(kind, stage, before, after, confidence)
+            if before and after and stage in before.stages and stage in after.stages:
+                yield stage_diff(kind, stage, before, after, confidence)
 
 
-def _stage(kind: Kind, stage: str, before: Timing, after: Timing, confidence: float) -> StageDiff:
+def stage_diff(kind: Kind, stage: str, before: Timing, after: Timing, confidence: float = CONFIDENCE) -> StageDiff:
+    """Return how a stage's median, which both have, differs, with an interval where there are single times."""
     medians = before.stages[stage].median, after.stages[stage].median
+    ratio = medians[1] / medians[0] if medians[0] > 0 else math.inf
     samples = _samples(before, stage), _samples(after, stage)
-    ratio = medians[1] / medians[0] if medians[0] > 0 else None
-    found = median_ratio(*samples, confidence) if all(samples) and ratio is not None else None
-    if ratio is None or found is None or not (math.isfinite(ratio) and math.isfinite(found.high)):
-        ratio = ratio if ratio is not None and math.isfinite(ratio) else None
-        return StageDiff(kind, stage, *medians, ratio, None, None, None, "cannot be compared")
-    verdict: Verdict = "no difference found"
-    if found.confidence < confidence:
-        verdict = "too few runs to tell"
-    elif not found.low <= 1 <= found.high:
-        verdict = "slower" if found.low > 1 else "faster"
-    return StageDiff(kind, stage, *medians, ratio, found.low, found.high, found.confidence, verdict)
+    found = median_ratio(*samples, confidence) if all(samples) and math.isfinite(ratio) else None
+    if found is None or not math.isfinite(found.high):
+        told = ratio if math.isfinite(ratio) else None
+        return StageDiff(kind, stage, *medians, told, None, None, None, "cannot be compared")
+    verdict = found.verdict(confidence)
+    said: Verdict = "too few runs to tell" if verdict == "too few rounds to tell" else verdict
+    return StageDiff(kind, stage, *medians, ratio, found.low, found.high, found.confidence, said)
 
 
 def _samples(timing: Timing, stage: str) -> list[float]:
@@ -188,9 +177,7 @@ def _samples(timing: Timing, stage: str) -> list[float]:
 
 def record_differences(first: Record, second: Record) -> list[str]:
     """Return in words what two records differ in beside their rows: kind, completeness, machine, versions."""
-    found = []
-    if first.kind != second.kind:
-        found.append(f"kind: {first.kind} and {second.kind}")
+    found = _differences("", {"kind:": first.kind}, {"kind:": second.kind})
     for name, record in (("first", first), ("second", second)):
         if record.partial:
             found.append(f"the {name} record is partial: it was interrupted")
@@ -201,19 +188,16 @@ def record_differences(first: Record, second: Record) -> list[str]:
 
 def row_differences(first: Row, second: Row) -> list[str]:
     """Return in words what two rows differ in beside time: bundle, engine, settings, throttling, failures."""
+    unlike = first.bundle is None or second.bundle is None
     found = []
-    if (first.bundle is None) != (second.bundle is None):
-        found.append(
-            f"bundle: {_text(first.bundle and first.bundle.name)} and {_text(second.bundle and second.bundle.name)}"
-        )
-    if first.bundle is not None and second.bundle is not None:
-        found += _differences("bundle: ", first.bundle.model_dump(), second.bundle.model_dump())
-    engines = [row.engine.model_dump(exclude={"build", "build_seconds", "lowered"}) for row in (first, second)]
-    found += _differences("engine: ", *engines)
-    settings = [row.settings.model_dump(exclude=_NOT_SETTINGS) for row in (first, second)]
-    found += _differences("settings: ", *settings)
-    if first.contender != second.contender:
-        found.append(f"contender: {_text(first.contender)} and {_text(second.contender)}")
+    for what, facts_of in (
+        ("", lambda row: {"bundle:": row.bundle and row.bundle.name} if unlike else {}),
+        ("bundle: ", lambda row: {} if unlike else row.bundle.model_dump()),
+        ("engine: ", lambda row: row.engine.model_dump(exclude={"build", "build_seconds", "lowered"})),
+        ("settings: ", lambda row: row.settings.model_dump(exclude={"seeds"})),  # there are as many as prompts
+        ("", lambda row: {"contender:": row.contender}),
+    ):
+        found += _differences(what, facts_of(first), facts_of(second))
     for name, row in (("first", first), ("second", second)):
         if row.conditions.throttled:
             found.append(f"the machine slowed itself down during the {name}")

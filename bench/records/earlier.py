@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..stats.statistics import median_ratio
-from ..stats.turns import Verdict
-from .diff import match_rows, record_differences
-from .record import Comparison, Record, Row
+from .diff import match_rows, record_differences, stage_diff
+from .record import Record, Row, RowComparison
 
 PREFIX = "before: "
-CONFIDENCE = 0.99
 
 
 def with_earlier(record: Record, earlier: Sequence[tuple[Path, Record]]) -> Record:
@@ -53,27 +50,20 @@ def _new_name(name: str, taken: set[str]) -> str:
     return new
 
 
-def _compare(before: Row, after: Row, name: str) -> Comparison | None:
+def _compare(before: Row, after: Row, name: str) -> RowComparison | None:
     if before.warm is None or after.warm is None or before.failures or after.failures:
         return None
-    times = before.warm.samples["total"], after.warm.samples["total"]
-    medians = before.warm.stages["total"].median, after.warm.stages["total"].median
-    found = median_ratio(*times, CONFIDENCE) if all(times) else None
-    if found is None or not medians[0]:
+    found = stage_diff("warm", "total", before.warm, after.warm)
+    if found.ratio is None or found.low is None or found.high is None or found.verdict == "cannot be compared":
         return None
-    verdict: Verdict = "no difference found"
-    if found.confidence < CONFIDENCE:
-        verdict = "too few rounds to tell"
-    elif not found.low <= 1 <= found.high:
-        verdict = "slower" if found.low > 1 else "faster"
-    return Comparison(
+    return RowComparison(
         first=name,
         second=after.name,
         stage="total",
-        ratio=medians[1] / medians[0],
+        ratio=found.ratio,
         low=found.low,
         high=found.high,
-        rounds=min(map(len, times)),
-        verdict=verdict,
+        rounds=min(len(timing.samples["total"]) for timing in (before.warm, after.warm)),
+        verdict="too few rounds to tell" if found.verdict == "too few runs to tell" else found.verdict,
         in_turns=False,
     )

@@ -23,19 +23,21 @@ DETAILS = ("denoise_step", "first_frame", "frame")
 
 A decoder makes several frames at once: theirs is one time, divided by their number."""
 LARGEST_RECORD = 2**28
+MEGABYTE = 1e6  # bytes; what a soak's trend of memory is told in
+UNCACHED = "Embeddings of prompts are not cached: every clip runs the text encoder."
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Part(BaseModel):
+class RecordPart(BaseModel):
     """Base of all parts of a record: strict types, unknown keys kept."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class GpuFacts(Part):
+class GpuFacts(RecordPart):
     """An NVIDIA GPU as the driver tells of it."""
 
     name: str
@@ -44,7 +46,7 @@ class GpuFacts(Part):
     driver: str
 
 
-class MachineFacts(Part):
+class MachineFacts(RecordPart):
     """The machine, well enough described to look for one like it."""
 
     system: str
@@ -56,7 +58,7 @@ class MachineFacts(Part):
     gpus: list[GpuFacts] = []
 
 
-class MachineLimits(Part):
+class MachineLimits(RecordPart):
     """What the machine was found to do at most, measured on the spot with as many threads as the contenders had.
 
     flops_per_second: of a large matrix product, by type (`float32`, `int8`, …). bytes_per_second: of a large copy of host
@@ -69,7 +71,7 @@ class MachineLimits(Part):
     method: str
 
 
-class Summary(Part):
+class Summary(RecordPart):
     """A distribution of times: see bench/stats/statistics.py. p90 and p99 are null where there are too few runs to tell them.
 
     median_confidence: of median_low to median_high. standard_deviation: null for a single run.
@@ -88,7 +90,7 @@ class Summary(Part):
     maximum: Seconds
 
 
-class Timing(Part):
+class Timing(RecordPart):
     """Times of many clips. stages: of STAGES and DETAILS and `total`, those that apply. samples: the times themselves, in order.
 
     frames_per_second: frames of a clip by the median total; real_time_factor: the median total by the clip's length.
@@ -107,7 +109,7 @@ class Timing(Part):
         return self
 
 
-class BundleFacts(Part):
+class BundleFacts(RecordPart):
     """The bundle that ran. bytes: of all its files."""
 
     name: str
@@ -116,7 +118,7 @@ class BundleFacts(Part):
     bytes: Count
 
 
-class EngineFacts(Part):
+class EngineFacts(RecordPart):
     """What really ran, as the opened sessions told it. build: `cache`, `built` or "" for engines that build nothing."""
 
     engine: str
@@ -129,7 +131,7 @@ class EngineFacts(Part):
     build_seconds: Seconds = 0.0
 
 
-class Settings(Part):
+class Settings(RecordPart):
     """What was made. prompts_sha256: of the prompts, one a line."""
 
     width: Count
@@ -145,7 +147,7 @@ class Settings(Part):
     seeds: list[Count]
 
 
-class Quality(Part):
+class Quality(RecordPart):
     """How good the clips are, so that times are not compared without it.
 
     source: `bundle` (figures that the bundle carries), `measured` (fresh ones), or `none`. figures: by name, as there.
@@ -161,7 +163,7 @@ class Quality(Part):
     psnr_to_edgereel_db: Number | None = None
 
 
-class StageResources(Part):
+class StageResources(RecordPart):
     """What a stage took. flops and bytes are counted from the graphs; the fractions are of the machine's limits.
 
     bytes are what every node reads and writes: what stays in the processor's caches can go over the limit of memory. bound:
@@ -177,7 +179,7 @@ class StageResources(Part):
     bound: Literal["compute", "memory"] | None = None
 
 
-class Power(Part):
+class Power(RecordPart):
     """Electrical power while this contender alone made clips, what the machine takes at rest included.
 
     source: `nvml` (the GPU's board), `rapl` (processor packages and memory), `jetson` (the module), or `not measured`.
@@ -189,7 +191,7 @@ class Power(Part):
     joules_per_clip: Number | None = None
 
 
-class Conditions(Part):
+class Conditions(RecordPart):
     """What was seen while clips were timed; a record of several rows saw them in turns, and has it of all of them.
 
     clock_mhz: readings in order, by clock. temperature_celsius: the highest, by sensor. throttled: whether the machine slowed
@@ -202,7 +204,7 @@ class Conditions(Part):
     reasons: list[str] = []
 
 
-class Row(Part):
+class Row(RecordPart):
     """One contender at one setting. name: unique in the record. contender: `edgereel`, or a peer such as `diffusers eager`.
 
     reference: name of the row that this one was compared with: the first bundle's at the same engine, steps, size and
@@ -234,7 +236,7 @@ class Row(Part):
     failures: list[str] = []
 
 
-class Comparison(Part):
+class RowComparison(RecordPart):
     """The median ratio of two rows' times (second by first) with its 99% interval.
 
     in_turns: whether they were measured in turns, round by round; else rounds are the runs of the one that has fewer. Where
@@ -252,8 +254,8 @@ class Comparison(Part):
     in_turns: bool = True
 
 
-class Trend(Part):
-    """By how much a series grew with each clip: the median of all pairs' slopes, and its interval (bench/statistics.slope)."""
+class Trend(RecordPart):
+    """By how much a series grew with each clip: the median of all pairs' slopes, and its interval (see stats/statistics.py)."""
 
     per_clip: Number
     low: Number
@@ -261,7 +263,7 @@ class Trend(Part):
     confidence: Number
 
 
-class Soak(Part):
+class Soak(RecordPart):
     """Many clips of one process, one after the other. Series have one entry for each clip, null for one that failed.
 
     skipped: how many of the first clips trends leave out. Memory is in bytes after each clip, its trend in MB (10^6 bytes).
@@ -289,7 +291,7 @@ class Soak(Part):
     reasons: list[str] = []
 
 
-class Mlperf(Part):
+class Mlperf(RecordPart):
     """One test through MLPerf's load generator, in its own words where it has any.
 
     valid, reasons: its verdict on the settings that were used. short_of_task: where those ask for less than the task does; a
@@ -316,7 +318,7 @@ class Mlperf(Part):
     accuracy_note: str = ""
 
 
-class Record(Part):
+class Record(RecordPart):
     """The whole file. partial: it was interrupted, and holds what was measured until then."""
 
     model_config = ConfigDict(strict=True, extra="allow", populate_by_name=True)
@@ -331,7 +333,7 @@ class Record(Part):
     versions: dict[str, str]
     limits: MachineLimits | None = None
     rows: list[Row]
-    comparisons: list[Comparison] = []
+    comparisons: list[RowComparison] = []
     soak: Soak | None = None
     mlperf: Mlperf | None = None
     notes: list[str] = []

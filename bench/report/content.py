@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ...core.errors import one_line
-from ..records.record import DETAILS, STAGES, Comparison, GpuFacts, MachineLimits, Record, Row, Timing
+from ..records.record import DETAILS, STAGES, GpuFacts, MachineLimits, Record, Row, RowComparison, Timing
 from ..stats.statistics import runs_needed
 from ..wording import NOT_MEASURED, duration, listed, memory, percent, plural, rate, significant, span, time_unit, whole
 from .scores import quality_text
@@ -88,6 +90,11 @@ def gpu_text(gpu: GpuFacts) -> str:
     return f"{gpu.name}{size} (compute capability {gpu.compute_capability}, driver {gpu.driver})"
 
 
+def told(value: Any, write: Callable[[Any], str]) -> str:
+    """Return a figure as `write` has it, and that it was not measured where it is None."""
+    return NOT_MEASURED if value is None else write(value)
+
+
 def rows_table(record: Record) -> Table:
     """Return the main table: what each row is, how long it takes, and how good its clips are."""
     head = ["row", "contender", "precision", "steps", "size", "warm median", "interval of the median", "p90", "p99"]
@@ -111,9 +118,9 @@ def _cells(row: Row, record: Record) -> list[str]:
         whole(row.settings.steps),
         clip_size(row),
         *times,
-        NOT_MEASURED if cold is None else duration(cold.stages["total"].median),
-        NOT_MEASURED if warm is None else significant(warm.frames_per_second),
-        NOT_MEASURED if warm is None else significant(warm.real_time_factor),
+        told(cold, lambda cold: duration(cold.stages["total"].median)),
+        told(warm, lambda warm: significant(warm.frames_per_second)),
+        told(warm, lambda warm: significant(warm.real_time_factor)),
         peak_text(row),
         quality_text(row, record),
     ]
@@ -160,23 +167,6 @@ def stage_table(record: Record, kind: str) -> Table | None:
 
 def resource_table(record: Record) -> Table | None:
     """Return what each stage took beside the machine's limits; None where nothing of that is known."""
-    lines = []
-    for row in record.rows:
-        if row.warm is None and row.cold is None:
-            continue
-        for name, stage in row.stages.items():
-            lines.append(
-                [
-                    f"{row.name}: {STAGE_NAMES.get(name, name)}",
-                    memory(stage.peak_host_bytes),
-                    memory(stage.peak_device_bytes),
-                    NOT_MEASURED if stage.flops is None else rate(stage.flops, "FLOP"),
-                    NOT_MEASURED if stage.bytes is None else rate(stage.bytes, "B"),
-                    NOT_MEASURED if stage.fraction_of_compute is None else percent(stage.fraction_of_compute),
-                    NOT_MEASURED if stage.fraction_of_memory is None else percent(stage.fraction_of_memory),
-                    stage.bound or "not known",
-                ]
-            )
     head = [
         "stage",
         "peak host memory",
@@ -185,6 +175,21 @@ def resource_table(record: Record) -> Table | None:
         "traffic",
         "of peak compute",
         "of peak memory speed",
+    ]
+    lines = [
+        [
+            f"{row.name}: {STAGE_NAMES.get(name, name)}",
+            memory(stage.peak_host_bytes),
+            memory(stage.peak_device_bytes),
+            told(stage.flops, lambda count: rate(count, "FLOP")),
+            told(stage.bytes, lambda count: rate(count, "B")),
+            told(stage.fraction_of_compute, percent),
+            told(stage.fraction_of_memory, percent),
+            stage.bound or "not known",
+        ]
+        for row in record.rows
+        if row.warm is not None or row.cold is not None
+        for name, stage in row.stages.items()
     ]
     return Table("What each stage takes, per warm clip", [*head, "bound by"], lines, words_last=True) if lines else None
 
@@ -201,21 +206,19 @@ def takes_table(record: Record) -> Table:
         "installed",
         "conditions",
     ]
-    lines = []
-    for row in record.rows:
-        power = row.power
-        lines.append(
-            [
-                row.name,
-                NOT_MEASURED if power.joules_per_clip is None else f"{significant(power.joules_per_clip)} J",
-                NOT_MEASURED if power.average_watts is None else f"{significant(power.average_watts)} W",
-                NOT_MEASURED if power.peak_watts is None else f"{significant(power.peak_watts)} W",
-                power.source,
-                memory(row.bytes_read),
-                memory(row.installed_bytes),
-                conditions_text(row),
-            ]
-        )
+    lines = [
+        [
+            row.name,
+            told(row.power.joules_per_clip, lambda joules: f"{significant(joules)} J"),
+            told(row.power.average_watts, lambda watts: f"{significant(watts)} W"),
+            told(row.power.peak_watts, lambda watts: f"{significant(watts)} W"),
+            row.power.source,
+            memory(row.bytes_read),
+            memory(row.installed_bytes),
+            conditions_text(row),
+        ]
+        for row in record.rows
+    ]
     return Table("Energy, disk and conditions", head, lines, words_last=True)
 
 
@@ -250,13 +253,13 @@ def ran_table(record: Record) -> Table:
     ]
     lines = []
     for row in record.rows:
-        bundle, settings, engine = row.bundle, row.settings, row.engine
+        bundle, settings, engine = ["none", "–", "–"], row.settings, row.engine
+        if row.bundle is not None:
+            bundle = [f"{row.bundle.name}, {memory(row.bundle.bytes)}", row.bundle.precision, row.bundle.digest[:12]]
         lines.append(
             [
                 row.name,
-                "none" if bundle is None else f"{bundle.name}, {memory(bundle.bytes)}",
-                "–" if bundle is None else bundle.precision,
-                "–" if bundle is None else bundle.digest[:12],
+                *bundle,
                 f"{engine.engine}, {engine.version}",
                 listed(engine.provider) or "not told",
                 whole(engine.threads),
@@ -266,7 +269,7 @@ def ran_table(record: Record) -> Table:
                 f"{whole(settings.prompts)} (sha256 {settings.prompts_sha256[:12]})",
             ]
         )
-    return Table("What ran", [*head], lines, numbers=False)
+    return Table("What ran", head, lines, numbers=False)
 
 
 def comparison_sentences(record: Record) -> list[str]:
@@ -274,18 +277,12 @@ def comparison_sentences(record: Record) -> list[str]:
     return [_compared(each) for each in record.comparisons]
 
 
-def _compared(each: Comparison) -> str:
-    stage = STAGE_NAMES.get(each.stage, each.stage)
+def _compared(each: RowComparison) -> str:
+    kind, stage = "round" if each.in_turns else "run", STAGE_NAMES.get(each.stage, each.stage)
+    figures = f"{significant(each.ratio)} times its {stage} time"
     if each.verdict == "too few rounds to tell":
-        kind = "round" if each.in_turns else "run"
-        return (
-            f"{each.second} and {each.first}: too few {kind}s to tell "
-            f"({significant(each.ratio)} times its {stage} time in {plural(each.rounds, kind)})."
-        )
-    figures = (
-        f"{significant(each.ratio)} times its {stage} time, 99% interval {significant(each.low)} to "
-        f"{significant(each.high)}, {plural(each.rounds, 'round' if each.in_turns else 'run')}"
-    )
+        return f"{each.second} and {each.first}: too few {kind}s to tell ({figures} in {plural(each.rounds, kind)})."
+    figures += f", 99% interval {significant(each.low)} to {significant(each.high)}, {plural(each.rounds, kind)}"
     if each.verdict == "no difference found":
         return f"{each.second} and {each.first}: no difference found ({figures})."
     return f"{each.second} is {each.verdict} than {each.first} ({figures})."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -129,56 +130,21 @@ def shortened(text: str, pixels: float, size: float = TEXT) -> str:
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
-def without_common_words(names: list[str]) -> list[str]:
-    """Return names without the words that all of them begin with, as far as something is left of each."""
-    words = [one_line(name).split(" ") for name in names]
-    shared = 0
-    while all(len(each) > shared + 1 for each in words) and len({each[shared] for each in words}) == 1:
-        shared += 1
-    return [" ".join(each[shared:]) for each in words] if len(names) > 1 else names
-
-
 def text_width(text: str, size: float = TEXT) -> float:
     """Return about how many pixels a line of text takes."""
     return 0.57 * size * len(text)
 
 
-Place = tuple[float, float]
-_POINT = 20  # how much worse it is to hide a point than to hide as much of a line or of another label
-
-
-def label_points(
-    axes: Any, labels: list[tuple[float, float, str]], points: list[Place], lines: list[tuple[Place, Place]]
-) -> None:
-    """Write labels (x, y, text) beside their places where they hide no point, line or other label, if there is such a place.
-
-    points, lines: all that is drawn, in the axes' data. Axes must have their limits already.
-    """
-    left, below, right, above = axes.bbox.extents
-    pixels = axes.transData.transform
-    taken = [(x - 7.0, y - 7.0, x + 7.0, y + 7.0, _POINT) for x, y in map(pixels, points)]
-    for start, end in lines:
-        first, last = pixels(start), pixels(end)
-        steps = [first + (last - first) * step / 40 for step in range(41)]
-        taken += [(x - 3.0, y - 3.0, x + 3.0, y + 3.0, 1) for x, y in steps]
-    for x, y, text in labels:
-        at, wide = pixels((x, y)), text_width(text, SMALL)
-        shifts = [(9.0, 0.0), (-9 - wide, 0.0)]
-        shifts += [(dx, side * dy) for dy in (14, 28, 42) for side in (-1, 1) for dx in (-wide / 2, 4, -4 - wide)]
-        boxes = [(at[0] + dx, at[1] + dy - 7, at[0] + dx + wide, at[1] + dy + 7, 4) for dx, dy in shifts]
-        inside = [
-            box for box in boxes if box[0] >= left and box[2] <= right + 8 and below <= box[1] and box[3] <= above
-        ]
-        best = min(inside or boxes, key=lambda box: sum(_overlap(box, other) for other in taken))
-        taken.append(best)
-        offset = (best[0] - at[0], best[1] + 7 - at[1])
-        axes.annotate(text, (x, y), offset, textcoords="offset points", va="center_baseline", size=SMALL)
-
-
-def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
-    across = min(first[2], second[2]) - max(first[0], second[0])
-    along = min(first[3], second[3]) - max(first[1], second[1])
-    return max(0.0, across) * max(0.0, along) * second[4]
+def label_points(axes: Any, points: list[tuple[float, float, str]]) -> None:
+    """Write the text of each point (x, y, text) beside it, and of points close together all beside the rightmost."""
+    rest = sorted(points, reverse=True)
+    while rest:
+        x, y, _ = rest[0]
+        first = axes.transData.transform((x, y))
+        near = [point for point in rest if math.dist(first, axes.transData.transform(point[:2])) < 24]
+        rest = [point for point in rest if point not in near]
+        text = ", ".join(sorted({text for _, _, text in near}, key=lambda text: (len(text), text)))
+        axes.annotate(text, (x, y), (8, 0), textcoords="offset points", va="center_baseline", size=SMALL)
 
 
 def drawable(values: Iterable[float], least: float = 0.0) -> bool:

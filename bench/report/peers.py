@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...core.errors import one_line
 from ..records.record import STAGES, Record, Row, read_record
+from .content import peak_bytes
 
 _NOTHING = "–"
 _WARM = tuple(stage for stage in STAGES if stage not in ("start", "open", "build"))
@@ -30,22 +31,19 @@ def peer_table(record: Record) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    psnr = row.quality.psnr_to_edgereel_db
-    if psnr is None:
-        psnr = row.quality.psnr_to_reference_db
-    if psnr is None:
-        psnr = row.quality.psnr_to_first_db
+    quality = row.quality
+    nearness = (quality.psnr_to_edgereel_db, quality.psnr_to_reference_db, quality.psnr_to_first_db)
+    psnr = next((f"{each:.1f}" for each in nearness if each is not None), _NOTHING)
     if row.failures:
-        return [f"{row.name}: failed", *[_NOTHING] * 11, _NOTHING if psnr is None else f"{psnr:.1f}"]
-    peaks = [stage.peak_host_bytes for stage in row.stages.values() if stage.peak_host_bytes is not None]
+        return [f"{row.name}: failed", *[_NOTHING] * 11, psnr]
     times = [
         _NOTHING if timing is None or stage not in timing.stages else f"{timing.stages[stage].median:.3f}"
         for timing, stages in ((row.cold, ("total", "start", "open", "build")), (row.warm, ("total", *_WARM)))
         for stage in stages
     ]
-    memory = f"{max(peaks) / 2**20:.0f}" if peaks else _NOTHING
-    size = _NOTHING if row.installed_bytes is None else f"{row.installed_bytes / 1e6:.0f}"
-    return [row.name, *times, memory, size, _NOTHING if psnr is None else f"{psnr:.1f}"]
+    peak, size = peak_bytes(row), row.installed_bytes
+    sizes = [_NOTHING if peak is None else f"{peak / 2**20:.0f}", _NOTHING if size is None else f"{size / 1e6:.0f}"]
+    return [row.name, *times, *sizes, psnr]
 
 
 def _line(cells: list[str]) -> str:

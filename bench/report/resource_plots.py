@@ -18,7 +18,6 @@ from .drawing import (
     PAPER,
     SMALL,
     STAGE_COLOURS,
-    Place,
     Plot,
     add_axes,
     add_text,
@@ -27,7 +26,6 @@ from .drawing import (
     new_figure,
     shortened,
     text_width,
-    without_common_words,
 )
 from .scores import Axis, comparable, pareto_front
 from .time_plots import left_out, log_axis
@@ -60,20 +58,21 @@ def quality_against_time(record: Record) -> Plot:
         for place, (seconds, quality) in points.items()
     )
     others = [row.name for place, row in enumerate(record.rows) if place not in points]
-    notes = ["Up and to the left is better. The line joins the rows to which no other is both as fast and as good."]
+    notes = [
+        "Up and to the left is better. The line joins the rows to which no other is both as fast and as good. Numbers are rows."
+    ]
     if any(quality >= axis.equal for _, quality in points.values()):
         notes.append("Clips equal to the first row’s have no decibels: they stand above the scale.")
     notes += [f"Not drawn, without a quality that compares: {listed(others[:MOST_ROWS])}."] if others else []
-    return Plot(title, lambda width: _draw_quality(names, points, front, axis, width), alt, notes)
+    numbered = [row.name for row in record.rows[: max(points) + 1]]
+    return Plot(title, lambda width: _draw_quality(points, front, axis, width), alt, notes, rows=numbered)
 
 
 def _value(quality: float, axis: Axis) -> str:
     return axis.equal_name if quality >= axis.equal else f"{significant(quality)} ({axis.title})"
 
 
-def _draw_quality(
-    names: dict[int, str], points: dict[int, tuple[float, float]], front: list[int], axis: Axis, width: int
-) -> Any:
+def _draw_quality(points: dict[int, tuple[float, float]], front: list[int], axis: Axis, width: int) -> Any:
     height, left, top = 330, 48, 30
     figure = new_figure(width, height)
     add_text(figure, 0, 9, axis.title, color=MUTED, size=SMALL)
@@ -106,9 +105,7 @@ def _draw_quality(
     axes.set_yticks([*ticks, equal] if any_equal else ticks)
     axes.set_yticklabels([tick(value) for value in ticks] + [axis.equal_name] * any_equal)
     axes.set_xlabel(f"median of the total, {unit}", labelpad=4)
-    short = dict(zip(names, without_common_words(list(names.values())), strict=True))
-    labels = [(x, y, shortened(short[place], width / 2, SMALL)) for place, (x, y) in drawn.items()]
-    label_points(axes, labels, list(drawn.values()), list(pairwise(drawn[place] for place in front)))
+    label_points(axes, [(x, y, str(place + 1)) for place, (x, y) in drawn.items()])
     return figure
 
 
@@ -228,9 +225,9 @@ def roofline(record: Record) -> Plot:
         for place, stage, intensity, achieved in points
     )
     notes = [
-        "A point is a stage of a row: work done a second, above work for each byte that graphs read and write. Numbers "
-        "behind a stage’s name, where there are any, are those of the rows whose points are there. The sloping line "
-        "is what copying memory allows, a level one what matrix products reach. Data that stay in caches can lie above the slope."
+        "A point is a stage of a row: work done a second, above work for each byte that graphs read and write. Numbers, "
+        "where there are any, are those of the rows whose points are there. The sloping line is "
+        "what copying memory allows, a level one what matrix products reach. Data that stay in caches can lie above the slope."
     ]
     names = [row.name for row in record.rows[:MOST_ROWS]] if len(record.rows) > 1 else []
     found = [stage for stage in STAGES if any(stage == point[1] for point in points)]
@@ -263,10 +260,12 @@ def _draw_roofline(limits: list[MachineLimits], points: list[Point], width: int)
     axes.set_xlim(low, high)
     achieved = [point[3] for point in points]
     axes.set_ylim(min(achieved) / 4, max(highest, *achieved) * 3)
-    roofs = [line for each in limits for line in _draw_roof(axes, each, low, high)]
+    for each in limits:
+        _draw_roof(axes, each, low, high)
     for _, stage, intensity, reached in points:
         axes.plot([intensity], [reached], "o", color=STAGE_COLOURS[stage], markersize=9, markeredgecolor=PAPER)
-    _label_clusters(axes, points, roofs)
+    if len({point[0] for point in points}) > 1:
+        label_points(axes, [(intensity, reached, str(row)) for row, _, intensity, reached in points])
     axes.grid(axis="both")
     log_axis(axes.xaxis)
     log_axis(axes.yaxis)
@@ -275,46 +274,15 @@ def _draw_roofline(limits: list[MachineLimits], points: list[Point], width: int)
     return figure
 
 
-def _label_clusters(axes: Any, points: list[Point], roofs: list[tuple[Place, Place]]) -> None:
-    """Write a stage's name, and the numbers of rows where they differ, beside its points, once for those close together."""
-    rows = {point[0] for point in points}
-    labels = []
-    for stage in dict.fromkeys(point[1] for point in points):
-        rest = sorted((point for point in points if point[1] == stage), key=lambda point: point[3])
-        while rest:
-            first = axes.transData.transform(rest[0][2:])
-            near = [point for point in rest if math.dist(first, axes.transData.transform(point[2:])) < 24]
-            rest = [point for point in rest if point not in near]
-            numbers = {point[0] for point in near}
-            name = STAGE_NAMES[stage] + ("" if numbers == rows else f" {', '.join(map(str, sorted(numbers)))}")
-            labels.append((*near[0][2:], name))
-    for start, end in roofs:
-        if end[1] > start[1]:
-            middle = math.sqrt(start[0] * end[0])
-            labels.append((middle, middle * start[1] / start[0], f"memory {rate(start[1] / start[0], 'B/s')}"))
-    label_points(axes, labels, [point[2:] for point in points], roofs)
-
-
-def _draw_roof(axes: Any, limits: MachineLimits, low: float, high: float) -> list[tuple[Place, Place]]:
-    """Draw a level line for each type of number, and the slope of memory; return where they run."""
-    copied = limits.bytes_per_second
-    drawn: list[tuple[Place, Place]] = []
+def _draw_roof(axes: Any, limits: MachineLimits, low: float, high: float) -> None:
+    """Draw a level line for each type of number, and the slope of memory, with their names."""
+    copied, line = limits.bytes_per_second, {"color": MUTED, "linewidth": 1.6}
+    text = {"textcoords": "offset points", "va": "center_baseline", "size": SMALL, "color": MUTED}
     for name, peak in limits.flops_per_second.items():
-        ridge = peak / copied if copied else low
-        drawn.append(((max(low, ridge), peak), (high, peak)))
-        axes.annotate(
-            f"{shortened(name, 80, SMALL)} {rate(peak, 'FLOP/s')}",
-            (high, peak),
-            (0, 11),
-            textcoords="offset points",
-            ha="right",
-            va="center_baseline",
-            size=SMALL,
-            color=MUTED,
-        )
+        axes.plot([max(low, peak / copied if copied else low), high], [peak, peak], **line)
+        axes.annotate(f"{shortened(name, 80, SMALL)} {rate(peak, 'FLOP/s')}", (high, peak), (0, 11), ha="right", **text)
     if copied:
         ridge = max(low, max(limits.flops_per_second.values()) / copied)
-        drawn.append(((low, low * copied), (ridge, ridge * copied)))
-    for start, end in drawn:
-        axes.plot([start[0], end[0]], [start[1], end[1]], color=MUTED, linewidth=1.6)
-    return drawn
+        axes.plot([low, ridge], [low * copied, ridge * copied], **line)
+        middle = math.sqrt(low * ridge)
+        axes.annotate(f"memory {rate(copied, 'B/s')}", (middle, middle * copied), (-8, 8), ha="right", **text)

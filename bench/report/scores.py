@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..records.record import Record, Row
-from ..scores import EQUAL_DB
 from ..wording import NOT_MEASURED, percent, significant
 
 _TRAITS = ("colour_shown", "scene_shown", "motion_shown", "shape_shown")
@@ -36,7 +36,7 @@ def quality_text(row: Row, record: Record) -> str:
     elif row.reference not in (None, first.name):
         other = str(row.reference)
     if psnr is not None and row is not first:
-        parts.append(f"equal to {other}" if psnr >= EQUAL_DB else f"{significant(psnr)} dB to {other}")
+        parts.append(f"equal to {other}" if psnr >= PSNR_OF_EQUAL_FRAMES else f"{significant(psnr)} dB to {other}")
     figures = number_figures(quality.figures)
     shown = [figures[name] for name in _TRAITS if name in figures]
     if quality.source == "measured" and shown:
@@ -97,7 +97,7 @@ def comparable(record: Record) -> Axis | str:
         return by_scores
     most_first = all(record.rows[place].settings.steps <= record.rows[0].settings.steps for place in near)
     if len(near) > 1 and most_first:
-        return Axis("PSNR to the first row, dB", near, EQUAL_DB, "equal")
+        return Axis("PSNR to the first row, dB", near, PSNR_OF_EQUAL_FRAMES, "equal")
     if len(scores) > 1:
         return by_scores
     if len(near) > 1:

@@ -130,17 +130,20 @@ def _time_axis(axes: Any, lanes: int, unit: str) -> None:
     axes.set_ylim(lanes, 0)
     axes.set_yticks([])
     axes.grid(axis="x")
-    axes.locator_params(axis="x", nbins=6)
-    axes.xaxis.set_major_formatter(lambda value, place: tick(value))
+    if axes.get_xscale() == "log":
+        log_axis(axes.xaxis)
+    else:
+        axes.locator_params(axis="x", nbins=6)
+        axes.xaxis.set_major_formatter(lambda value, place: tick(value))
     axes.set_xlabel(unit, labelpad=2)
 
 
 def distribution(record: Record) -> Plot:
     """Return all single times, a lane for each row, with the median's interval and the 90th percentile marked."""
     title = "How single clips scatter"
-    rows = _with_samples(timed_rows(record, "warm"))
-    kind = "warm" if rows else "cold"
-    rows = rows or _with_samples(timed_rows(record, "cold"))
+    kind, rows = "warm", _with_samples(timed_rows(record, "warm"))
+    if not rows:
+        kind, rows = "cold", _with_samples(timed_rows(record, "cold"))
     if not rows:
         return Plot(title, missing="The record holds no single times.")
     everything = [value for _, timing in rows for value in _samples(timing)]
@@ -215,19 +218,8 @@ def _draw_lanes(rows: Timed, width: int, logarithmic: bool) -> Any:
             axes.axhline(lane, color=LINE, linewidth=1)
     if logarithmic:
         axes.set_xscale("log")
-    _time_axis_of_lanes(axes, len(rows), unit, logarithmic)
+    _time_axis(axes, len(rows), unit)
     return figure
-
-
-def _time_axis_of_lanes(axes: Any, lanes: int, unit: str, logarithmic: bool) -> None:
-    if not logarithmic:
-        _time_axis(axes, lanes, unit)
-        return
-    axes.set_ylim(lanes, 0)
-    axes.set_yticks([])
-    axes.grid(axis="x")
-    log_axis(axes.xaxis)
-    axes.set_xlabel(unit, labelpad=2)
 
 
 def log_axis(axis: Any) -> None:

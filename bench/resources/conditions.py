@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from ...core.errors import one_line
 from ..records.record import Conditions
 from .files import read_number, read_text
 from .nvml import Nvml
+from .sampler import Sampler
 
 INTERVAL = 0.5
 READINGS = 100
@@ -59,31 +59,19 @@ def throttle_count(root: Path = Path("/")) -> int | None:
     return sum(known) if known else None
 
 
-class ConditionsWatch:
+class ConditionsWatch(Sampler):
     """Looks at the machine every half second while the block runs."""
 
     def __init__(self, root: Path = Path("/"), nvml: Nvml | None = None, interval: float = INTERVAL) -> None:
         """root: where Linux keeps proc/ and sys/. nvml: the GPU, where one is worked on."""
+        super().__init__(interval)
         self._root = root
         self._nvml = nvml
-        self._interval = interval
         self._clocks: dict[str, list[float]] = {}
         self._temperatures: dict[str, float] = {}
         self._reasons: dict[str, None] = {}
         self._told = False
         self._before = throttle_count(root)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="conditions", daemon=True)
-
-    def __enter__(self) -> ConditionsWatch:
-        self.look()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.look()
 
     def look(self) -> None:
         """Take one reading of everything now."""
@@ -115,7 +103,3 @@ class ConditionsWatch:
             throttled=bool(reasons) if told else None,
             reasons=reasons,
         )
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._interval):
-            self.look()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -18,10 +19,11 @@ import numpy as np
 from ...bundle.geometry import latent_shape
 from ...bundle.manifest import Quantization
 from ...bundle.reader import Bundle
-from ...core.errors import EdgereelError, EngineError, MissingExtraError
+from ...core.errors import EngineError, MissingExtraError
 from ...core.interrupts import interrupts_wait, temporary_folder
 from ...core.machine import free_host_memory, usable_cores
-from ...engines import Engine, EngineOptions, Tensor
+from ...core.units import format_bytes
+from ...engines import Engine, EngineOptions, Session, Tensor
 from ...engines.costs import GraphCosts, graph_costs
 from ...runtime.denoise import pick_expert
 from ...runtime.memory.shapes import input_shapes
@@ -86,24 +88,25 @@ def precision_of(quantization: Quantization | None) -> str:
     return max(quantization.linears, key=lambda kind: quantization.linears[kind])
 
 
-def against_limits(work: Work, seconds: float, limits: MachineLimits) -> StageResources:
-    """Return a stage's work, which took so many seconds, beside what the machine can do."""
-    peak = limits.flops_per_second.get(work.precision)
-    compute = work.flops / seconds / peak if peak and seconds > 0 else None
-    copied = limits.bytes_per_second
-    memory = work.bytes / seconds / copied if copied and seconds > 0 else None
-    bound = None
-    if compute is not None and memory is not None:
-        bound = "compute" if compute >= memory else "memory"
-    return StageResources.model_validate(
-        {
-            "flops": work.flops,
-            "bytes": work.bytes,
-            "fraction_of_compute": compute,
-            "fraction_of_memory": memory,
-            "bound": bound,
-        }
-    )
+def stage_resources(
+    work: Mapping[str, Work], medians: Mapping[str, float], limits: MachineLimits | None
+) -> dict[str, StageResources]:
+    """Return each stage's work beside what the machine can do, where its median seconds are known."""
+    return {stage: against_limits(part, medians.get(stage, 0.0), limits) for stage, part in work.items()}
+
+
+def against_limits(work: Work, seconds: float, limits: MachineLimits | None) -> StageResources:
+    """Return a stage's work, which took so many seconds (0: not known), beside what the machine can do."""
+    found = StageResources(flops=work.flops, bytes=work.bytes)
+    if limits is None or seconds <= 0:
+        return found
+    if peak := limits.flops_per_second.get(work.precision):
+        found.fraction_of_compute = work.flops / seconds / peak
+    if copied := limits.bytes_per_second:
+        found.fraction_of_memory = work.bytes / seconds / copied
+    if found.fraction_of_compute is not None and found.fraction_of_memory is not None:
+        found.bound = "compute" if found.fraction_of_compute >= found.fraction_of_memory else "memory"
+    return found
 
 
 def measure_limits(
@@ -133,7 +136,7 @@ def measure_limits(
     if engine.device == "cpu":
         size = min(_COPY, (free_host_memory() or _COPY * _COPY_SHARE) // _COPY_SHARE)
         copied = _copy_peak(count, size, budget)
-        methods.append(f"memory: numpy copies of {size >> 20} MiB in {count} threads")
+        methods.append(f"memory: numpy copies of {format_bytes(size)} in {count} threads")
     return MachineLimits(flops_per_second=peaks, bytes_per_second=copied, threads=count, method="; ".join(methods))
 
 
@@ -147,15 +150,29 @@ def _product_peak(engine: Engine, threads: int | None, kind: str, budget: float)
             path = folder / "product.onnx"
             path.write_bytes(_product_graph(side, kind))
             with engine.open(path, options) as session:
-                run = _timed(lambda session=session, x=x: session.run({"x": x})["y"].numpy())  # type: ignore[misc]
+                run = partial(_run_product, session, x)
                 run()
-                fastest = run()
-                large = fastest >= _ENOUGH or side >= _LARGEST
-                while large and time.perf_counter() - started < budget:
-                    fastest = min(fastest, run())
-        if large:
-            return 2 * _CHAIN * side**3 / fastest
+                fastest = _fastest(run, 0.0)
+                if fastest >= _ENOUGH or side >= _LARGEST:
+                    left = budget - (time.perf_counter() - started)
+                    return 2 * _CHAIN * side**3 / min(fastest, _fastest(run, left))
         side *= 2
+
+
+def _run_product(session: Session, x: Tensor) -> object:
+    return session.run({"x": x})["y"].numpy()
+
+
+def _fastest(run: Callable[[], object], budget: float) -> float:
+    """Return the seconds of the fastest of the runs that so many seconds allow, at least of one."""
+    started, fastest = time.perf_counter(), math.inf
+    while True:
+        begun = time.perf_counter()
+        run()
+        ended = time.perf_counter()
+        fastest = min(fastest, ended - begun)
+        if ended - started >= budget:
+            return fastest
 
 
 def _product_graph(side: int, kind: str) -> bytes:
@@ -166,20 +183,22 @@ def _product_graph(side: int, kind: str) -> bytes:
     except ModuleNotFoundError as error:
         raise MissingExtraError("onnx", "cpu", "measuring the machine's limits") from error
     generator = np.random.default_rng(1)
+    names = ["x", *(f"x{index}" for index in range(1, _CHAIN)), "y"]
+    weights, nodes = [], []
     if kind == "int8":
         values = generator.integers(-127, 128, (side, side), dtype=np.int8)
         scale = np.full(side, 1 / (73 * math.sqrt(side)), np.float32)  # 73: the spread of the values
-        weights = [numpy_helper.from_array(values, "quantized"), numpy_helper.from_array(scale, "scale")]
-        nodes = [helper.make_node("DequantizeLinear", ["quantized", "scale"], ["weight"], axis=1)]
+        weights.append(numpy_helper.from_array(scale, "scale"))
+        for made in names[1:]:  # weights of their own: ONNX Runtime may rewrite those of each product by their name
+            weights.append(numpy_helper.from_array(values, f"quantized.{made}"))
+            given = [f"quantized.{made}", "scale"]
+            nodes.append(helper.make_node("DequantizeLinear", given, [f"weight.{made}"], axis=1))
     else:
-        spread = np.float32(1 / math.sqrt(side))
-        weights = [
-            numpy_helper.from_array(generator.standard_normal((side, side), dtype=np.float32) * spread, "weight")
-        ]
-        nodes = []
-    names = ["x", *(f"x{index}" for index in range(1, _CHAIN)), "y"]
+        spread = generator.standard_normal((side, side), dtype=np.float32) * np.float32(1 / math.sqrt(side))
+        weights += [numpy_helper.from_array(spread, f"weight.{made}") for made in names[1:]]
     nodes += [
-        helper.make_node("MatMul", [given, "weight"], [made], name=f"product.{made}") for given, made in pairwise(names)
+        helper.make_node("MatMul", [given, f"weight.{made}"], [made], name=f"product.{made}")
+        for given, made in pairwise(names)
     ]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in ("x", "y"))
     model = helper.make_model(
@@ -194,11 +213,7 @@ def _product_graph(side: int, kind: str) -> bytes:
 def _numpy_peak(budget: float) -> float:
     side = 1024
     x = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
-    started, run = time.perf_counter(), _timed(lambda: x @ x)
-    fastest = run()
-    while time.perf_counter() - started < budget:
-        fastest = min(fastest, run())
-    return 2 * side**3 / fastest
+    return 2 * side**3 / _fastest(lambda: x @ x, budget)
 
 
 def _copy_peak(threads: int, size: int, budget: float) -> float:
@@ -208,39 +223,9 @@ def _copy_peak(threads: int, size: int, budget: float) -> float:
     edges = [size * index // threads for index in range(threads + 1)]
     parts = [slice(low, high) for low, high in pairwise(edges)]
     with ThreadPoolExecutor(threads) as pool:
-        run = _timed(lambda: list(pool.map(lambda part: np.copyto(target[part], source[part]), parts)))
-        run()  # gives the target its memory, which takes longer than copying
-        started, fastest = time.perf_counter(), run()
-        while time.perf_counter() - started < budget:
-            fastest = min(fastest, run())
-    return 2 * size / fastest
 
+        def copy() -> None:
+            list(pool.map(lambda part: np.copyto(target[part], source[part]), parts))
 
-def _timed(work: Callable[[], object]) -> Callable[[], float]:
-    def run() -> float:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
-
-    return run
-
-
-def stage_resources(
-    work: Mapping[str, Work], medians: Mapping[str, float], limits: MachineLimits | None
-) -> dict[str, StageResources]:
-    """Return each stage's work beside the limits, where its median seconds are known."""
-    found = {}
-    for stage, part in work.items():
-        if limits is None or stage not in medians:
-            found[stage] = StageResources(flops=part.flops, bytes=part.bytes)
-        else:
-            found[stage] = against_limits(part, medians[stage], limits)
-    return found
-
-
-def work_or_reason(bundle: Bundle, request: Request) -> tuple[dict[str, Work], str]:
-    """Return the work of a clip's stages, and why there is none ("" where there is)."""
-    try:
-        return count_work(bundle, request), ""
-    except EdgereelError as error:
-        return {}, str(error)
+        copy()  # gives the target its memory, which takes longer than copying
+        return 2 * size / _fastest(copy, budget)

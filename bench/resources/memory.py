@@ -11,6 +11,7 @@ from typing import Any
 
 from ...core.errors import require_packages
 from .nvml import Nvml
+from .sampler import Sampler
 
 INTERVAL = 0.004
 """Seconds between two samples: a decoded frame of the built-in model takes longer."""
@@ -21,7 +22,7 @@ _MARKS = 2000
 Point = tuple[float, int]
 
 
-class MemorySampler:
+class MemorySampler(Sampler):
     """Samples this process's memory while the block runs; `enter` says which stage a sample belongs to.
 
     Raises MissingExtraError where psutil is not installed.
@@ -32,8 +33,8 @@ class MemorySampler:
         require_packages(("psutil",), "bench", "measuring")
         import psutil
 
+        super().__init__(interval)
         self._process = psutil.Process()
-        self._interval = interval
         self._nvml = Nvml.open() if device else None
         self._stage = ""
         self._host: dict[str, int] = {}
@@ -42,20 +43,17 @@ class MemorySampler:
         self._marks: list[tuple[float, str]] = []
         # Held from the reading to its entry: a stage must not begin between them and be given what the last one held.
         self._reading = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory sampler", daemon=True)
-        self._started = 0.0
-
-    def __enter__(self) -> MemorySampler:
         self._started = time.perf_counter()
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        super().__exit__()
         if self._nvml is not None:
             self._nvml.close()
+
+    def look(self) -> None:
+        """Take one reading now, for the stage that is under way."""
+        with self._reading:
+            self._sample()
 
     def enter(self, stage: str) -> None:
         """Count what is sampled from now on as this stage's; the moment itself is sampled for both."""
@@ -75,11 +73,6 @@ class MemorySampler:
             "stages": self._marks,
             "bytes_read": self._bytes_read(),
         }
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._interval):
-            with self._reading:
-                self._sample()
 
     def _sample(self) -> None:
         resident, stage = int(self._process.memory_info().rss), self._stage

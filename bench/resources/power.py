@@ -6,7 +6,6 @@ it). `jetson`: what the whole module draws (INA3221).
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from ..records.record import Power
 from .files import read_number, read_text
 from .nvml import Nvml
+from .sampler import Sampler
 
 INTERVAL = 0.05
 """Seconds between readings; RAPL's counters move each millisecond, a board's power is averaged over tens of them."""
@@ -102,7 +102,7 @@ def find_source(gpu: bool, root: Path = Path("/"), nvml: Nvml | None = None) -> 
     return None
 
 
-class PowerMeter:
+class PowerMeter(Sampler):
     """Reads a source from a thread while the block runs."""
 
     def __init__(
@@ -112,26 +112,12 @@ class PowerMeter:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """source: None where nothing tells. interval: seconds."""
+        super().__init__(interval)
         self._source = source
-        self._interval = interval
         self._clock = clock
         self._readings: list[tuple[float, float | None, float | None]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="power meter", daemon=True)
 
-    def __enter__(self) -> PowerMeter:
-        self.read()
-        if self._source is not None:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self.read()
-
-    def read(self) -> None:
+    def look(self) -> None:
         """Take one reading now."""
         if self._source is not None:
             joules = None if self._source.joules is None else self._source.joules()
@@ -157,10 +143,6 @@ class PowerMeter:
             peak_watts=None if peak is None else max(peak, average),
             joules_per_clip=energy / clips if clips else None,
         )
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._interval):
-            self.read()
 
 
 def _from_counter(readings: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:

@@ -13,8 +13,8 @@ from helpers import bench_records as records
 from edgereel.bench.records.diff import describe, diff, match_rows, read
 from edgereel.bench.records.folder import write_record
 from edgereel.bench.records.record import BundleFacts, Conditions
+from edgereel.bench.rows import timing_of
 from edgereel.bench.stats.statistics import median_ratio
-from edgereel.bench.summaries import timing_of
 from edgereel.core.errors import UsageError
 
 make_record, make_row = records.make_record, records.make_row

@@ -19,7 +19,7 @@ from edgereel.bench.load import mlperf
 from edgereel.bench.load.loadgen_log import LoadgenLog, read_log, reasons_invalid
 from edgereel.bench.load.mlperf import run_mlperf
 from edgereel.bench.records.record import read_record
-from edgereel.bench.report.mlperf import mlperf_markdown
+from edgereel.bench.report.results import mlperf_markdown
 from edgereel.cli import app
 from edgereel.core.errors import Cancelled, MissingExtraError, PlanError, PromptError, UsageError
 from edgereel.demo.evaluate import held_out_captions

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import DEMO_CHECKPOINT, DEMO_REEL, DEMO_STUDENT, edit_manifest
 
-from edgereel.bench.contenders.base import Job
-from edgereel.bench.contenders.diffusers import Checkpoint, DiffusersContender, DiffusersPeer
-from edgereel.bench.contenders.openvino import OpenVinoPeer
+from edgereel.bench.contenders.base import Peer, RowPlan
+from edgereel.bench.contenders.diffusers import Checkpoint, DiffusersContender
+from edgereel.bench.contenders.openvino import OpenVinoContender
 from edgereel.bench.contenders.peers import find_checkpoint, find_peers
 from edgereel.bench.grid import plan_rows
 from edgereel.bench.records.earlier import with_earlier
@@ -33,14 +33,19 @@ SMALL = {"size": (32, 32), "frames": 5}
 DEMO = Checkpoint(DEMO_CHECKPOINT, DEMO_STUDENT)
 
 
-def job_of(bundle: Path = DEMO_REEL, **settings) -> Job:
+def plan_of(bundle: Path = DEMO_REEL, **settings) -> RowPlan:
     opened = open_bundle(bundle)
     request = OpenRequest(PROMPTS[0], **{**SMALL, **settings}).complete(opened.manifest)
-    return Job(opened, "cpu", request, threads=1)
+    return RowPlan("it", "a peer", opened, "cpu", request, threads=1)
 
 
-def peer(tmp_path: Path, **fields) -> DiffusersPeer:
-    return DiffusersPeer(**{"checkpoint": DEMO, "compiled": False, "dtype": "float32", "cache": tmp_path, **fields})
+def diffusers(tmp_path: Path, kind: type[DiffusersContender] = DiffusersContender) -> Peer:
+    """diffusers on the demo's checkpoint, eager."""
+    return Peer(lambda plan: kind(plan, DEMO, False, "float32", tmp_path), runs_checkpoint=True)
+
+
+def openvino(tmp_path: Path) -> Peer:
+    return Peer(lambda plan: OpenVinoContender(plan, "float32", tmp_path))
 
 
 def our_clip(bundle: Path, prompt: str, seed: int, **settings):
@@ -62,7 +67,7 @@ def run_small(peers, **settings) -> Record:
 
 @pytest.mark.parametrize("steps", [4, 1])
 def test_diffusers_makes_our_clip_of_the_same_noise(tmp_path, steps):
-    contender = peer(tmp_path)("diffusers eager", job_of(steps=steps))
+    contender = diffusers(tmp_path).make(plan_of(steps=steps))
     try:
         contender.start()
         theirs = contender.frames(PROMPTS[1], 7)
@@ -81,7 +86,7 @@ def test_diffusers_makes_our_clip_of_the_same_noise(tmp_path, steps):
 
 
 def test_diffusers_samples_a_guided_recipe_by_rule_as_we_do(tmp_path, guided_copy):
-    contender = peer(tmp_path)("diffusers eager", job_of(guided_copy, steps=3))
+    contender = diffusers(tmp_path).make(plan_of(guided_copy, steps=3))
     try:
         contender.start()
         theirs = contender.frames(PROMPTS[0], 3)
@@ -106,10 +111,8 @@ class Crashing(DiffusersContender):
 
 
 def test_a_record_has_the_peer_and_refuses_those_that_make_other_clips_or_crash(tmp_path):
-    def played(kind):
-        return lambda name, job: kind(name, job, peer(tmp_path))
-
-    peers = {"diffusers eager": peer(tmp_path), "wrong": played(WrongSigma), "crashing": played(Crashing)}
+    peers = {"diffusers eager": diffusers(tmp_path)}
+    peers |= {"wrong": diffusers(tmp_path, WrongSigma), "crashing": diffusers(tmp_path, Crashing)}
     record = run_small(peers, cold=1)
     ours, right, wrong, crashing = record.rows
     assert not ours.failures
@@ -143,7 +146,7 @@ def test_a_record_has_the_peer_and_refuses_those_that_make_other_clips_or_crash(
 
 
 def test_a_checkpoint_peer_has_one_row_for_each_setting_and_one_of_graphs_a_row_for_each_bundle(tmp_path, demo_copy):
-    peers = {"diffusers eager": peer(tmp_path), "OpenVINO": OpenVinoPeer("float32", tmp_path)}
+    peers = {"diffusers eager": diffusers(tmp_path), "OpenVINO": openvino(tmp_path)}
     plans = plan_rows([DEMO_REEL, demo_copy], ["cpu"], [4, 1], [None], [None], PROMPTS, 1, peers)
     assert [plan.contender for plan in plans] == [
         *["edgereel", "diffusers eager", "OpenVINO"] * 2,
@@ -155,8 +158,8 @@ def test_a_checkpoint_peer_has_one_row_for_each_setting_and_one_of_graphs_a_row_
 @pytest.mark.parametrize(
     ("make", "package", "extra"),
     [
-        (lambda folder: peer(folder), "diffusers", "export"),
-        (lambda folder: OpenVinoPeer("float32", folder), "openvino", "openvino"),
+        (diffusers, "diffusers", "export"),
+        (openvino, "openvino", "openvino"),
     ],
 )
 def test_a_missing_package_is_one_line_and_others_go_on(tmp_path, monkeypatch, make, package, extra):
@@ -164,7 +167,7 @@ def test_a_missing_package_is_one_line_and_others_go_on(tmp_path, monkeypatch, m
     with pytest.raises(
         MissingExtraError, match=rf'{package}, which is not installed: pip install "edgereel\[{extra}\]"'
     ):
-        make(tmp_path)("it", job_of(steps=1)).start()
+        make(tmp_path).make(plan_of(steps=1)).start()
     record = run_small({"it": make(tmp_path)})
     assert record.rows[0].warm.runs == 2
     assert record.rows[1].warm is None
@@ -173,7 +176,7 @@ def test_a_missing_package_is_one_line_and_others_go_on(tmp_path, monkeypatch, m
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 def test_openvino_runs_our_graphs_to_our_clip(tmp_path):
-    record = run_small({"OpenVINO": OpenVinoPeer("float32", tmp_path)}, cold=1)
+    record = run_small({"OpenVINO": openvino(tmp_path)}, cold=1)
     theirs = record.rows[1]
     assert not theirs.failures
     assert theirs.quality.psnr_to_edgereel_db >= 60
@@ -187,7 +190,7 @@ def test_openvino_runs_our_graphs_to_our_clip(tmp_path):
 def test_a_sampler_that_diffusers_does_not_have_is_an_error_of_one_line(tmp_path, demo_copy):
     edit_manifest(demo_copy, lambda data: data["recipes"][0].update(sampler="sde"))
     with pytest.raises(EngineError, match="euler and unipc only, and the recipe has sde"):
-        peer(tmp_path)("it", job_of(demo_copy)).opening()
+        diffusers(tmp_path).make(plan_of(demo_copy)).opening()
 
 
 @pytest.mark.parametrize(("name", "package"), [("diffusers", "torch"), ("openvino", "openvino")])
@@ -204,7 +207,8 @@ def test_peers_are_chosen_by_name(monkeypatch):
             *("diffusers eager", "diffusers compiled", "OpenVINO"),
             *("diffusers eager bfloat16", "diffusers compiled bfloat16"),
         ]
-        assert peers["diffusers compiled bfloat16"].dtype == "bfloat16"
+        contender = peers["diffusers compiled bfloat16"].make(plan_of(steps=1))
+        assert (contender.dtype, contender.compiled) == ("bfloat16", True)
     with pytest.raises(UsageError, match="no peer 'torch': choose from diffusers"), find_peers(["torch"], None):
         pass
 

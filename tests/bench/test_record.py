@@ -15,7 +15,7 @@ from edgereel.bench.contenders.stages import ClipTimes
 from edgereel.bench.records.folder import prepare_folder, write_record
 from edgereel.bench.records.record import Conditions, Power, Record, StageResources, read_record, schema_text
 from edgereel.bench.report import markdown_table
-from edgereel.bench.summaries import timing_of
+from edgereel.bench.rows import timing_of
 from edgereel.core.errors import OutputError, UsageError
 
 

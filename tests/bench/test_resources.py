@@ -47,13 +47,13 @@ def test_rapl_counts_packages_and_memory_but_not_what_is_inside_them(tmp_path):
     memory = zone(tmp_path, "intel-rapl:0:1", "dram", 999_000)
     clock = Clock()
     meter = PowerMeter(find_source(False, tmp_path), clock=clock)
-    meter.read()
+    meter.look()
     for second, (a, b, c) in enumerate([(400_100, 400_000, 999_500), (600_100, 800_000, 500)], start=1):
         plant(package, energy_uj=a)
         plant(core, energy_uj=b)
         plant(memory, energy_uj=c)  # started again from 0 after 1 J
         clock.now = float(second)
-        meter.read()
+        meter.look()
     power = meter.result(clips=4)
     assert power.source == "rapl"
     assert power.average_watts == pytest.approx((0.6 + 0.0015) / 2)
@@ -100,10 +100,10 @@ def test_a_jetson_tells_of_the_whole_module(tmp_path):
     clock = Clock()
     for gpu in (False, True):
         meter = PowerMeter(find_source(gpu, tmp_path), clock=clock)
-        meter.read()
+        meter.look()
         plant(tmp_path / sensor, curr1_input=4000)
         clock.now += 2
-        meter.read()
+        meter.look()
         plant(tmp_path / sensor, curr1_input=2000)
         power = meter.result(clips=3)
         assert (power.source, power.peak_watts) == ("jetson", pytest.approx(20))
@@ -130,7 +130,7 @@ def test_a_counter_that_fails_meanwhile_is_not_measured():
     values = iter([1.0, None, None])
     meter = PowerMeter(Source("rapl", joules=lambda: next(values)), clock=Clock())
     for _ in range(3):
-        meter.read()
+        meter.look()
     assert meter.result(2).source == "not measured"
 
 

@@ -11,19 +11,20 @@ import pytest
 from conftest import HELPERS
 from typer.testing import CliRunner
 
-from edgereel.bench.contenders.base import EdgereelContender
+from edgereel.bench.contenders.base import Contender
 from edgereel.bench.contenders.stages import ClipTimes
-from edgereel.bench.load.soak import Limits, Sample, default_skip, judge, longest_stretch, run_soak, soak_markdown
+from edgereel.bench.load.soak import Sample, SoakLimits, default_skip, judge, longest_stretch, run_soak
 from edgereel.bench.records.record import read_record
+from edgereel.bench.report.results import soak_markdown
 from edgereel.cli import app
 from edgereel.core.errors import EngineError, PromptError, UsageError
 
 WORKER = HELPERS / "planted_worker.py"
-NEVER = Limits(memory=0.1, latency=1.1)
+NEVER = SoakLimits(memory=0.1, latency=1.1)
 
 
 def soak_of(fault, clips=90, skip=10, **options):
-    class Planted(EdgereelContender):
+    class Planted(Contender):
         def command(self):
             return [sys.executable, str(WORKER), fault]
 
@@ -100,7 +101,7 @@ def test_a_worker_that_always_fails_is_given_up(monkeypatch):
     def fail(self, prompt, seed):
         raise EngineError("planted")
 
-    monkeypatch.setattr("edgereel.bench.contenders.base.ProcessContender.make", fail)
+    monkeypatch.setattr("edgereel.bench.contenders.base.Contender.make", fail)
     record = soak_of("healthy")
     assert record.soak.made == 0
     assert record.soak.failed == 10
@@ -149,8 +150,8 @@ def test_interrupted_it_keeps_what_was_made(made, tmp_path):
         ({"prompts": ["a purple walrus"]}, PromptError, "walrus"),
         ({"threads": 0}, UsageError, "threads"),
         ({"memory": "lots"}, UsageError, "lots"),
-        ({"limits": Limits(memory=float("nan"))}, UsageError, "--fail-memory"),
-        ({"limits": Limits(latency=float("inf"))}, UsageError, "--fail-latency"),
+        ({"limits": SoakLimits(memory=float("nan"))}, UsageError, "--fail-memory"),
+        ({"limits": SoakLimits(latency=float("inf"))}, UsageError, "--fail-latency"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_the_first_clip(options, error, said):

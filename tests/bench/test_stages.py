@@ -19,7 +19,7 @@ from edgereel.bench.contenders.stages import (
     times_from_json,
     without_openings,
 )
-from edgereel.bench.summaries import compare_in_turns, timing_of
+from edgereel.bench.rows import compare_in_turns, timing_of
 from edgereel.core.errors import EngineError
 from edgereel.core.progress import Span
 
@@ -36,10 +36,10 @@ def near(measured: list[float], planted: list[float]) -> bool:
     return abs(difference) <= max(0.002, 0.02 * statistics.median(planted))
 
 
-@pytest.fixture
-def clips(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
     """Clips of 9 frames in 2 guided steps, with the sleeps that were really taken for each."""
-    graphs = SlowGraphs(DELAYS)
+    graphs, folder = SlowGraphs(DELAYS), tmp_path_factory.mktemp("clips")
 
     def write(output, frames, *_):
         for _ in frames:
@@ -47,13 +47,13 @@ def clips(tmp_path, monkeypatch):
         output.path.write_bytes(b"clip")
         return 1
 
-    monkeypatch.setattr("edgereel.runtime.video.output.Output.write", write)
     made = []
-    with graphs.open(tmp_path) as reel:
-        make_clip(reel, "a red ball", tmp_path / "clip.mp4", steps=2)  # opens
+    with pytest.MonkeyPatch.context() as patch, graphs.open(folder) as reel:
+        patch.setattr("edgereel.runtime.video.output.Output.write", write)
+        make_clip(reel, "a red ball", folder / "clip.mp4", steps=2)  # opens
         for _ in range(CLIPS):
             graphs.slept.clear()
-            _, times = make_clip(reel, "a red ball", tmp_path / "clip.mp4", steps=2)
+            _, times = make_clip(reel, "a red ball", folder / "clip.mp4", steps=2)
             made.append((times, {name: list(values) for name, values in graphs.slept.items()}))
     return made
 

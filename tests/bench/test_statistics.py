@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -12,18 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.stats.repeat import Measurement, measure
-from edgereel.bench.stats.statistics import (
-    compare_halves,
-    median_interval,
-    outliers,
-    percentile,
-    runs_needed,
-    slope,
-    summarize,
-    tail_percentile,
-)
-from edgereel.core.errors import Cancelled, UsageError
+from edgereel.bench.rows import summary_of
+from edgereel.bench.stats.statistics import median_interval, median_ratio, runs_needed, slope, tail_percentile
+from edgereel.core.errors import UsageError
+
+
+def halves(seconds, **options):
+    """Return the later half's median by the earlier's, as a soak compares them."""
+    return median_ratio(seconds[: len(seconds) // 2], seconds[len(seconds) // 2 :], **options)
+
 
 # name: (draws, quantile function, density at a quantile)
 KNOWN = {
@@ -39,22 +35,6 @@ KNOWN = {
         lambda q: NormalDist(0, 0.25).pdf(math.log(q)) / q,
     ),
 }
-
-
-@pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize("percent", [10, 50, 90, 99])
-def test_percentiles_of_known_distributions(name, percent):
-    """Within 4.5 standard errors of a sample quantile, sqrt(p (1 - p) / n) / density."""
-    draw, quantile, density = KNOWN[name]
-    count, p = 20_000, percent / 100
-    found = percentile(draw(np.random.default_rng(percent), count), percent)
-    truth = quantile(p)
-    assert abs(found - truth) < 4.5 * math.sqrt(p * (1 - p) / count) / density(truth)
-
-
-def test_a_percentile_between_samples_is_interpolated():
-    assert percentile([1.0, 2.0, 4.0], 75) == 3.0
-    assert [percentile([5.0, 1.0, 3.0], percent) for percent in (0, 50, 100)] == [1.0, 3.0, 5.0]
 
 
 def exact_over(runs: int, percent: int, confidence: Fraction) -> int:
@@ -85,8 +65,7 @@ def test_runs_needed_against_whole_numbers(percent, confidence):
 def test_as_many_are_discarded_as_loadgen_does(runs, discarded):
     """What mlcommons-loadgen 6.0.17 wrote in its summaries of single-stream runs, at the 90th percentile."""
     found = tail_percentile(np.random.default_rng(0).permutation(runs).astype(float), 90)
-    assert found.discarded == discarded
-    assert found.seconds == runs - 1 - discarded
+    assert found == runs - 1 - discarded
 
 
 @pytest.mark.parametrize("runs", [70, 128, 513, 900])
@@ -95,10 +74,11 @@ def test_discarded_against_whole_numbers(runs, percent):
     found = tail_percentile([float(second) for second in range(runs)], percent)
     over = exact_over(runs, percent, Fraction(99, 100))
     if over < 1:
-        assert found.seconds is None
-        assert found.runs_missing == runs_needed(percent) - runs > 0
+        assert found is None
+        assert runs_needed(percent) > runs
     else:
-        assert (found.seconds, found.discarded, found.runs_missing) == (runs - over, over - 1, 0)
+        assert found == runs - over
+        assert runs_needed(percent) <= runs
 
 
 @pytest.mark.parametrize("runs", [64, 65, 300, 1000])
@@ -107,19 +87,19 @@ def test_the_true_percentile_rarely_exceeds_the_estimate(name, runs):
     """At most once in a hundred; 2,000 repetitions."""
     draw, quantile, _ = KNOWN[name]
     samples = draw(np.random.default_rng(runs), (2000, runs))
-    exceeded = sum(quantile(0.9) > tail_percentile(row, 90).seconds for row in samples)
+    exceeded = sum(quantile(0.9) > tail_percentile(row, 90) for row in samples)
     assert exceeded <= 20
 
 
 def test_the_estimate_comes_near_the_true_percentile_with_many_runs():
     draw, quantile, _ = KNOWN["uniform"]
     found = tail_percentile(draw(np.random.default_rng(5), 100_000), 90)
-    assert quantile(0.9) < found.seconds < quantile(0.905)
+    assert quantile(0.9) < found < quantile(0.905)
 
 
 def test_many_runs_do_not_underflow():
     """0.5^200,000 is no double; the sum near its middle is 0.01 where a normal distribution has it, within two runs."""
-    over = tail_percentile(np.arange(200_000.0), 50).discarded + 1
+    over = 200_000 - tail_percentile(np.arange(200_000.0), 50)
     assert abs(over - (100_000 + NormalDist().inv_cdf(0.01) * math.sqrt(50_000))) < 2
 
 
@@ -161,18 +141,16 @@ def test_many_samples_are_resampled_in_parts():
 
 def test_a_summary():
     samples = [3.0, 1.0, 2.0, 2.5, 1.5, 2.25, 1.75, 30.0]
-    summary = summarize(samples)
+    summary = summary_of(samples)
     assert (summary.runs, summary.median, summary.minimum, summary.maximum) == (8, 2.125, 1.0, 30.0)
     assert summary.mean == pytest.approx(5.5)
     assert summary.standard_deviation == pytest.approx(math.sqrt(sum((s - 5.5) ** 2 for s in samples) / 7))
     assert summary.median_low < summary.median < summary.median_high
-    assert (summary.p90.seconds, summary.p90.runs_needed, summary.p90.runs_missing) == (None, 64, 56)
-    assert (summary.p99.seconds, summary.p99.runs_needed, summary.p99.runs_missing) == (None, 662, 654)
-    assert summary.outliers == 1
+    assert (summary.p90, summary.p99) == (None, None)
 
 
 def test_a_summary_of_one_run():
-    summary = summarize([2.0])
+    summary = summary_of([2.0])
     assert (summary.median, summary.median_low, summary.median_high, summary.median_confidence) == (2.0, 2.0, 2.0, 0.0)
     assert summary.standard_deviation is None
 
@@ -180,18 +158,18 @@ def test_a_summary_of_one_run():
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200), st.randoms())
 def test_a_summary_is_in_order_and_does_not_depend_on_that_of_the_runs(samples, random):
-    summary = summarize(samples)
+    summary = summary_of(samples)
     assert summary.minimum <= summary.median_low <= summary.median_high <= summary.maximum
-    assert summary.p90.seconds is None or summary.median <= summary.p90.seconds <= summary.maximum
-    assert (summary.p90.seconds is None) == (len(samples) < 64)
+    assert summary.p90 is None or summary.median <= summary.p90 <= summary.maximum
+    assert (summary.p90 is None) == (len(samples) < 64)
     random.shuffle(samples)
-    again = summarize(samples)
-    assert (again.median, again.p90, again.outliers) == (summary.median, summary.p90, summary.outliers)
+    again = summary_of(samples)
+    assert (again.median, again.p90, again.runs) == (summary.median, summary.p90, len(samples))
 
 
 @pytest.mark.parametrize("samples", [[], [1.0, math.nan], [1.0, math.inf], [-1.0], [[1.0, 2.0]]])
 def test_what_are_no_times_is_refused(samples):
-    for function in (summarize, outliers, slope, compare_halves, median_interval, lambda s: tail_percentile(s, 90)):
+    for function in (summary_of, slope, halves, median_interval, lambda s: tail_percentile(s, 90)):
         with pytest.raises(UsageError):
             function(samples)
 
@@ -200,14 +178,13 @@ def test_what_are_no_times_is_refused(samples):
 def test_percentiles_out_of_range_are_refused(percent):
     with pytest.raises(UsageError):
         tail_percentile([1.0, 2.0], percent)
-    if not 0 <= percent <= 100:
-        with pytest.raises(UsageError):
-            percentile([1.0, 2.0], percent)
+    with pytest.raises(UsageError):
+        runs_needed(percent)
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
 @pytest.mark.parametrize(
-    "function", [median_interval, slope, compare_halves, lambda s, confidence: runs_needed(90, confidence)]
+    "function", [median_interval, slope, halves, lambda s, confidence: runs_needed(90, confidence)]
 )
 def test_a_confidence_is_between_0_and_1(function, confidence):
     with pytest.raises(UsageError, match="confidence"):
@@ -226,93 +203,33 @@ def test_the_interval_of_a_slope_holds_it(runs, drift):
     """At 99%, over 300 repetitions, three of which may miss; nine are more than four standard errors off."""
     generator = np.random.default_rng(runs)
     slopes = [slope(3 * noise(generator, runs) + drift * np.arange(runs)) for _ in range(300)]
-    assert sum(not found.interval.low <= drift <= found.interval.high for found in slopes) < 10
-    drifting = sum(found.drifts for found in slopes)
+    assert sum(not found.low <= drift <= found.high for found in slopes) < 10
+    drifting = sum(not found.low <= 0 <= found.high for found in slopes)
     if runs == 300:
         assert drifting < 10 if drift == 0 else drifting == 300
-    assert np.mean([found.seconds_per_run for found in slopes]) == pytest.approx(drift, abs=0.1 / runs**1.5)
+    assert np.mean([found.value for found in slopes]) == pytest.approx(drift, abs=0.1 / runs**1.5)
 
 
 def test_a_slope_of_many_runs_is_that_per_run():
     generator = np.random.default_rng(0)
     found = slope(3 * noise(generator, 4321) + 1e-4 * np.arange(4321))
-    assert found.seconds_per_run == pytest.approx(1e-4, rel=0.05)
-    assert found.interval.low <= 1e-4 <= found.interval.high
-    assert found.interval.high - found.interval.low < 1e-5
+    assert found.value == pytest.approx(1e-4, rel=0.05)
+    assert found.low <= 1e-4 <= found.high
+    assert found.high - found.low < 1e-5
 
 
 def test_a_cold_first_half_shows():
     generator = np.random.default_rng(0)
     seconds = noise(generator, 30) * np.where(np.arange(30) < 15, 1.3, 1.0)
-    halves = compare_halves(seconds)
-    assert halves.differ
-    assert halves.interval.low < 1.3 < halves.interval.high
-    assert halves.ratio == halves.first / halves.second
+    found = halves(seconds)
+    assert found.verdict(0.99) == "faster"
+    assert found.low < 1 / 1.3 < found.high
+    assert found.value == np.median(seconds[15:]) / np.median(seconds[:15])
 
 
 @pytest.mark.parametrize("runs", [16, 40, 100])
 def test_halves_alike_are_rarely_called_different(runs):
     """Over 400 repetitions; the 99% interval may miss in up to 3%, as the bootstrap of few values is too narrow."""
     generator = np.random.default_rng(runs)
-    different = sum(compare_halves(noise(generator, runs), seed, resamples=1000).differ for seed in range(400))
-    assert different <= 12
-
-
-def test_outliers_are_those_far_from_the_others():
-    seconds = np.random.default_rng(0).normal(1, 0.01, 100)
-    seconds[[17, 60]] = 1.2, 0.8
-    assert {17, 60} <= set(outliers(seconds))
-    assert len(outliers(seconds)) <= 4
-    assert outliers([1.0] * 9 + [1.001]) == [9]
-    assert outliers([1.0] * 9) == []
-
-
-class Ticks:
-    """A clock that `run` moves on by the next of the given times, starting over at their end."""
-
-    def __init__(self, *times: float) -> None:
-        self.now, self.times, self.runs = 100.0, times, 0
-
-    def run(self) -> None:
-        self.now += self.times[self.runs % len(self.times)]
-        self.runs += 1
-
-    def clock(self) -> float:
-        return self.now
-
-
-def test_measuring_goes_on_until_both_minima_are_met():
-    ticks = Ticks(8.0, 1.0, 2.0)
-    assert measure(ticks.run, min_runs=3, clock=ticks.clock) == Measurement([8.0], [1.0, 2.0, 8.0], partial=False)
-    ticks, told = Ticks(1.0), []
-    found = measure(ticks.run, 2, 5.0, 2, ticks.clock, lambda number, seconds: told.append((number, seconds)))
-    assert found == Measurement([1.0, 1.0], [1.0] * 5, partial=False)
-    assert told == [(number, 1.0) for number in range(1, 6)]
-
-
-@pytest.mark.parametrize("stop", [lambda: signal.raise_signal(signal.SIGINT), lambda: (_ for _ in ()).throw(Cancelled)])
-def test_an_interrupted_measurement_keeps_what_there_is(stop):
-    ticks = Ticks(1.0, 2.0, 3.0, 4.0)
-
-    def run():
-        ticks.run()
-        if ticks.runs == 4:
-            next(iter(stop() or ()), None)
-
-    assert measure(run, clock=ticks.clock) == Measurement([1.0], [2.0, 3.0], partial=True)
-
-
-def test_an_interruption_before_the_first_sample_is_passed_on():
-    with pytest.raises(KeyboardInterrupt):
-        measure(lambda: signal.raise_signal(signal.SIGINT), warm_ups=0)
-
-
-def test_errors_of_the_run_are_passed_on():
-    with pytest.raises(ZeroDivisionError):
-        measure(lambda: 1 / 0)
-
-
-@pytest.mark.parametrize("minima", [(0, 0.0, 1), (1, -1.0, 1), (1, math.nan, 1), (1, 0.0, -1)])
-def test_impossible_minima_are_refused(minima):
-    with pytest.raises(UsageError, match="at least 1 run"):
-        measure(lambda: None, *minima)
+    every = [halves(noise(generator, runs), seed=seed, resamples=1000) for seed in range(400)]
+    assert sum(found.verdict(0.99) != "no difference found" for found in every) <= 12

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgereel.bench.stats.repeat import timed
-from edgereel.bench.stats.turns import ROUNDS, Turns, compare, compare_all, interleave
-from edgereel.core.errors import UsageError
+from edgereel.bench.stats.turns import CONFIDENCE, ROUNDS, Turns, compare, interleave
+from edgereel.core.errors import Cancelled, UsageError
 
 
 class Machine:
@@ -46,6 +45,12 @@ class Machine:
         return spike * math.exp(0.02 * self.generator.standard_t(3))
 
 
+def compared(turns: Turns, first: str = "old", second: str = "new"):
+    """Return the comparison of two that took turns, and its verdict."""
+    found = compare(turns.seconds[first], turns.seconds[second])
+    return found, found.verdict(CONFIDENCE)
+
+
 def verdicts(noise: str, seconds: float, count: int = 1000) -> dict[str, int]:
     """Return how often each verdict came out of `count` comparisons, at the default number of rounds."""
     found = {"faster": 0, "slower": 0, "no difference found": 0}
@@ -53,8 +58,8 @@ def verdicts(noise: str, seconds: float, count: int = 1000) -> dict[str, int]:
         machine = Machine(seed, noise)
         contenders = {"old": machine.contender("old", 1.0), "new": machine.contender("new", seconds)}
         turns = interleave(contenders, seed=seed, clock=machine.clock)
-        assert turns.rounds == ROUNDS
-        found[compare(turns, "old", "new").verdict] += 1
+        assert len(turns.seconds["old"]) == len(turns.seconds["new"]) == ROUNDS
+        found[compared(turns)[1]] += 1
     return found
 
 
@@ -82,8 +87,8 @@ def test_the_interval_holds_the_true_ratio(ratio):
     for seed in range(400):
         machine = Machine(seed)
         contenders = {"old": machine.contender("old", 1.0), "new": machine.contender("new", ratio)}
-        found = compare(interleave(contenders, seed=seed, clock=machine.clock), "old", "new")
-        missed.append(not found.interval.low <= ratio <= found.interval.high)
+        found, _ = compared(interleave(contenders, seed=seed, clock=machine.clock))
+        missed.append(not found.low <= ratio <= found.high)
     assert sum(missed) < 13
 
 
@@ -92,10 +97,9 @@ def test_without_turns_the_drift_would_be_taken_for_a_difference():
     different = 0
     for seed in range(100):
         machine = Machine(seed)
-        run = machine.contender("any", 1.0)
-        first, second = ([timed(run, machine.clock) for _ in range(ROUNDS)] for _ in range(2))
-        found = compare(Turns({"old": first, "new": second}, partial=False), "old", "new")
-        different += found.verdict != "no difference found"
+        alone = {"any": machine.contender("any", 1.0)}
+        first, second = (interleave(alone, clock=machine.clock).seconds["any"] for _ in range(2))
+        different += compare(first, second).verdict(CONFIDENCE) != "no difference found"
     assert different > 50
     assert verdicts("usual", 1.0, 100)["no difference found"] >= 96
 
@@ -106,13 +110,12 @@ def test_the_interval_leaves_1_out_where_too_few_sign_changes_are_as_extreme(rou
     """The same test by its definition: of all 2^n ways to swap the contenders in rounds, how many are as extreme."""
     generator = np.random.default_rng(seed)
     differences = generator.normal(generator.uniform(-1, 1), 1, rounds)
-    turns = Turns({"old": [1.0] * rounds, "new": list(np.exp(differences))}, partial=False)
     ranks = np.argsort(np.argsort(np.abs(differences))) + 1
     signs = np.array(list(itertools.product([0, 1], repeat=rounds)))
     sums = signs @ ranks
     own = ranks[differences > 0].sum()
     chance = 2 * min((sums <= own).mean(), (sums >= own).mean())
-    verdict = compare(turns, "old", "new", confidence).verdict
+    verdict = compare([1.0] * rounds, np.exp(differences), confidence).verdict(confidence)
     assert (verdict in ("faster", "slower")) == (chance <= 1 - confidence + 1e-12)
 
 
@@ -120,12 +123,11 @@ def test_a_published_interval():
     """Hollander and Wolfe, Nonparametric statistical methods, examples 3.1, 3.3 and 3.4: Hamilton's depression factor."""
     before = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]
     after = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]
-    turns = Turns({"before": list(np.exp(before)), "after": list(np.exp(after))}, partial=False)
-    found = compare(turns, "before", "after", 0.96)
-    assert math.log(found.ratio) == pytest.approx(-0.46)
-    assert math.log(found.interval.low) == pytest.approx(-0.786)
-    assert math.log(found.interval.high) == pytest.approx(-0.010)
-    assert found.interval.confidence == pytest.approx(0.961, abs=5e-4)
+    found = compare(np.exp(before), np.exp(after), 0.96)
+    assert math.log(found.value) == pytest.approx(-0.46)
+    assert math.log(found.low) == pytest.approx(-0.786)
+    assert math.log(found.high) == pytest.approx(-0.010)
+    assert found.confidence == pytest.approx(0.961, abs=5e-4)
 
 
 def test_many_rounds_by_the_normal_distribution_continue_the_exact_ones():
@@ -133,70 +135,57 @@ def test_many_rounds_by_the_normal_distribution_continue_the_exact_ones():
     generator = np.random.default_rng(0)
     widths = []
     for rounds in (100, 101):
-        every = [
-            compare(
-                Turns(dict(zip("ab", np.exp(generator.normal(0, 0.03, (2, rounds))), strict=True)), False), "a", "b"
-            )
-            for _ in range(100)
-        ]
-        widths.append(np.mean([math.log(found.interval.high / found.interval.low) for found in every]))
+        every = [compare(*np.exp(generator.normal(0, 0.03, (2, rounds)))) for _ in range(100)]
+        widths.append(np.mean([math.log(found.high / found.low) for found in every]))
     assert widths[0] == pytest.approx(widths[1], rel=0.05)
 
 
 def test_thousands_of_rounds():
     generator = np.random.default_rng(0)
     times = np.exp(generator.normal([[0.0], [0.01]], 0.03, (2, 5000)))
-    found = compare(Turns(dict(zip("ab", times, strict=True)), partial=False), "a", "b")
-    assert (found.rounds, found.verdict) == (5000, "slower")
-    assert found.interval.low < math.exp(0.01) < found.interval.high
-    assert found.interval.high - found.interval.low < 0.006
+    found = compare(*times)
+    assert found.verdict(CONFIDENCE) == "slower"
+    assert found.low < math.exp(0.01) < found.high
+    assert found.high - found.low < 0.006
 
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), min_size=1, max_size=30), st.floats(0.001, 1000))
 def test_exchanged_contenders_give_the_reciprocal_in_any_unit(times, unit):
     old, new = ([pair[side] for pair in times] for side in (0, 1))
-    found = compare(Turns({"a": old, "b": new}, partial=False), "a", "b")
-    scaled = Turns({"a": [unit * second for second in old], "b": [unit * second for second in new]}, partial=False)
-    turned = compare(scaled, "b", "a")
-    assert turned.ratio == pytest.approx(1 / found.ratio)
-    assert turned.interval.low == pytest.approx(1 / found.interval.high)
-    assert turned.interval.high == pytest.approx(1 / found.interval.low)
-    assert found.interval.low <= found.ratio * (1 + 1e-9)
-    assert found.ratio <= found.interval.high * (1 + 1e-9)
+    found = compare(old, new)
+    turned = compare([unit * second for second in new], [unit * second for second in old])
+    assert turned.value == pytest.approx(1 / found.value)
+    assert turned.low == pytest.approx(1 / found.high)
+    assert turned.high == pytest.approx(1 / found.low)
+    assert found.low <= found.value * (1 + 1e-9)
+    assert found.value <= found.high * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("rounds", range(1, 10))
 def test_few_rounds_find_nothing_whatever_they_show(rounds):
     """With n rounds the range of their ratios has 1 - 2^(1 - n), which reaches 99% at eight."""
-    turns = Turns({"a": [1.0] * rounds, "b": [2.0 + 0.01 * place for place in range(rounds)]}, partial=False)
-    found = compare(turns, "a", "b")
-    assert found.verdict == ("slower" if rounds >= 8 else "too few rounds to tell")
+    found = compare([1.0] * rounds, [2.0 + 0.01 * place for place in range(rounds)])
+    assert found.verdict(CONFIDENCE) == ("slower" if rounds >= 8 else "too few rounds to tell")
     if rounds <= 8:
-        assert found.interval.confidence == 1 - 2 ** (1 - rounds)
-        assert (found.interval.low, found.interval.high) == pytest.approx((2.0, 1.99 + 0.01 * rounds))
+        assert found.confidence == 1 - 2 ** (1 - rounds)
+        assert (found.low, found.high) == pytest.approx((2.0, 1.99 + 0.01 * rounds))
 
 
-def test_every_pair_is_compared_with_the_earlier_as_the_baseline():
+def test_one_round_of_three_tells_every_pair():
     machine = Machine(1)
     contenders = {name: machine.contender(name, seconds) for name, seconds in [("a", 1.0), ("b", 1.2), ("c", 0.8)]}
-    found = compare_all(interleave(contenders, clock=machine.clock))
-    assert [(each.baseline, each.contender, each.verdict) for each in found] == [
-        ("a", "b", "slower"),
-        ("a", "c", "faster"),
-        ("b", "c", "faster"),
-    ]
-    assert found[0].baseline_median == found[1].baseline_median == pytest.approx(1.05, rel=0.15)
-    assert found[2].ratio == pytest.approx(0.8 / 1.2, rel=0.05)
+    turns = interleave(contenders, clock=machine.clock)
+    assert [compared(turns, *pair)[1] for pair in ("ab", "ac", "bc")] == ["slower", "faster", "faster"]
+    assert compared(turns, "b", "c")[0].value == pytest.approx(0.8 / 1.2, rel=0.05)
 
 
 def test_every_second_round_runs_backwards():
     machine = Machine(0, "none")
     contenders = {name: machine.contender(name, 1.0) for name in "abc"}
-    turns = interleave(contenders, rounds=39, warm_ups=2, clock=machine.clock)
-    assert turns.rounds == 40
-    assert "".join(machine.order[:6]) == "aabbcc"
-    rounds = ["".join(machine.order[start : start + 3]) for start in range(6, len(machine.order), 3)]
+    turns = interleave(contenders, rounds=39, clock=machine.clock)
+    assert len(turns.seconds["a"]) == 40
+    rounds = ["".join(machine.order[start : start + 3]) for start in range(0, len(machine.order), 3)]
     assert rounds[1::2] == [order[::-1] for order in rounds[::2]]
     assert len(set(rounds)) == 6
     assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
@@ -233,30 +222,72 @@ def test_an_interrupted_comparison_keeps_complete_rounds():
         if machine.order.count("b") == 5:
             signal.raise_signal(signal.SIGINT)
 
-    turns = interleave({"a": machine.contender("a", 1.0), "b": interrupted}, warm_ups=0, clock=machine.clock)
+    turns = interleave({"a": machine.contender("a", 1.0), "b": interrupted}, clock=machine.clock)
     assert turns.partial
-    assert turns.rounds == len(turns.seconds["a"]) == 4
-    assert compare(turns, "a", "b").verdict == "too few rounds to tell"
+    assert len(turns.seconds["a"]) == len(turns.seconds["b"]) == 4
+    assert compared(turns, "a", "b")[1] == "too few rounds to tell"
 
 
 def test_an_interruption_before_a_complete_round_is_passed_on():
     with pytest.raises(KeyboardInterrupt):
-        interleave({"a": lambda: None, "b": lambda: signal.raise_signal(signal.SIGINT)}, warm_ups=0)
+        interleave({"a": lambda: None, "b": lambda: signal.raise_signal(signal.SIGINT)})
 
 
 def test_what_cannot_be_compared_is_refused():
-    turns = Turns({"a": [1.0, 1.0], "b": [1.0, 0.0]}, partial=False)
-    with pytest.raises(UsageError, match="above zero"):
-        compare(turns, "a", "b")
-    with pytest.raises(UsageError, match="'c' did not take part: there are a, b"):
-        compare(turns, "a", "c")
+    for first, second, said in (
+        ([1.0, 1.0], [1.0, 0.0], "above zero"),
+        ([], [], "above zero"),
+        ([1.0], [1.0, 1.0], "equally often"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            compare(first, second)
     with pytest.raises(UsageError, match="confidence"):
-        compare(Turns({"a": [1.0], "b": [1.0]}, partial=False), "a", "b", 1.0)
-    with pytest.raises(UsageError, match="above zero"):
-        compare(Turns({"a": [], "b": []}, partial=True), "a", "b")
-    with pytest.raises(UsageError, match="equally often"):
-        compare(Turns({"a": [1.0], "b": [1.0, 1.0]}, partial=False), "a", "b")
-    with pytest.raises(UsageError, match="two contenders"):
-        interleave({"a": lambda: None})
+        compare([1.0], [1.0], 1.0)
+
+
+class Ticks:
+    """A clock that `run` moves on by the next of the given times, starting over at their end."""
+
+    def __init__(self, *times: float) -> None:
+        self.now, self.times, self.runs = 100.0, times, 0
+
+    def run(self) -> None:
+        self.now += self.times[self.runs % len(self.times)]
+        self.runs += 1
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_one_alone_goes_on_until_both_minima_are_met():
+    ticks = Ticks(8.0, 1.0, 2.0)
+    assert interleave({"it": ticks.run}, 3, clock=ticks.clock) == Turns({"it": [8.0, 1.0, 2.0]}, partial=False)
+    ticks, told = Ticks(1.0), []
+    found = interleave({"it": ticks.run}, 2, 5.0, clock=ticks.clock, on_turn=lambda *turn: told.append(turn))
+    assert found == Turns({"it": [1.0] * 5}, partial=False)
+    assert told == [(number, "it", 1.0) for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("stop", [lambda: signal.raise_signal(signal.SIGINT), lambda: (_ for _ in ()).throw(Cancelled)])
+def test_one_alone_that_is_interrupted_keeps_what_there_is(stop):
+    ticks = Ticks(1.0, 2.0, 3.0, 4.0)
+
+    def run():
+        ticks.run()
+        if ticks.runs == 4:
+            next(iter(stop() or ()), None)
+
+    assert interleave({"it": run}, clock=ticks.clock) == Turns({"it": [1.0, 2.0, 3.0]}, partial=True)
+
+
+def test_errors_of_a_run_are_passed_on():
+    with pytest.raises(ZeroDivisionError):
+        interleave({"it": lambda: 1 / 0})
+
+
+@pytest.mark.parametrize("minima", [(0, 0.0), (1, -1.0), (1, math.nan)])
+def test_impossible_minima_are_refused(minima):
     with pytest.raises(UsageError, match="at least 1 round"):
-        interleave({"a": lambda: None, "b": lambda: None}, rounds=0)
+        interleave({"it": lambda: None}, *minima)
+    with pytest.raises(UsageError, match="at least 1 round"):
+        interleave({})

@@ -17,7 +17,7 @@ from edgereel.bench.records.record import (
     Settings,
     StageResources,
 )
-from edgereel.bench.summaries import compare_in_turns, timing_of
+from edgereel.bench.rows import compare_in_turns, timing_of
 
 WARM = {"text": 0.002, "denoise": 0.03, "decode": 0.06, "encode": 0.02}
 COLD = {"start": 0.8, "open": 0.5, "build": 0.0, **WARM}

@@ -13,19 +13,26 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...bench.contenders.process import WorkerProcess
+from ...bench.resources.limits import measure_limits
+from ...bench.stats.turns import interleave
+from ...core.errors import EngineError
 from ...core.processes import python_command
-from ...engines import EngineOptions
+from ...engines import EngineOptions, get_engine
+from ...engines.costs import graph_costs
 from ...engines.lowering.lower import lower_graph
-from .step_contenders import CONTENDERS, PEAK_SHAPE, operations
+from .step_contenders import CANONICAL, CONTENDERS, INT8, LOWERED
 from .step_model import denoiser_of, random_inputs, write_bundle, write_int8_bundle
 
 BASE = "diffusers"
@@ -41,43 +48,31 @@ def prepare(folder: Path) -> None:
 
 
 def measure(folder: Path, names: list[str], rounds: int, threads: int) -> dict[str, dict[str, Any]]:
-    """Return for each contender its median `seconds` and `cpu_seconds`, all `runs`, and what `it` says of itself."""
+    """Return for each contender its median `seconds` and `cpu_seconds`, `all` runs, and what `runs`; or its `error`."""
     command = python_command("edgereel.tools.step_bench.step_contenders")
     results: dict[str, dict[str, Any]] = {}
-    workers: dict[str, subprocess.Popen[str]] = {}
-    for name in names:  # opened one after another: memory and processor are at their busiest here
-        workers[name] = subprocess.Popen(
-            [*command, name, str(folder), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        results[name] = _answer(workers[name])
-    ready = [name for name in names if "error" not in results[name]]
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ready}
-    for done in range(rounds):
-        print(f"round {done + 1} of {rounds}", file=sys.stderr)
-        for name in ready:
-            stdin = workers[name].stdin
-            assert stdin is not None
-            stdin.write("\n")
-            stdin.flush()
-            runs[name].append(_answer(workers[name]))
-    for name, worker in workers.items():
-        worker.communicate()
-        if name in runs:
-            for key in ("seconds", "cpu_seconds"):
-                results[name][key] = statistics.median(run[key] for run in runs[name])
-            results[name]["all"] = runs[name]
+    figures: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    with ExitStack() as stack:
+        turns: dict[str, Callable[[], object]] = {}
+        for name in names:  # opened one after another: memory and processor are at their busiest here
+            try:
+                worker = WorkerProcess([*command, name, str(folder), str(threads)])
+                stack.callback(worker.kill)
+                results[name] = {"runs": worker.request(do="open")["runs"]}
+                turns[name] = partial(_step, worker, figures[name])
+            except EngineError as error:
+                results[name] = {"error": str(error)}
+        if turns:
+            interleave(turns, rounds, on_turn=lambda number, name, _: print(f"{number}: {name}", file=sys.stderr))
+    for name, all_runs in figures.items():
+        medians = {key: statistics.median(run[key] for run in all_runs) for key in ("seconds", "cpu_seconds")}
+        results[name] |= {**medians, "all": all_runs}
     return results
 
 
-def _answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
-    assert worker.stdout is not None
-    line = worker.stdout.readline()
-    answer: dict[str, Any] = json.loads(line) if line else {"error": "the process ended"}
-    return answer
+def _step(worker: WorkerProcess, figures: list[dict[str, Any]]) -> None:
+    answer = worker.request(do="step")
+    figures.append({key: answer[key] for key in ("seconds", "cpu_seconds")})
 
 
 def compare(folder: Path, results: dict[str, dict[str, Any]]) -> None:
@@ -86,7 +81,7 @@ def compare(folder: Path, results: dict[str, dict[str, Any]]) -> None:
         return
     expected = np.load(folder / f"{BASE}.npy").astype(np.float64)
     for name, result in results.items():
-        if "seconds" not in result or not CONTENDERS[name][0]:
+        if "seconds" not in result:
             continue
         found = np.load(folder / f"{name}.npy")
         result["difference"] = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
@@ -121,13 +116,13 @@ def print_tables(record: dict[str, Any]) -> None:
     print("| | s | CPU s | × diffusers float32 (CPU s) | difference |\n|---|---|---|---|---|")
     for name, result in record["contenders"].items():
         title = CONTENDERS[name][0]
-        if title and "seconds" not in result:
+        if "seconds" not in result:
             print(f"| {title} | not measured: {result['error']} | | | |")
-        elif title:
-            faster = f"{result['faster']:.2f} | {result['difference']:.1e}" if "faster" in result else " | "
-            print(f"| {title} | {result['seconds']:.2f} | {result['cpu_seconds']:.2f} | {faster} |")
-    for name, tera in record["peaks"].items():
-        print(f"\n{name}: {tera:.3f} TOP in a second of processor time, in one large product")
+            continue
+        faster = f"{result['faster']:.2f} | {result['difference']:.1e}" if "faster" in result else " | "
+        print(f"| {title} | {result['seconds']:.2f} | {result['cpu_seconds']:.2f} | {faster} |")
+    for name, peak in record["peaks"].items():
+        print(f"\n{name}: {peak / 1e12:.3f} TOP a second, in one large product")
     for title, operators in record["profiles"].items():
         total = sum(milliseconds for milliseconds, _ in operators.values())
         print(f"\n{title}, by operator\n\n| operator | nodes | ms | share |\n|---|---|---|---|")
@@ -151,21 +146,20 @@ def main() -> None:
         compare(folder, results)
         threads = arguments.threads
         profiles = {
-            "float32, canonical": profile(denoiser_of(folder), EngineOptions(threads, lower=False), folder),
-            "float32, lowered": profile(denoiser_of(folder), EngineOptions(threads), folder),
-            "int8 dynamic, lowered": profile(denoiser_of(folder, "int8"), EngineOptions(threads, "dynamic"), folder),
+            title: profile(denoiser_of(folder, bundle), EngineOptions(threads, **options), folder)
+            for title, bundle, options in (
+                ("float32, canonical", "step", CANONICAL),
+                ("float32, lowered", "step", LOWERED),
+                ("int8 dynamic, lowered", "int8", INT8),
+            )
         }
-    rows, inner, columns = PEAK_SHAPE
-    peaks = {
-        name: 2 * rows * inner * columns / results[f"{name}-peak"]["cpu_seconds"] / 1e12
-        for name in ("float32", "int8")
-        if "cpu_seconds" in results.get(f"{name}-peak", {})
-    }
+        shapes = {name: array.shape for name, array in random_inputs().items()}
+        costs = graph_costs(denoiser_of(folder), shapes).by_operator
     record = {
         "threads": threads,
-        "operations": operations(),
+        "operations": {operator: cost.flops for operator, cost in costs.items() if cost.flops},
         "contenders": results,
-        "peaks": peaks,
+        "peaks": measure_limits(get_engine("cpu"), threads, int8=True).flops_per_second,
         "profiles": profiles,
     }
     if arguments.json:

@@ -27,7 +27,7 @@ OnStage = Callable[[str], object]
 """Told the name of each stage as it begins; decode and encode may take turns, frame by frame."""
 
 
-class Answering(Protocol):
+class Worker(Protocol):
     """What a worker's process is kept for."""
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class ClipMaker(ABC):
         """Release what is open."""
 
 
-class Server:
+class ClipWorker:
     """Answers requests with what a maker makes. folder: where the clips' files go."""
 
     def __init__(self, maker: ClipMaker, folder: Path) -> None:
@@ -86,7 +86,7 @@ class Server:
         return actions[action](request)
 
     def close(self) -> None:
-        """See Answering."""
+        """See Worker."""
         self._maker.close()
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Server:
         return {"clips": done, "seconds": seconds, "memory": sampler.to_json()}
 
 
-def serve(commands: IO[str], answers: IO[str], worker: Answering) -> None:
+def serve(commands: IO[str], answers: IO[str], worker: Worker) -> None:
     """Answer every command until they end."""
     try:
         for line in commands:
@@ -136,7 +136,7 @@ def serve(commands: IO[str], answers: IO[str], worker: Answering) -> None:
         worker.close()
 
 
-def serve_pipes(make: Callable[[Path], Answering]) -> None:
+def serve_pipes(make: Callable[[Path], Worker]) -> None:
     """Serve on the process's own pipes; whatever libraries print goes to stderr. make: given a folder for files."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
