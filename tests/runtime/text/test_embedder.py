@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import DEMO_REEL
+from helpers.noted_graphs import PROMPT, Graphs
 from helpers.small_bundle import MAX_TOKENS, write_small_bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from test_reel import PROMPT, Graphs
 
 import edgereel
 from edgereel.bundle.reader import Bundle, open_bundle
