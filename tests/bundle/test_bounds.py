@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from helpers.small_bundle import sign, write_small_bundle
+from helpers.small_bundle import edit, sign, write_small_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,12 +57,6 @@ def test_everything_in_the_schema_has_a_bound():
 @pytest.fixture
 def reel(tmp_path):
     return write_small_bundle(tmp_path / "small.reel")
-
-
-def edit(reel, change):
-    data = json.loads((reel / "reel.json").read_text(encoding="utf-8"))
-    change(data)
-    sign(reel, data)
 
 
 def put(data, path, value):

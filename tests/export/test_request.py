@@ -86,3 +86,24 @@ def test_an_export_is_cancelled_where_progress_says_so(tmp_path):
     with pytest.raises(Cancelled, match="cancelled during text_encoder"):
         run_export(ExportOptions(DEMO_CHECKPOINT, tmp_path / "x.reel"), on_progress=lambda *_: False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.safetensors", Lora(Path("a.safetensors"))),
+        ("a.safetensors:0.8", Lora(Path("a.safetensors"), 0.8)),
+        ("a.safetensors:-2e-1@2", Lora(Path("a.safetensors"), -0.2, 2)),
+        ("a.safetensors@2", Lora(Path("a.safetensors"), 1.0, 2)),
+        ("a.safetensors@1", Lora(Path("a.safetensors"))),
+        (r"C:\loras\a.safetensors", Lora(Path(r"C:\loras\a.safetensors"))),
+        (r"C:\loras\a.safetensors:3@2", Lora(Path(r"C:\loras\a.safetensors"), 3.0, 2)),
+        ("C:a.safetensors", Lora(Path("C:a.safetensors"))),
+        (Path("a:1"), Lora(Path("a:1"))),
+        ("there:2@2", Lora(Path("there:2@2"))),
+    ],
+)
+def test_how_a_lora_is_asked_for(text, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("there:2@2").touch()
+    assert Lora.of(text) == Lora.of(expected) == expected
