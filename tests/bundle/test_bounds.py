@@ -144,6 +144,17 @@ MANY = {
 }
 
 
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+MANY["figures 100 deep"] = (lambda data: data.update(quality=nested(100)), "more than 32 deep")
+MANY["figures of a source that are none"] = (lambda data: data["quality"].update(of_source=5), "of_source must hold")
+
+
 @pytest.mark.parametrize("case", MANY)
 def test_more_than_any_model_needs(reel, case):
     change, message = MANY[case]

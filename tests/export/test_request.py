@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgereel.bundle.manifest import Recipe
 from edgereel.core.errors import CheckpointError, UsageError
 from edgereel.export import ExportOptions, Lora, export_checkpoint, run_export
 from edgereel.export.catalogue import FAMILIES, family_of, published_recipes
+from edgereel.export.layout import read_json
 
 pytestmark = pytest.mark.lean
 
@@ -77,6 +79,16 @@ def test_checking_a_request_imports_neither_torch_nor_an_adapter(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split(maxsplit=1) == ["rcm", "[]\n"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no named pipes")
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "style.safetensors")
+    with pytest.raises(CheckpointError, match=r"style\.safetensors: is not a file; give the LoRA's"):
+        ExportOptions(DEMO_CHECKPOINT, tmp_path / "x.reel", loras=[tmp_path / "style.safetensors"]).complete()
+    os.mkfifo(tmp_path / "tokenizer_config.json")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: is not a file"):
+        read_json(tmp_path / "tokenizer_config.json")
 
 
 def test_an_export_is_cancelled_where_progress_says_so(tmp_path):
