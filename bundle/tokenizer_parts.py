@@ -51,8 +51,8 @@ def _checked_growth(data: Part) -> int:
     _growth(data.get("decoder"), "decoder", "decoders", _DECODERS)
     _growth(data.get("post_processor"), "post_processor", "processors", _POST_PROCESSORS)
     _check_added(data.get("added_tokens"), growth)
-    model = data.get("model")
-    kind = model.get("type") if isinstance(model, dict) else None
+    model: Any = data.get("model")
+    kind: Any = model.get("type") if isinstance(model, dict) else None
     if kind not in _MODELS:
         raise ValueError(f"its model is {kind!r:.40}: known are {', '.join(_MODELS)}")
     _MODELS[kind](model)
@@ -67,7 +67,7 @@ def _growth(part: Any, name: str, list_key: str, kinds: Mapping[str, Callable[[P
     for number, single in enumerate(_flat(part, name, list_key, 0), start=1):
         if number > _MOST_PARTS:
             raise ValueError(f"its {name} has more than {_MOST_PARTS} parts")
-        kind = single.get("type")
+        kind: Any = single.get("type")
         if kind not in kinds:
             raise ValueError(f"its {name} is {kind!r:.40}: known are Sequence, {', '.join(kinds)}")
         try:
