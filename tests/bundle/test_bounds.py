@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgereel.bundle.manifest import Manifest
 from edgereel.bundle.reader import Bundle, open_bundle, peek_bundle
 from edgereel.core.errors import BundleError
+from edgereel.runtime.describe import describe
 
 pytestmark = pytest.mark.lean
 
@@ -214,6 +215,7 @@ def test_a_manifest_with_anything_anywhere_opens_or_is_refused(damaged, seed, va
     if isinstance(opened, Bundle):
         again = Manifest.model_validate_json(json.dumps(opened.manifest.to_json()))
         assert again == opened.manifest
+        assert describe(opened)
     else:
         assert "\n" not in opened
 
