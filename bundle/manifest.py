@@ -370,6 +370,14 @@ class Manifest(Record):
             raise ValueError(f"recipe names are not unique: {names}")
         return recipes
 
+    @field_validator("quality")
+    @classmethod
+    def _figures_of_others_are_named(cls, quality: dict[str, Any]) -> dict[str, Any]:
+        for key in ("to_source", "of_source"):
+            if not isinstance(quality.get(key, {}), dict):
+                raise ValueError(f"{key} must hold figures by name")
+        return quality
+
     @model_validator(mode="after")
     def _files_are_listed(self) -> Manifest:
         wanted = {self.text.tokenizer}

@@ -30,6 +30,7 @@ from .untrusted import open_plain, parse_json, read_plain
 # A manifest of two denoisers, 800 layers each named, has 200 KB and 10,000 values.
 _LARGEST_MANIFEST = 4 * 2**20
 _MOST_VALUES = 2**17
+_DEEPEST = 32
 _LARGEST_GRAPH = 2**28
 _LARGEST_MEMORY = 2**24
 _CHUNK = 2**22
@@ -134,6 +135,7 @@ def _parse_manifest(text: str) -> Manifest:
         raise BundleError(f"{MANIFEST_NAME}: not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{MANIFEST_NAME}: must hold a JSON object")
+    _check_depth(data)
     version = data.get("schema")
     if type(version) is not int or version < 1:
         raise BundleError(f"{MANIFEST_NAME}: schema is {version!r}: it must be a positive whole number")
@@ -150,6 +152,17 @@ def _parse_manifest(text: str) -> Manifest:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the manifest"
         raise BundleError(f"{MANIFEST_NAME}: {one_line(place[:200])}: {first['msg'][:200]}") from error
+
+
+def _check_depth(data: dict[str, Any]) -> None:
+    """Refuse values so deep inside others that whoever walks through them would run out of stack."""
+    level: list[Any] = [data]
+    for _ in range(_DEEPEST):
+        holders = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [inner for held in holders for inner in held if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise BundleError(f"{MANIFEST_NAME}: has values more than {_DEEPEST} deep inside others")
 
 
 def _check_digest(text: str, data: dict[str, Any]) -> None:

@@ -31,9 +31,9 @@ def open_plain(path: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_plain(path: Path, most: int) -> bytes:
-    """Return the content of a regular file of at most so many bytes. Raises BundleError, OSError."""
-    with open_plain(path) as file:
+def read_plain(path: Path, most: int, *, follow: bool = False) -> bytes:
+    """Return the content of a regular file of at most so many bytes; follow: see open_plain. Raises BundleError, OSError."""
+    with open_plain(path, follow=follow) as file:
         content = file.read(most + 1)
         if len(content) > most:
             size = os.fstat(file.fileno()).st_size

@@ -73,6 +73,8 @@ class Lora:
             raise CheckpointError(f"{self.path}: is a folder; give the LoRA's .safetensors file")
         if not self.path.exists():
             raise CheckpointError(f"{self.path}: no such LoRA file; write {LORA_SYNTAX}")
+        if not self.path.is_file():  # a pipe would be waited for
+            raise CheckpointError(f"{self.path}: is not a file; give the LoRA's .safetensors file")
         if self.path.suffix in PICKLE_SUFFIXES:
             raise CheckpointError(
                 f"{self.path}: pickled weights can run code and are not read; convert them to safetensors"

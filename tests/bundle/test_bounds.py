@@ -6,13 +6,14 @@ import json
 import random
 
 import pytest
-from helpers.small_bundle import sign, write_small_bundle
+from helpers.small_bundle import edit, sign, write_small_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgereel.bundle.manifest import Manifest
 from edgereel.bundle.reader import Bundle, open_bundle, peek_bundle
 from edgereel.core.errors import BundleError
+from edgereel.runtime.describe import describe
 
 pytestmark = pytest.mark.lean
 
@@ -57,12 +58,6 @@ def test_everything_in_the_schema_has_a_bound():
 @pytest.fixture
 def reel(tmp_path):
     return write_small_bundle(tmp_path / "small.reel")
-
-
-def edit(reel, change):
-    data = json.loads((reel / "reel.json").read_text(encoding="utf-8"))
-    change(data)
-    sign(reel, data)
 
 
 def put(data, path, value):
@@ -150,6 +145,17 @@ MANY = {
 }
 
 
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+MANY["figures 100 deep"] = (lambda data: data.update(quality=nested(100)), "more than 32 deep")
+MANY["figures of a source that are none"] = (lambda data: data["quality"].update(of_source=5), "of_source must hold")
+
+
 @pytest.mark.parametrize("case", MANY)
 def test_more_than_any_model_needs(reel, case):
     change, message = MANY[case]
@@ -209,6 +215,7 @@ def test_a_manifest_with_anything_anywhere_opens_or_is_refused(damaged, seed, va
     if isinstance(opened, Bundle):
         again = Manifest.model_validate_json(json.dumps(opened.manifest.to_json()))
         assert again == opened.manifest
+        assert describe(opened)
     else:
         assert "\n" not in opened
 

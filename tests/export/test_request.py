@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgereel.bundle.manifest import Recipe
 from edgereel.core.errors import CheckpointError, UsageError
 from edgereel.export import ExportOptions, Lora, export_checkpoint, run_export
 from edgereel.export.catalogue import FAMILIES, family_of, published_recipes
+from edgereel.export.layout import read_json
 
 pytestmark = pytest.mark.lean
 
@@ -79,6 +81,16 @@ def test_checking_a_request_imports_neither_torch_nor_an_adapter(tmp_path):
     assert done.stdout.split(maxsplit=1) == ["rcm", "[]\n"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no named pipes")
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "style.safetensors")
+    with pytest.raises(CheckpointError, match=r"style\.safetensors: is not a file; give the LoRA's"):
+        ExportOptions(DEMO_CHECKPOINT, tmp_path / "x.reel", loras=[tmp_path / "style.safetensors"]).complete()
+    os.mkfifo(tmp_path / "tokenizer_config.json")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: is not a file"):
+        read_json(tmp_path / "tokenizer_config.json")
+
+
 def test_an_export_is_cancelled_where_progress_says_so(tmp_path):
     pytest.importorskip("torch")
     from edgereel.core.errors import Cancelled
@@ -86,3 +98,24 @@ def test_an_export_is_cancelled_where_progress_says_so(tmp_path):
     with pytest.raises(Cancelled, match="cancelled during text_encoder"):
         run_export(ExportOptions(DEMO_CHECKPOINT, tmp_path / "x.reel"), on_progress=lambda *_: False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.safetensors", Lora(Path("a.safetensors"))),
+        ("a.safetensors:0.8", Lora(Path("a.safetensors"), 0.8)),
+        ("a.safetensors:-2e-1@2", Lora(Path("a.safetensors"), -0.2, 2)),
+        ("a.safetensors@2", Lora(Path("a.safetensors"), 1.0, 2)),
+        ("a.safetensors@1", Lora(Path("a.safetensors"))),
+        (r"C:\loras\a.safetensors", Lora(Path(r"C:\loras\a.safetensors"))),
+        (r"C:\loras\a.safetensors:3@2", Lora(Path(r"C:\loras\a.safetensors"), 3.0, 2)),
+        ("C:a.safetensors", Lora(Path("C:a.safetensors"))),
+        (Path("a:1"), Lora(Path("a:1"))),
+        ("there:2@2", Lora(Path("there:2@2"))),
+    ],
+)
+def test_how_a_lora_is_asked_for(text, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("there:2@2").touch()
+    assert Lora.of(text) == Lora.of(expected) == expected

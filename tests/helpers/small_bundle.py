@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from edgereel.bundle.manifest import digest_of
+from edgereel.bundle.reader import open_bundle, verify_bundle
+from edgereel.core.errors import BundleError
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "the", "red", "green", "ball", "square", "bounces", "slides", "over", "ocean"]
 CHANNELS = 2
@@ -60,6 +63,24 @@ def replace_file(folder: Path, name: str, content: bytes) -> None:
     manifest = json.loads((folder / "reel.json").read_text(encoding="utf-8"))
     manifest["files"][name] = _record(folder / name)
     sign(folder, manifest)
+
+
+def edit(reel: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a bundle's manifest and sign it anew."""
+    data = json.loads((reel / "reel.json").read_text(encoding="utf-8"))
+    change(data)
+    sign(reel, data)
+
+
+def refused(reel: Path) -> str:
+    """Return the one line with which both ways of opening refuse a bundle."""
+    with pytest.raises(BundleError) as opening:
+        open_bundle(reel)
+    with pytest.raises(BundleError) as verifying:
+        verify_bundle(reel)
+    assert str(opening.value) == str(verifying.value)
+    assert "\n" not in str(opening.value)
+    return str(opening.value)
 
 
 def graph(

@@ -15,7 +15,7 @@ from ....core.errors import CheckpointError, UsageError, brief
 from ...checkpoint import OVERRIDES_NAME, Checkpoint
 from ...layout import INDEX_NAME, read_json
 from ...request import Lora
-from ...tokens import pad_token_id, unknown_token_id
+from ...tokenizer import pad_token_id, unknown_token_id
 from ..base import Facts, ModelPart
 from .parts import DecoderPart, DenoiserPart, TextEncoderPart
 

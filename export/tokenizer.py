@@ -7,7 +7,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ..core.errors import CheckpointError, brief
+from ..bundle.tokenizer import load_tokenizer
+from ..core.errors import BundleError, CheckpointError
 from .layout import read_json
 
 
@@ -36,8 +37,6 @@ def _load(path: Path) -> Tokenizer:
     if not path.is_file():
         raise CheckpointError(f"{path}: file is missing; save the checkpoint's tokenizer as a fast one")
     try:
-        return Tokenizer.from_file(str(path))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the library is in Rust, and its panics are not derived from Exception
-        raise CheckpointError(f"{path}: cannot be read as a tokenizer: {brief(error)}") from error
+        return load_tokenizer(path, follow=True).tokenizer
+    except BundleError as error:  # what the runtime would refuse is refused here
+        raise CheckpointError(str(error)) from error
