@@ -186,5 +186,7 @@ def _lowered(
 
 def _of_entry(facts: dict[str, Any], model: bytes) -> LoweredGraph:
     """Return a graph that was kept; half a model, or one with other operators than ours, was not written by us."""
+    if not model:
+        raise ValueError("it is empty")
     check_operators(model, "it")
     return LoweredGraph(model, "cache", {str(name): int(count) for name, count in facts["rewrites"].items()})
