@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ...core.errors import one_line
+from .lock import open_shared
 
 _CHUNK: Final = 2**22
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -86,6 +87,15 @@ def distrusted(folder: Path) -> str | None:
     if information.st_mode & stat.S_IWOTH:
         return f"all users may write in {one_line(folder)} (chmod o-w changes that)"
     return None
+
+
+def begins_with(path: Path, beginning: bytes) -> bool:
+    """Return whether a regular file, and no link to one, begins with these bytes; False where it cannot be read."""
+    try:
+        with open_shared(path) as file:
+            return file.read(len(beginning)) == beginning
+    except OSError:
+        return False
 
 
 def touch(path: Path) -> None:

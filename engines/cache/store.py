@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from ...core import paths
 from ...core.errors import EdgereelError, brief, one_line
 from ...core.files import read_plain, sweep, temporary_beside
-from .files import distrusted
+from .files import begins_with, distrusted
 
 Use = TypeVar("Use")
 
@@ -84,14 +84,7 @@ def write_entry(folder: str, key: str, facts: Mapping[str, Any], body: bytes) ->
 
 def is_entry(path: Path) -> bool:
     """Return whether a file is an entry that this module wrote: by its name, its kind and how it begins."""
-    if not _NAME.fullmatch(path.name):
-        return False
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
-        with open(descriptor, "rb") as file:
-            return file.read(len(_BEGINNING)) == _BEGINNING
-    except OSError:
-        return False
+    return bool(_NAME.fullmatch(path.name)) and begins_with(path, _BEGINNING)
 
 
 def timings_key(facts: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ from .common import (
     failure,
     graph_specs,
     import_onnxruntime,
+    model_to_open,
     session_settings,
 )
 
@@ -82,7 +83,9 @@ class OnnxRuntimeCpu(Engine):
         def open_model(model: str | bytes) -> Session:
             with reading(graph_path.name):
                 try:
-                    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+                    session = onnxruntime.InferenceSession(
+                        model, settings, providers=["CPUExecutionProvider"], enable_fallback=0
+                    )
                 except Exception as error:
                     raise failure(f"cannot open {graph_path.name} with ONNX Runtime", error) from error
                 return OnnxRuntimeCpuSession(onnxruntime, session, graph_path.name, threads, lowered)
@@ -93,7 +96,7 @@ class OnnxRuntimeCpu(Engine):
             return open_model(segment.model)
 
         if options.weight_budget is None:
-            return open_model(str(graph_path) if lowered.model is None else lowered.model)
+            return open_model(model_to_open(graph_path, lowered.model))
         model = read_graph(graph_path) if lowered.model is None else lowered.model
         return open_within(
             options.weight_budget, graph_path.name, model, lambda: open_model(model), open_segment, _held_size

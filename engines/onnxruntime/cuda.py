@@ -22,7 +22,7 @@ from ..nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
 from ..streaming import open_within
 from .bound import LARGEST_FIXED, BoundSession, FixedShapeSession
-from .common import failure, import_onnxruntime, session_settings, version_numbers
+from .common import failure, import_onnxruntime, model_to_open, session_settings, version_numbers
 from .cuda_libraries import cuda_major, lacking_libraries, load_libraries
 from .device_tensor import Device
 from .gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
@@ -93,7 +93,7 @@ class OnnxRuntimeCuda(Engine):
             return BoundSession(onnxruntime, session, name, Device("cuda"), report, detached=True)
 
         if options.weight_budget is None:
-            return open_whole(str(graph_path) if lowered.model is None else lowered.model)
+            return open_whole(model_to_open(graph_path, lowered.model))
         model = read_graph(graph_path) if lowered.model is None else lowered.model
         return open_within(options.weight_budget, name, model, lambda: open_whole(model), open_segment)
 

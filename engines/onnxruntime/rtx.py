@@ -30,7 +30,7 @@ from ..lowering.lower import LoweredGraph, open_lowered
 from ..nvidia import Capability, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
 from .bound import BoundSession, FixedShapeSession
-from .common import LONGEST_QUOTE, failure, import_onnxruntime, session_settings, version_numbers
+from .common import LONGEST_QUOTE, failure, import_onnxruntime, model_to_open, session_settings, version_numbers
 from .cuda_libraries import DRIVER, NO_DRIVER, lacking_libraries, load_libraries, missing_libraries
 from .device_tensor import Device
 from .gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
@@ -89,7 +89,7 @@ class OnnxRuntimeRtx(Engine):
 
     def _open(self, graph_path: Path, options: EngineOptions, compute: Compute, lowered: LoweredGraph) -> Session:
         onnxruntime = _onnxruntime()
-        model = str(graph_path) if lowered.model is None else lowered.model
+        model = model_to_open(graph_path, lowered.model)
         content = read_graph(graph_path) if lowered.model is None else lowered.model
         kernels = _kernels(content, onnxruntime, compute, options) if options.keep else None
         settings = session_settings(onnxruntime, graph_path, options.threads or usable_cores(), {})
