@@ -34,7 +34,8 @@ _CONTRIBUTED = frozenset((
 _ALLOWED = {"": _STANDARD, "ai.onnx": _STANDARD, MICROSOFT: _CONTRIBUTED}
 
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
-_GRAPH_NODE = 1
+_GRAPH_NODE, _GRAPH_ENDS = 1, (11, 12)
+_VALUE_NAME = 1
 _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
 
@@ -52,6 +53,20 @@ def check_operators(content: bytes, name: str) -> None:
                 f"cannot open {one_line(name)}: it has {one_line(full[:80])}, which is none of the operators that "
                 "edgereel's graphs are made of: export the model again"
             )
+
+
+def declared_names(content: bytes) -> set[str]:
+    """Return the names of a serialized model's inputs and outputs, constants that are listed among inputs included."""
+    names = set()
+    for field, start, end in _fields(content, 0, len(content)):
+        for inner, first, last in _fields(content, start, end) if field == _MODEL_GRAPH else ():
+            if inner in _GRAPH_ENDS:
+                names.update(
+                    content[begin:stop].decode()
+                    for key, begin, stop in _fields(content, first, last)
+                    if key == _VALUE_NAME
+                )
+    return names
 
 
 def _operators(content: bytes) -> Iterator[tuple[str, str]]:
