@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from ..core.errors import BundleError, UsageError
+from ..engines.graphs.read import reading
 
 _FLOATS = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
@@ -46,9 +47,14 @@ class GraphFile:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        """name: the graph's name among the roles. Raises BundleError, UsageError where it is quantized already."""
+        """name: the graph's name among the roles. Raises BundleError, EngineError, UsageError where it is quantized already."""
         self.path = path
         self.name = name
+        with reading(path.name):
+            self._read()
+
+    def _read(self) -> None:
+        path = self.path
         try:
             self.model = onnx.load(path, load_external_data=False)
         except (OSError, DecodeError) as error:

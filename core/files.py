@@ -13,6 +13,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -157,3 +158,22 @@ def _runs(process: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+def read_plain(path: Path, limit: int, *, follow_links: bool = False) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises OSError for anything else: for pipes, which are not waited for, devices, folders, and unless follow_links, links.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags if follow_links else flags | getattr(os, "O_NOFOLLOW", 0))
+    with open(descriptor, "rb") as file:
+        information = os.fstat(descriptor)
+        if not stat.S_ISREG(information.st_mode):
+            raise OSError("it is not a regular file")
+        if information.st_size > limit:
+            raise OSError(f"{information.st_size} bytes are more than the {limit} that it may have")
+        content = file.read(limit + 1)  # it may have grown since
+    if len(content) > limit:
+        raise OSError(f"it has more than {limit} bytes")
+    return content

@@ -51,11 +51,18 @@ def _cuda() -> Engine:
     return OnnxRuntimeCuda()
 
 
+def _openvino() -> Engine:
+    from .openvino.engine import OpenVino
+
+    return OpenVino()
+
+
 ENGINES: dict[str, Callable[[], Engine]] = {
     "cpu": OnnxRuntimeCpu,
     "cuda": _cuda,
     "tensorrt": _tensorrt,
     "rtx": _rtx,
+    "openvino": _openvino,
 }
 """Each engine by name. Those that not every machine can run are imported when they are asked for."""
 
@@ -64,7 +71,7 @@ def get_engine(name: str = "auto") -> Engine:
     """Return the engine of that name; `auto` picks the best that can run on this machine, see engines.choosing.
 
     Raises UsageError for an unknown name, EngineError with the reason where an engine for a GPU is asked for by name and
-    cannot run here: another is never taken in its place. The cpu engine says so when it opens a graph.
+    cannot run here: another is never taken in its place. Engines on the processor say so when they open a graph.
     """
     if name == "auto":
         choice = choose()
@@ -74,7 +81,7 @@ def get_engine(name: str = "auto") -> Engine:
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}: choose from {', '.join(['auto', *ENGINES])}")
     engine = ENGINES[name]()
-    reason = None if name == "cpu" else engine.unavailable()
+    reason = None if engine.device == "cpu" else engine.unavailable()
     if reason is not None:
         raise EngineError(f"the {name} engine cannot run here: {reason}")
     return engine

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import Cancelled, EngineError, MissingExtraError
 from ..core.interrupts import interrupts_wait
 from .base import EngineReport, Session, Tensor
+from .graphs.read import reading
 from .options import GraphSpecs
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ def open_within(
             raise
         raise MissingExtraError("onnx", "cpu", "a weight budget") from error
     size = weight_size or cutting.stored_size
-    try:
-        if cutting.weights_of(model, size) <= budget:
-            return open_whole()
+    with reading(name):
+        all_fit = cutting.weights_of(model, size) <= budget
+    if all_fit:
+        return open_whole()
+    with reading(name):
         limit = min(budget, max(budget // _SEGMENTS_IN_BUDGET, cutting.least_weight_limit(model, size)))
-        segments = cutting.split_model(model, limit, size)
-    except EngineError as error:
-        raise EngineError(f"cannot open {name}: {error}") from error
-    return StreamedSession(name, segments, cutting.interface_of(model), budget, open_segment)
+        segments, specs = cutting.split_model(model, limit, size), cutting.interface_of(model)
+    return StreamedSession(name, segments, specs, budget, open_segment)
 
 
 class StreamedSession(Session):

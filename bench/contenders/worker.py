@@ -38,13 +38,15 @@ class ReelMaker(ClipMaker):
         """See ClipMaker.open: request has `bundle`, `engine`, `threads`, `settings`."""
         started = time.perf_counter()
         self.close()
-        self._reel = load(
-            request["bundle"], request["engine"], request["threads"], cache=False, memory=request.get("memory")
-        )
+        self._reel = self._load(request)
         self.uses_gpu = self._reel.graphs.engine.device == "gpu"
         settings = dict(request["settings"])
         self._settings = {**settings, "size": tuple(settings["size"])}
         return {"open": time.perf_counter() - started}
+
+    def _load(self, request: dict[str, Any]) -> Reel:
+        memory = request.get("memory")
+        return load(request["bundle"], request["engine"], request["threads"], cache=False, memory=memory)
 
     def clip(
         self, prompt: str, seed: int, output: Path, on_stage: OnStage = lambda stage: None

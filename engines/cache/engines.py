@@ -21,16 +21,15 @@ import contextlib
 import os
 import re
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from ...core import paths
-from ...core.errors import EngineError, UsageError, brief, one_line
+from ...core.errors import EngineError, OutOfMemory, UsageError, brief, one_line
 from ...core.interrupts import interrupts_wait
 from .entry import (
     CachedEngine,
@@ -42,7 +41,7 @@ from .entry import (
     read_engine,
     read_settled,
 )
-from .files import count, delete, no_room, sha256_of, sync_file, sync_folder, touch, write_synced
+from .files import count, delete, distrusted, no_room, sha256_of, sync_file, sync_folder, touch, write_synced
 from .lock import Lock, claim, is_locked, open_shared, try_lock
 
 __all__ = ["LIMIT", "LIMIT_VARIABLE", "CachedEngine", "EngineCache", "EngineKey", "EntryInfo", "parse_limit"]
@@ -51,6 +50,7 @@ LIMIT: Final = 20 * 2**30
 LIMIT_VARIABLE: Final = "EDGEREEL_ENGINE_CACHE_LIMIT"
 
 Build = Callable[[Path], None]
+Usable = TypeVar("Usable")
 State = Literal["complete", "in use", "being built", "damaged", "left over"]
 
 _FILE_NAME: Final = re.compile(r"([0-9a-f]{64})\.(?:engine|json|lock|part)")
@@ -97,7 +97,7 @@ class EngineCache:
         """Return the engine of that key, verified, and note its use; None where there is none to be trusted."""
         places = Places.of(self.folder, key.digest())
         try:
-            if _distrusted(self.folder):
+            if distrusted(self.folder):
                 return None
             found = read_engine(places)
         except (OSError, DamagedEntryError):
@@ -135,12 +135,34 @@ class EngineCache:
             explain(f"The engine is built for this run only: {reason}")
         return _build_elsewhere(build)
 
+    def get_or_build_usable(
+        self, key: EngineKey, build: Build, use: Callable[[CachedEngine], Usable], explain: Callable[[str], None]
+    ) -> tuple[CachedEngine, Usable]:
+        """Return the engine of that key, closed, and what `use` makes of it; where an old one is of no use it is built again.
+
+        use: raises EngineError where it cannot use the engine. Raises that of an engine that was just built, and as
+        get_or_build; OutOfMemory in any case.
+        """
+        with self.get_or_build(key, build, explain=explain) as found:
+            try:
+                return found, use(found)
+            except OutOfMemory:
+                raise
+            except EngineError as error:
+                if found.source == "built":
+                    raise
+                explain(f"The built engine {key.digest()[:12]} is built again, it cannot be used: {one_line(error)}")
+        with contextlib.suppress(OSError):  # then it is built for this run only, or found once more and of no use
+            self._remove(key.digest())
+        with self.get_or_build(key, build, explain=explain) as found:
+            return found, use(found)
+
     def _lock(self, digest: str, on_wait: Callable[[float], None] | None) -> Lock:
         started = time.monotonic()
         while True:
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if reason := _distrusted(self.folder):
+                if reason := distrusted(self.folder):
                     raise _NotKeptError(reason)
                 lock = try_lock(Places.of(self.folder, digest).lock)
             except OSError as error:
@@ -348,18 +370,6 @@ def _build_elsewhere(build: Build) -> CachedEngine:
             )
             raise EngineError(message) from error
         raise
-
-
-def _distrusted(folder: Path) -> str | None:
-    """Return why nothing that lies in this folder may be run, None where it may. Raises OSError where there is none."""
-    if sys.platform == "win32":
-        return None
-    information = folder.stat()
-    if information.st_uid not in (os.geteuid(), 0):
-        return f"{one_line(folder)} belongs to another user"
-    if information.st_mode & stat.S_IWOTH:
-        return f"all users may write in {one_line(folder)} (chmod o-w changes that)"
-    return None
 
 
 def _settle(path: Path) -> tuple[int, str]:

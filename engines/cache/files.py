@@ -8,9 +8,13 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from ...core.errors import one_line
+from .lock import open_shared
 
 _CHUNK: Final = 2**22
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -71,6 +75,27 @@ def count(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return sum(size for size, _ in found), sum(files for _, files in found)
+
+
+def distrusted(folder: Path) -> str | None:
+    """Return why nothing that lies in this folder may be run, None where it may. Raises OSError where there is none."""
+    if sys.platform == "win32":
+        return None
+    information = folder.stat()
+    if information.st_uid not in (os.geteuid(), 0):
+        return f"{one_line(folder)} belongs to another user"
+    if information.st_mode & stat.S_IWOTH:
+        return f"all users may write in {one_line(folder)} (chmod o-w changes that)"
+    return None
+
+
+def begins_with(path: Path, beginning: bytes) -> bool:
+    """Return whether a regular file, and no link to one, begins with these bytes; False where it cannot be read."""
+    try:
+        with open_shared(path) as file:
+            return file.read(len(beginning)) == beginning
+    except OSError:
+        return False
 
 
 def touch(path: Path) -> None:

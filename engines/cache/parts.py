@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ...core import paths
 from ...core.errors import EngineError, UsageError, one_line
+from ...core.files import sweep
 from .engines import EngineCache
-from .files import count, delete
+from .files import begins_with, count, delete
+from .store import is_entry
 
 ENGINES: Final = "engines"
 OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "timings"})
 """The folders that edgereel makes. EDGEREEL_CACHE may name a folder with other things in it: these are never cleared."""
+
+
+_EMBEDDING: Final = re.compile(r"[0-9a-f]{64}\.embedding")
+_EMBEDDING_BEGINS: Final = b"edgereel embed "
 
 
 class CachePart(NamedTuple):
@@ -31,25 +39,44 @@ def cache_parts() -> list[CachePart]:
         folders = sorted(path for path in paths.cache_folder().iterdir() if path.is_dir())
     except OSError:
         return []
-    return [CachePart(path.name, path, *count(path.resolve()), path.name in OURS) for path in folders]
+    return [CachePart(path.name, path, *count(path.resolve()), _is_ours(path)) for path in folders]
 
 
 def clear_part(name: str) -> int:
-    """Delete what a part holds and return the bytes freed; engines that are in use or being built stay.
+    """Delete what edgereel has written into a part and return the bytes freed; engines in use or being built stay.
 
-    Raises UsageError where edgereel has no such part, EngineError where it cannot be written.
+    Only files that are ours for certain go, by their names and how they begin: EDGEREEL_CACHE may name a folder that another
+    program has an `embeddings/` in. A part that is a link is another folder, and is left alone.
+
+    Raises UsageError where edgereel has no such part or it is a link, EngineError where it cannot be written.
     """
     if name not in OURS:
         raise UsageError(f"there is no part {one_line(name)!r} of the cache: choose from {', '.join(sorted(OURS))}")
-    if name == ENGINES:
-        return EngineCache().remove()
     folder = paths.cache_folder() / name
-    before, _ = count(folder.resolve())
+    freed = 0
     try:
-        for path in folder.iterdir():
-            delete(path)
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise UsageError(f"{one_line(folder)} is no folder of edgereel's but a link or file: nothing was removed")
+        if name == ENGINES:
+            return EngineCache().remove()
+        sweep(folder)
+        for path in sorted(folder.iterdir()):
+            if is_entry(path) or _is_embedding(path):
+                size, _ = count(path)
+                delete(path)
+                freed += size
     except FileNotFoundError:
         pass  # there is none, or another process cleared it
     except OSError as error:
         raise EngineError(f"cannot clear {one_line(folder)}: {one_line(error.strerror or error)}") from error
-    return before - count(folder.resolve())[0]
+    return freed
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder in the cache folder is one of edgereel's, and no link to another one."""
+    return folder.name in OURS and folder.is_dir() and not folder.is_symlink()
+
+
+def _is_embedding(path: Path) -> bool:
+    """Return whether a file is an embedding that runtime/text/embedding_cache.py wrote: by its name, its kind and how it begins."""
+    return bool(_EMBEDDING.fullmatch(path.name)) and begins_with(path, _EMBEDDING_BEGINS)

@@ -12,9 +12,11 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...core.errors import EngineError, MissingExtraError, brief
+from ...core.errors import MissingExtraError
 from ...core.interrupts import interrupts_wait
 from ..cache import store
+from ..graphs.operators import check_operators
+from ..graphs.read import read_graph, reading
 from ..options import Compute
 from .figures import GraphCosts, OperatorCosts, from_json, to_json
 
@@ -46,10 +48,7 @@ def graph_costs(
     from them; MissingExtraError where the result is not in the cache and onnx is not installed.
     """
     name = graph.name if isinstance(graph, Path) else "the graph"
-    try:
-        content = graph.read_bytes() if isinstance(graph, Path) else graph
-    except OSError as error:
-        raise EngineError(f"cannot open {name}: {brief(error)}") from error
+    content = read_graph(graph) if isinstance(graph, Path) else graph
     sizes = {key: [int(extent) for extent in shape] for key, shape in sorted(shapes.items())}
     key = store.key_of(hashlib.sha256(content).hexdigest(), VERSION, sizes, compute)
     kept = _read(key)
@@ -62,11 +61,7 @@ def graph_costs(
 
 
 def _read(key: str) -> GraphCosts | None:
-    found = store.read_entry(_FOLDER, key)
-    try:
-        return None if found is None else from_json(found[1])
-    except (ValueError, RecursionError):
-        return None
+    return store.read_entry(_FOLDER, key, lambda facts, body: from_json(body))
 
 
 def _analyse(name: str, content: bytes, shapes: Mapping[str, tuple[int, ...]], compute: Compute) -> GraphCosts:
@@ -77,7 +72,6 @@ def _analyse(name: str, content: bytes, shapes: Mapping[str, tuple[int, ...]], c
         if (error.name or "").split(".")[0] not in ("onnx", "google"):
             raise
         raise MissingExtraError("onnx", "cpu", "telling what a graph costs") from error
-    try:
+    with reading(name):
+        check_operators(content, name)
         return analyse(content, shapes, compute)
-    except (ValueError, EngineError) as error:
-        raise EngineError(f"{name}: {brief(error)}") from error

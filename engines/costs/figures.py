@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+_MOST = 2**62
+"""No count of ours is larger: what says so was not written by us."""
+
 
 @dataclass(frozen=True)
 class OperatorCosts:
@@ -61,6 +64,6 @@ def from_json(content: bytes) -> GraphCosts:
 
 
 def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value <= _MOST:
         raise ValueError("not a count")
     return value

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...core.errors import EngineError, MissingExtraError, brief
+from ...core.errors import MissingExtraError
 from ...core.interrupts import interrupts_wait
 from ..options import Part
+from .operators import check_operators
+from .read import read_graph, reading
 
 IN_PARTS = "running a part of a graph, as decoding in tiles does,"
 """What needs onnx, for MissingExtraError."""
@@ -27,10 +29,10 @@ def canonical_part(graph_path: Path, part: Part) -> bytes:
         if error.name != "onnx":
             raise
         raise MissingExtraError("onnx", "cpu", IN_PARTS) from error
-    try:
-        return cut_part(graph_path.read_bytes(), part, graph_path.name)
-    except OSError as error:
-        raise EngineError(f"cannot open {graph_path.name}: {brief(error)}") from error
+    content = read_graph(graph_path)
+    with reading(graph_path.name):
+        check_operators(content, graph_path.name)
+        return cut_part(content, part, graph_path.name)
 
 
 def part_inputs(graph_path: Path, part: Part) -> dict[str, tuple[int | str, ...]]:
@@ -38,4 +40,5 @@ def part_inputs(graph_path: Path, part: Part) -> dict[str, tuple[int | str, ...]
     content = canonical_part(graph_path, part)
     from .segments import interface_of
 
-    return {name: info.shape for name, info in interface_of(content).inputs.items()}
+    with reading(graph_path.name):
+        return {name: info.shape for name, info in interface_of(content).inputs.items()}

@@ -15,19 +15,22 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from ...core.errors import EngineError, MissingExtraError
+from ...core.errors import EngineError, MissingExtraError, OutOfMemory
 from ...core.interrupts import interrupts_wait
 from ..cache import store
+from ..graphs.operators import check_operators
 from ..graphs.parts import IN_PARTS
+from ..graphs.read import read_graph, reading
 from ..options import Activations, Compute, Part
 from .targets import Target
 
-VERSION = 3
+VERSION = 4
 """Part of every key in the cache: raise it whenever a rewrite gives another graph than before."""
 _FOLDER = "lowered"
 
+Result = TypeVar("Result")
 Source = Literal["cache", "built", "off", "onnx is not installed"]
 
 
@@ -44,13 +47,19 @@ class LoweredGraph:
 
 
 def lower_graph(
-    graph_path: Path, activations: Activations, engine_version: str, *, keep: bool = True, part: Part | None = None
+    graph_path: Path,
+    activations: Activations,
+    engine_version: str,
+    *,
+    keep: bool = True,
+    part: Part | None = None,
+    anew: bool = False,
 ) -> LoweredGraph:
     """Return a graph lowered for the CPU provider, from the cache where it is there.
 
-    keep: put it there where it is not. part: of the graph, None for all of it. Raises OSError where the graph cannot be read,
-    ValueError where it is not an ONNX model; for a part, EngineError where the graph has none and MissingExtraError where
-    onnx is not installed.
+    keep: put it there where it is not. part: of the graph, None for all of it. anew: whatever the cache has. Raises
+    EngineError, which names the graph, where it cannot be read or is not one as ours, or where it has no such part; for a
+    part, MissingExtraError where onnx is not installed.
     """
 
     def rewrite_for_cpu(content: bytes) -> tuple[bytes, dict[str, int]]:
@@ -59,27 +68,34 @@ def lower_graph(
         return rewrite(content, activations)
 
     try:
-        return _lowered(graph_path, (engine_version, activations), rewrite_for_cpu, keep, part)
+        return _lowered(graph_path, (engine_version, activations), rewrite_for_cpu, keep, part, anew)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
         if part is not None:
             raise MissingExtraError("onnx", "cpu", IN_PARTS) from error
+        check_operators(read_graph(graph_path), graph_path.name)
         return LoweredGraph(None, "onnx is not installed")
 
 
 def lower_for_target(
-    graph_path: Path, target: Target, compute: Compute, *, keep: bool = True, part: Part | None = None
+    graph_path: Path,
+    target: Target,
+    compute: Compute,
+    *,
+    keep: bool = True,
+    part: Part | None = None,
+    anew: bool = False,
 ) -> LoweredGraph:
     """Return a graph lowered for a target, from the cache where it is there; its model is never None.
 
     compute: what matrix products, convolutions and attention calculate in; norms, softmax and the timestep's embedding
     calculate in float32 in any case. Inputs and outputs keep their names and types. keep: put the graph into the cache
-    where it is not there. part: of the graph, None for all of it.
+    where it is not there. part: of the graph, None for all of it. anew: whatever the cache has.
 
     Raises EngineError where the target cannot have an operator or type of the graph, naming it, or cannot calculate in
-    `compute`, or where there is no such part; OSError where the graph cannot be read, ValueError
-    where it is not an ONNX model, MissingExtraError where onnx is not installed.
+    `compute`, where there is no such part, or the graph cannot be read or is not one as ours; MissingExtraError where onnx
+    is not installed.
     """
 
     def rewrite_for_that(content: bytes) -> tuple[bytes, dict[str, int]]:
@@ -88,7 +104,7 @@ def lower_for_target(
         return rewrite_for_target(content, target, compute, graph_path.name)
 
     try:
-        return _lowered(graph_path, (repr(target), compute), rewrite_for_that, keep, part)
+        return _lowered(graph_path, (repr(target), compute), rewrite_for_that, keep, part, anew)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
@@ -103,14 +119,41 @@ def with_plain_weights(model: bytes, graph_path: Path, folder: Path) -> tuple[by
     """
     with interrupts_wait():
         from .target.plain_weights import write_plain_weights
-    return write_plain_weights(model, graph_path, folder)
+    with reading(graph_path.name):
+        return write_plain_weights(model, graph_path, folder)
 
 
-def not_lowered(part: Part | None) -> LoweredGraph:
-    """Return what stands for the canonical graph. Raises EngineError for a part of it: parts are made by lowering."""
+def not_lowered(graph_path: Path, part: Part | None) -> LoweredGraph:
+    """Return what stands for the canonical graph.
+
+    Raises EngineError for a part of it, since parts are made by lowering, and for a graph that is not one as ours.
+    """
     if part is not None:
         raise EngineError(f"the {part} of a graph runs lowered only: leave lower=False out, or run the whole graph")
+    check_operators(read_graph(graph_path), graph_path.name)
     return LoweredGraph(None, "off")
+
+
+def open_lowered(
+    graph_path: Path, lower: Callable[[bool], LoweredGraph], open_it: Callable[[LoweredGraph], Result]
+) -> Result:
+    """Return what `open_it` makes of a lowered graph. Where one from the cache cannot be opened it is lowered again, once.
+
+    lower: given whether to leave the cache out. Raises what both raise.
+    """
+    lowered = lower(False)
+    if lowered.source != "cache":
+        return open_it(lowered)
+    try:
+        return open_it(lowered)
+    except OutOfMemory:
+        raise
+    except EngineError as error:
+        again = lower(True)
+        if again.model == lowered.model:
+            raise
+        store.log.warning("%s is lowered again, what the cache has of it cannot be used: %s", graph_path.name, error)
+    return open_it(again)
 
 
 def _lowered(
@@ -119,33 +162,31 @@ def _lowered(
     rewrite: Callable[[bytes], tuple[bytes, dict[str, int]]],
     keep: bool,
     part: Part | None,
+    anew: bool,
 ) -> LoweredGraph:
-    content = graph_path.read_bytes()
+    content = read_graph(graph_path)
     facts = facts if part is None else (*facts, part)
     key = store.key_of(hashlib.sha256(content).hexdigest(), VERSION, *facts)
-    kept = _read(key)
+    kept = None if anew else store.read_entry(_FOLDER, key, _of_entry)
     if kept is not None:
         return kept
     with interrupts_wait():
         import onnx  # noqa: F401  # what an interrupted import leaves behind cannot be imported again
-    if part is not None:
-        from ..graphs.cut import cut_part
+    with reading(graph_path.name):
+        if part is not None:
+            from ..graphs.cut import cut_part
 
-        content = cut_part(content, part, graph_path.name)
-    model, rewrites = rewrite(content)
+            content = cut_part(content, part, graph_path.name)
+        model, rewrites = rewrite(content)
+        check_operators(model, graph_path.name)
     if keep:
         store.write_entry(_FOLDER, key, {"rewrites": rewrites}, model)
     return LoweredGraph(model, "built", rewrites)
 
 
-def _read(key: str) -> LoweredGraph | None:
-    """Return a graph that is kept, None where there is none or its entry is damaged."""
-    found = store.read_entry(_FOLDER, key)
-    if found is None:
-        return None
-    facts, model = found
-    try:
-        rewrites = {str(name): int(count) for name, count in facts["rewrites"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    return LoweredGraph(model, "cache", rewrites)
+def _of_entry(facts: dict[str, Any], model: bytes) -> LoweredGraph:
+    """Return a graph that was kept; half a model, or one with other operators than ours, was not written by us."""
+    if not model:
+        raise ValueError("it is empty")
+    check_operators(model, "it")
+    return LoweredGraph(model, "cache", {str(name): int(count) for name, count in facts["rewrites"].items()})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...core.errors import Cancelled, EdgereelError, EngineError, MissingExtraError, OutOfMemory, brief
+from ...core.errors import Cancelled, EdgereelError, EngineError, MissingExtraError, OutOfMemory, brief, one_line
 from ...core.interrupts import interrupts_wait
+from ..graphs.read import read_graph
 from ..options import GraphSpecs, TensorInfo
 from ..stopping import run_stoppable
 
@@ -28,6 +31,8 @@ _WANT_OF_MEMORY = (
     "is smaller than requested bytes",
     "status_alloc_failed",
 )
+_QUIET = 4
+"""The severity from which on ONNX Runtime writes to stderr: what it says of errors is in those that it raises."""
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -76,18 +81,65 @@ def session_settings(onnxruntime: Any, graph_path: Path, threads: int, entries: 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
+    settings.log_severity_level = _QUIET
     common = {
         "session.record_ep_graph_assignment_info": "1",
         "session.intra_op.allow_spinning": "0" if threads == 1 else "1",
         # Idle workers that spin between calls take cores away from the video encoder and everyone else.
         "session.force_spinning_stop": "1",
         # A lowered graph is opened from memory; its weights are where the canonical one has them.
-        "session.model_external_initializers_file_folder_path": str(graph_path.resolve().parent),
+        "session.model_external_initializers_file_folder_path": _folder_in_utf8(graph_path.resolve().parent),
     }
     for entry, value in {**common, **entries}.items():
         settings.add_session_config_entry(entry, value)
     return settings
+
+
+def model_to_open(graph_path: Path, lowered: bytes | None) -> str | bytes:
+    """Return what onnxruntime.InferenceSession is to open: the lowered graph, or the canonical one where there is none."""
+    if lowered is not None:
+        return lowered
+    return str(graph_path) if _is_utf8(graph_path) else read_graph(graph_path)
+
+
+def _is_utf8(path: Path) -> bool:
+    """Return whether a path is text: names on Linux are bytes, and Python writes those that are not UTF-8 in its own way."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _folder_in_utf8(folder: Path) -> str:
+    """Return a path to a folder that ONNX Runtime's bindings can take. Raises EngineError where there is none."""
+    if _is_utf8(folder):
+        return str(folder)
+    try:
+        information = folder.stat()
+        path = _open_folder(folder, information.st_dev, information.st_ino).path
+        if os.path.samestat(os.stat(path), information):
+            return path
+    except OSError:
+        pass
+    raise EngineError(f"ONNX Runtime cannot read from {one_line(folder)}: its name is not UTF-8, rename the folder")
+
+
+class _OpenFolder:
+    """A folder that is kept open, and so has a second name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = os.open(folder, os.O_RDONLY)
+        self.path = f"/proc/self/fd/{self._descriptor}"
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+@lru_cache(maxsize=16)
+def _open_folder(folder: Path, device: int, inode: int) -> _OpenFolder:
+    """Segments of a graph are opened again and again, as long as its session is there."""
+    return _OpenFolder(folder)
 
 
 def graph_specs(session: Any) -> GraphSpecs:
@@ -152,6 +204,7 @@ class Runs:
         stopping.run_stoppable.
         """
         options = self._onnxruntime.RunOptions()
+        options.log_severity_level = _QUIET
         for entry, value in (entries or {}).items():
             options.add_run_config_entry(entry, value)
 

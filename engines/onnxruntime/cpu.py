@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import EngineError, MissingExtraError, brief
+from ...core.errors import EngineError, MissingExtraError
 from ...core.machine import give_back_large_blocks, give_back_memory, usable_cores
 from ..base import Engine, EngineReport, Session, Tensor
-from ..lowering.lower import LoweredGraph, lower_graph, not_lowered
+from ..graphs.read import read_graph, reading
+from ..lowering.lower import LoweredGraph, lower_graph, not_lowered, open_lowered
 from ..options import EngineOptions
 from ..streaming import open_within
 from .byte_products import byte_products_are_exact
 from .common import (
-    LONGEST_QUOTE,
     AssignedNode,
     Runs,
     assigned_nodes,
@@ -24,6 +24,7 @@ from .common import (
     failure,
     graph_specs,
     import_onnxruntime,
+    model_to_open,
     session_settings,
 )
 
@@ -58,8 +59,15 @@ class OnnxRuntimeCpu(Engine):
         """Open a graph; see Engine.open."""
         if options.compute not in (None, "float32"):
             raise EngineError(f"the cpu engine calculates in float32, not in {options.compute}")
+        version = _onnxruntime().__version__
+        return open_lowered(
+            graph_path,
+            lambda anew: _lower(graph_path, options, version, anew),
+            lambda lowered: self._open(graph_path, options, lowered),
+        )
+
+    def _open(self, graph_path: Path, options: EngineOptions, lowered: LoweredGraph) -> Session:
         onnxruntime = _onnxruntime()
-        lowered = _lower(graph_path, options, onnxruntime.__version__)
         threads = options.threads or usable_cores()
         # ONNX Runtime fuses weights-only linears by itself, and quantizes activations (4) unless told to keep float32 (1).
         entries = {"session.qdq_matmulnbits_accuracy_level": "4" if options.activations == "dynamic" else "1"}
@@ -73,11 +81,14 @@ class OnnxRuntimeCpu(Engine):
         settings.enable_mem_pattern = False
 
         def open_model(model: str | bytes) -> Session:
-            try:
-                session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-            except Exception as error:
-                raise failure(f"cannot open {graph_path.name} with ONNX Runtime", error) from error
-            return OnnxRuntimeCpuSession(onnxruntime, session, graph_path.name, threads, lowered)
+            with reading(graph_path.name):
+                try:
+                    session = onnxruntime.InferenceSession(
+                        model, settings, providers=["CPUExecutionProvider"], enable_fallback=0
+                    )
+                except Exception as error:
+                    raise failure(f"cannot open {graph_path.name} with ONNX Runtime", error) from error
+                return OnnxRuntimeCpuSession(onnxruntime, session, graph_path.name, threads, lowered)
 
         def open_segment(segment: Segment) -> Session:
             settings.enable_cpu_mem_arena = False  # one for each open segment would keep the memory of its largest run
@@ -85,8 +96,8 @@ class OnnxRuntimeCpu(Engine):
             return open_model(segment.model)
 
         if options.weight_budget is None:
-            return open_model(str(graph_path) if lowered.model is None else lowered.model)
-        model = graph_path.read_bytes() if lowered.model is None else lowered.model
+            return open_model(model_to_open(graph_path, lowered.model))
+        model = read_graph(graph_path) if lowered.model is None else lowered.model
         return open_within(
             options.weight_budget, graph_path.name, model, lambda: open_model(model), open_segment, _held_size
         )
@@ -114,13 +125,10 @@ def _onnxruntime() -> Any:
     return import_onnxruntime("onnxruntime", "cpu", "cpu")
 
 
-def _lower(graph_path: Path, options: EngineOptions, version: str) -> LoweredGraph:
+def _lower(graph_path: Path, options: EngineOptions, version: str, anew: bool = False) -> LoweredGraph:
     if not options.lower:
-        return not_lowered(options.part)
-    try:
-        return lower_graph(graph_path, options.activations, version, keep=options.keep, part=options.part)
-    except (OSError, ValueError) as error:
-        raise EngineError(f"cannot open {graph_path.name}: {brief(error, LONGEST_QUOTE)}") from error
+        return not_lowered(graph_path, options.part)
+    return lower_graph(graph_path, options.activations, version, keep=options.keep, part=options.part, anew=anew)
 
 
 class OnnxRuntimeCpuSession(Session):

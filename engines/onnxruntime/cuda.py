@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.machine import usable_cores
 from ..base import Engine, Session
+from ..graphs.read import read_graph, reading
+from ..lowering.lower import LoweredGraph, open_lowered
 from ..nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
-from ..options import EngineOptions
+from ..options import Compute, EngineOptions
 from ..streaming import open_within
 from .bound import LARGEST_FIXED, BoundSession, FixedShapeSession
-from .common import failure, import_onnxruntime, session_settings, version_numbers
+from .common import failure, import_onnxruntime, model_to_open, session_settings, version_numbers
 from .cuda_libraries import cuda_major, lacking_libraries, load_libraries
 from .device_tensor import Device
 from .gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
@@ -62,29 +64,37 @@ class OnnxRuntimeCuda(Engine):
         """Open a graph; see Engine.open. Raises EngineError where nodes that calculate would run on the CPU."""
         if reason := self.unavailable():
             raise EngineError(f"the cuda engine cannot run here: {reason}")
-        onnxruntime = _onnxruntime()
         compute = options.compute or DEFAULT_COMPUTE
-        lowered = lower_for(self.name, graph_path, options, compute)
+        return open_lowered(
+            graph_path,
+            lambda anew: lower_for(self.name, graph_path, options, compute, anew),
+            lambda lowered: self._open(graph_path, options, compute, lowered),
+        )
+
+    def _open(self, graph_path: Path, options: EngineOptions, compute: Compute, lowered: LoweredGraph) -> Session:
+        onnxruntime = _onnxruntime()
         load_libraries(onnxruntime)
         name = graph_path.name
 
         def open_whole(model: str | bytes) -> Session:
             recorded = options.shapes is not None and _small(options)
-            session, recorded = _open_session(onnxruntime, graph_path, options, model, recorded)
-            report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
+            with reading(name):
+                session, recorded = _open_session(onnxruntime, graph_path, options, model, recorded)
+                report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
             if options.shapes is None or not recorded:
                 return BoundSession(onnxruntime, session, name, Device("cuda"), report)
             recording = (_NOT_RECORDED, _RECORDED)
             return FixedShapeSession(onnxruntime, session, name, Device("cuda"), report, options.shapes, *recording)
 
         def open_segment(segment: Segment) -> Session:
-            session, _ = _open_session(onnxruntime, graph_path, options, segment.model, False)
-            report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
+            with reading(name):
+                session, _ = _open_session(onnxruntime, graph_path, options, segment.model, False)
+                report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
             return BoundSession(onnxruntime, session, name, Device("cuda"), report, detached=True)
 
         if options.weight_budget is None:
-            return open_whole(str(graph_path) if lowered.model is None else lowered.model)
-        model = graph_path.read_bytes() if lowered.model is None else lowered.model
+            return open_whole(model_to_open(graph_path, lowered.model))
+        model = read_graph(graph_path) if lowered.model is None else lowered.model
         return open_within(options.weight_budget, name, model, lambda: open_whole(model), open_segment)
 
     def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:

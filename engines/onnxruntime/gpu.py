@@ -5,31 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import EngineError, brief
 from ...core.machine import usable_cores
 from ..base import EngineReport
 from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered
 from ..lowering.targets import parse_target
 from ..nvidia import nvidia_gpus
 from ..options import Compute, EngineOptions
-from .common import LONGEST_QUOTE, AssignedNode, assigned_nodes, count_by_provider
+from .common import AssignedNode, assigned_nodes, count_by_provider
 from .placement import check_placement
 
 DEFAULT_COMPUTE: Compute = "float16"
 """What both calculate in where it is not chosen; lowering keeps what needs more in float32."""
 
 
-def lower_for(target: str, graph_path: Path, options: EngineOptions, compute: Compute) -> LoweredGraph:
+def lower_for(
+    target: str, graph_path: Path, options: EngineOptions, compute: Compute, anew: bool = False
+) -> LoweredGraph:
     """Return a graph lowered for a target; see engines.lowering.lower. Raises EngineError where the graph cannot be read."""
     if not options.lower:
-        return not_lowered(options.part)
-    try:
-        lowered: LoweredGraph = lower_for_target(
-            graph_path, parse_target(target), compute, keep=options.keep, part=options.part
-        )
-    except (OSError, ValueError) as error:
-        raise EngineError(f"cannot open {graph_path.name}: {brief(error, LONGEST_QUOTE)}") from error
-    return lowered
+        return not_lowered(graph_path, options.part)
+    return lower_for_target(graph_path, parse_target(target), compute, keep=options.keep, part=options.part, anew=anew)
 
 
 def gpu_report(

@@ -25,10 +25,12 @@ from ...core.interrupts import interrupts_wait
 from ...core.machine import usable_cores
 from ..base import Engine, Session, Tensor
 from ..cache.entry import EngineKey
+from ..graphs.read import read_graph, reading
+from ..lowering.lower import LoweredGraph, open_lowered
 from ..nvidia import Capability, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
 from .bound import BoundSession, FixedShapeSession
-from .common import LONGEST_QUOTE, failure, import_onnxruntime, session_settings, version_numbers
+from .common import LONGEST_QUOTE, failure, import_onnxruntime, model_to_open, session_settings, version_numbers
 from .cuda_libraries import DRIVER, NO_DRIVER, lacking_libraries, load_libraries, missing_libraries
 from .device_tensor import Device
 from .gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
@@ -78,11 +80,17 @@ class OnnxRuntimeRtx(Engine):
         """Open a graph; see Engine.open. Raises EngineError where nodes that calculate would run on the CPU."""
         if reason := self.unavailable():
             raise EngineError(f"the rtx engine cannot run here: {reason}")
-        onnxruntime = _onnxruntime()
         compute = options.compute or DEFAULT_COMPUTE
-        lowered = lower_for("tensorrt-rtx", graph_path, options, compute)
-        model = str(graph_path) if lowered.model is None else lowered.model
-        content = graph_path.read_bytes() if lowered.model is None else lowered.model
+        return open_lowered(
+            graph_path,
+            lambda anew: lower_for("tensorrt-rtx", graph_path, options, compute, anew),
+            lambda lowered: self._open(graph_path, options, compute, lowered),
+        )
+
+    def _open(self, graph_path: Path, options: EngineOptions, compute: Compute, lowered: LoweredGraph) -> Session:
+        onnxruntime = _onnxruntime()
+        model = model_to_open(graph_path, lowered.model)
+        content = read_graph(graph_path) if lowered.model is None else lowered.model
         kernels = _kernels(content, onnxruntime, compute, options) if options.keep else None
         settings = session_settings(onnxruntime, graph_path, options.threads or usable_cores(), {})
         load_libraries(onnxruntime)
@@ -94,7 +102,8 @@ class OnnxRuntimeRtx(Engine):
             session = onnxruntime.InferenceSession(model, sess_options=settings, enable_fallback=0)
         except Exception as error:
             raise failure(f"cannot open {graph_path.name} with TensorRT-RTX", error) from error
-        report = gpu_report(self.name, PROVIDER, onnxruntime, session, graph_path.name, lowered, compute)
+        with reading(graph_path.name):
+            report = gpu_report(self.name, PROVIDER, onnxruntime, session, graph_path.name, lowered, compute)
         if kernels is not None:
             seconds = time.perf_counter() - started
             report = replace(report, build=kernels.source, build_seconds=seconds if kernels.source == "built" else 0.0)

@@ -1,111 +1,112 @@
-"""OpenVINO on CPU cores, as an engine of ours, so that everything around the graphs is the same program.
+"""OpenVINO on CPU cores. It reads the bundle's canonical graphs, since it has kernels for their high-level operators.
 
-It reads the bundle's canonical graphs. For measuring beside our engines: it is not one that edgereel offers.
+What it compiles is not kept: it holds all weights once more, and is made in seconds. See ENGINES for its name.
 """
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import EngineError, brief, require_packages
+from ...core.errors import EngineError, MissingExtraError, brief, require_packages
+from ...core.interrupts import interrupts_wait, temporary_folder
 from ...core.machine import usable_cores
-from .. import Engine, EngineOptions, EngineReport, GraphSpecs, Session, Shapes, Tensor, TensorInfo
+from ..base import Engine, EngineReport, Session
+from ..graphs.operators import check_operators, declared_names
+from ..graphs.parts import canonical_part
+from ..graphs.read import read_graph, reading
+from ..options import Compute, EngineOptions, Part, Shapes
+from .session import OpenVinoSession, precision_of
 
 EXTRA = "openvino"
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-_PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
-_TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "i8": "int8", "u8": "uint8"}
-_NUMPY = {"int64_t": "int64", "int32_t": "int32", "float": "float32"}
 
 
 class OpenVino(Engine):
     """Opens graphs with OpenVINO's CPU plugin.
 
-    precision: `float32` or `bfloat16`, which is what the plugin is asked for. cache: the folder that it keeps what it compiled
-    in. fixed_shapes: it is told the shapes of all runs, which its kernels are chosen by.
+    fixed_shapes: it is told the shapes of all runs, which its kernels are chosen by.
     """
 
     name = "openvino"
     fixed_shapes = True
 
-    def __init__(self, precision: str, cache: Path) -> None:
-        self._precision = precision
+    def __init__(self, compute: Compute = "float32", cache: Path | None = None) -> None:
+        """compute: what it calculates in where options do not say: float32, or bfloat16 where the processor has it.
+
+        cache: a folder to keep what is compiled in, None for nowhere.
+        """
+        self.compute = compute
         self._cache = cache
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable."""
         try:
-            require_packages(("openvino",), EXTRA, "comparing with OpenVINO")
-        except Exception as error:
+            _openvino()
+        except (EngineError, MissingExtraError) as error:
             return str(error)
         return None
 
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open."""
-        require_packages(("openvino",), EXTRA, "comparing with OpenVINO")
+        openvino = _openvino()
+        compute = self._compute(options)
         if options.weight_budget is not None:
-            raise EngineError("OpenVINO holds all weights of a graph: there is not enough memory to compare with it")
-        import openvino
-
-        threads = options.threads or usable_cores()
-        started = time.perf_counter()
-        try:
-            core = openvino.Core()
-            core.set_property({"CACHE_DIR": str(self._cache)})
-            settings = cpu_settings(PRECISIONS[self._precision], threads, options.activations == "dynamic")
-            if options.shapes is None:
-                compiled = core.compile_model(graph_path, "CPU", settings)
-            else:
-                model = core.read_model(graph_path)
-                model.reshape(_shapes(options.shapes))
-                compiled = core.compile_model(model, "CPU", settings)
-        except Exception as error:  # the library's own, and what its frontend raises
-            raise EngineError(f"cannot open {graph_path.name} with OpenVINO: {brief(error)}") from error
-        seconds = time.perf_counter() - started
-        cached = bool(compiled.get_property("LOADED_FROM_CACHE"))
-        report = EngineReport(
-            "openvino",
-            "CPU",
-            _precision_of(compiled),
-            f"openvino {openvino.__version__.split('-')[0]}",
-            threads,
-            build="cache" if cached else "built",
-            build_seconds=0.0 if cached else seconds,
-        )
-        return OpenVinoSession(compiled, graph_path.name, report)
-
-
-class OpenVinoSession(Session):
-    """A graph opened by OpenVino."""
-
-    def __init__(self, compiled: Any, graph_name: str, report: EngineReport) -> None:
-        self._request: Any | None = compiled.create_infer_request()
-        self._graph_name = graph_name
-        self._outputs = {name: index for index, port in enumerate(compiled.outputs) for name in port.get_names()}
-        self.specs = GraphSpecs(_specs(compiled.inputs), _specs(compiled.outputs))
-        self.report = report
-
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the graph; see Session.run. Outputs are copies: the next run writes into the same memory."""
-        if self._request is None:
-            raise EngineError(f"{self._graph_name} is closed and cannot run")
-        feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
-        if odd := feeds.keys() ^ self.specs.inputs.keys():
             raise EngineError(
-                f"{self._graph_name} has inputs {', '.join(self.specs.inputs)}; {sorted(odd)[0]} is not right"
+                "the openvino engine holds all weights of a graph at once: give it more memory, or use --engine cpu"
             )
-        try:
-            values = list(self._request.infer(feeds, share_inputs=True).values())
-        except Exception as error:
-            raise EngineError(f"running {self._graph_name} failed: {brief(error)}") from error
-        return {name: Tensor(values[index]) for name, index in self._outputs.items()}
+        check_operators(read_graph(graph_path), graph_path.name)
+        threads = options.threads or usable_cores()
+        settings = cpu_settings(PRECISIONS[compute], threads, options.activations == "dynamic")
+        started = time.perf_counter()
+        with reading(graph_path.name), _model_file(graph_path, options.part) as path:
+            try:
+                core = openvino.Core()
+                if self._cache is not None:
+                    core.set_property({"CACHE_DIR": str(self._cache)})
+                if options.shapes is None:
+                    compiled = core.compile_model(path, "CPU", settings)
+                else:
+                    model = core.read_model(path)
+                    model.reshape(_shapes(options.shapes))
+                    compiled = core.compile_model(model, "CPU", settings)
+            except Exception as error:  # the library's own, and what its frontend raises
+                raise EngineError(f"cannot open {graph_path.name} with OpenVINO: {brief(error)}") from error
+            seconds = time.perf_counter() - started
+            cached = self._cache is not None and bool(compiled.get_property("LOADED_FROM_CACHE"))
+            report = EngineReport(
+                self.name,
+                "CPU",
+                precision_of(compiled),
+                f"openvino {_version(openvino)}",
+                threads,
+                build="cache" if cached else "built",
+                build_seconds=0.0 if cached else seconds,
+            )
+            return OpenVinoSession(compiled, declared_names(read_graph(path)), graph_path.name, report)
 
-    def close(self) -> None:
-        """Release the graph."""
-        self._request = None
+    def numerics(self, options: EngineOptions) -> dict[str, str]:
+        """Name the version and the type that is calculated in; kernels are chosen by shapes. See Engine.numerics."""
+        return {
+            "engine": self.name,
+            "version": _version(_openvino()),
+            "machine": platform.machine(),
+            "compute": self._compute(options),
+            "activations": options.activations,
+            "shapes": repr(options.shapes),
+        }
+
+    def _compute(self, options: EngineOptions) -> Compute:
+        compute = options.compute or self.compute
+        if compute not in PRECISIONS:
+            raise EngineError(f"the openvino engine calculates in {' or '.join(PRECISIONS)}, not in {compute}")
+        return compute
 
 
 def cpu_settings(precision: str, threads: int, by_token: bool = False) -> dict[str, Any]:
@@ -122,24 +123,40 @@ def cpu_settings(precision: str, threads: int, by_token: bool = False) -> dict[s
     return {**settings, "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(2**64 - 1)} if by_token else settings
 
 
+def _openvino() -> Any:
+    """Return the module. Raises MissingExtraError where it is not installed, EngineError where it cannot be loaded."""
+    require_packages(("openvino",), EXTRA, "the openvino engine")
+    try:
+        with interrupts_wait():
+            import openvino
+    except ImportError as error:
+        raise EngineError(f"openvino is installed but cannot be loaded: {brief(error)}") from error
+    return openvino
+
+
+def _version(openvino: Any) -> str:
+    return str(openvino.__version__).split("-")[0]
+
+
+@contextmanager
+def _model_file(graph_path: Path, part: Part | None) -> Iterator[Path]:
+    """Give the file of a graph, or of a part of it in a folder of its own, with the weights: OpenVINO follows no links."""
+    if part is None:
+        yield graph_path
+        return
+    content = canonical_part(graph_path, part)
+    from ..lowering.summary import graph_data_files
+
+    with temporary_folder("edgereel-part-") as folder:
+        path = folder / graph_path.name
+        path.write_bytes(content)
+        for data in graph_data_files(graph_path, content):
+            try:
+                os.link(data, folder / data.name)
+            except OSError:  # another file system
+                shutil.copyfile(data, folder / data.name)
+        yield path
+
+
 def _shapes(shapes: Shapes) -> dict[str, list[int]]:
     return {name: list(shape) for name, shape in shapes}
-
-
-def _specs(ports: Any) -> dict[str, TensorInfo]:
-    specs = {}
-    for port in ports:
-        extents = [str(extent) if extent.is_dynamic else extent.get_length() for extent in port.get_partial_shape()]
-        kind = port.get_element_type().to_string()
-        specs.update({name: TensorInfo(_NUMPY.get(kind, kind), tuple(extents)) for name in port.get_names()})
-    return specs
-
-
-def _precision_of(compiled: Any) -> str:
-    """Return the types that matrix products and convolutions calculate in, as the compiled graph tells them."""
-    found = set()
-    for operation in compiled.get_runtime_model().get_ordered_ops():
-        told = operation.get_rt_info()
-        if "layerType" in told and told["layerType"].astype(str) in _PRODUCTS and "runtimePrecision" in told:
-            found.add(told["runtimePrecision"].astype(str))
-    return "/".join(sorted(_TYPES.get(kind, kind) for kind in found)) or "unknown"

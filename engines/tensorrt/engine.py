@@ -18,7 +18,8 @@ from ...core.errors import EngineError, UsageError, brief
 from ..base import Engine, EngineReport, Session
 from ..cache import store
 from ..cache.engines import EngineCache, EngineKey
-from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, with_plain_weights
+from ..graphs.read import read_graph
+from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, open_lowered, with_plain_weights
 from ..lowering.targets import Target, parse_target
 from ..options import Compute, EngineOptions
 from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
@@ -70,7 +71,7 @@ class TensorRt(Engine):
     def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
         """Return the graph as ONNX Runtime would run it on CUDA: TensorRT fuses attention too, out of what it is given."""
         if not options.lower:
-            not_lowered(options.part)
+            not_lowered(graph_path, options.part)
             return graph_path
         target = parse_target("cuda")
         model = lower_for_target(graph_path, target, _compute(options), keep=options.keep, part=options.part).model
@@ -94,8 +95,21 @@ class TensorRt(Engine):
         """Open a graph, which takes minutes the first time; see Engine.open."""
         installed = _installation()
         settings = self._settings(installed, options)
-        lowered = _lower(graph_path, installed, settings.compute, options)
-        model = lowered.model if lowered.model is not None else _read(graph_path)
+        return open_lowered(
+            graph_path,
+            lambda anew: _lower(graph_path, installed, settings.compute, options, anew),
+            lambda lowered: self._open(graph_path, options, installed, settings, lowered),
+        )
+
+    def _open(
+        self,
+        graph_path: Path,
+        options: EngineOptions,
+        installed: _Installation,
+        settings: BuildSettings,
+        lowered: LoweredGraph,
+    ) -> Session:
+        model = lowered.model if lowered.model is not None else read_graph(graph_path)
         pool = self._device_pool()
         log = make_log(installed.trt)
         key = _key(graph_path, model, installed, settings)
@@ -118,9 +132,10 @@ class TensorRt(Engine):
             with path.open("wb") as file:
                 file.write(memoryview(plan))
 
-        with EngineCache().get_or_build(key, build) as cached:
-            plan = None
-            engine = open_engine(installed.trt, log, cached.data, graph_path.name)
+        cached, engine = EngineCache().get_or_build_usable(
+            key, build, lambda found: open_engine(installed.trt, log, found.data, graph_path.name), store.log.warning
+        )
+        plan = None
         streamed = _limit_weights(engine, log, options.weight_budget, graph_path.name)
         known = parse_version(installed.version) <= NEWEST_KNOWN
         report = EngineReport(
@@ -181,22 +196,16 @@ def _target(installed: _Installation) -> Target:
     return parse_target("tensorrt-{}.{}".format(*installed.numbers))
 
 
-def _lower(graph_path: Path, installed: _Installation, compute: Compute, options: EngineOptions) -> LoweredGraph:
+def _lower(
+    graph_path: Path, installed: _Installation, compute: Compute, options: EngineOptions, anew: bool
+) -> LoweredGraph:
     if not options.lower:
-        return not_lowered(options.part)
+        return not_lowered(graph_path, options.part)
     try:
-        return lower_for_target(graph_path, _target(installed), compute, keep=options.keep, part=options.part)
+        target = _target(installed)
     except UsageError as error:
         raise EngineError(f"TensorRT {installed.version}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise EngineError(f"cannot open {graph_path.name}: {brief(error)}") from error
-
-
-def _read(graph_path: Path) -> bytes:
-    try:
-        return graph_path.read_bytes()
-    except OSError as error:
-        raise EngineError(f"cannot open {graph_path.name}: {brief(error)}") from error
+    return lower_for_target(graph_path, target, compute, keep=options.keep, part=options.part, anew=anew)
 
 
 def _key(graph_path: Path, model: bytes, installed: _Installation, settings: BuildSettings) -> EngineKey:

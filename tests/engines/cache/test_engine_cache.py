@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import gc
@@ -15,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import HELPERS, helpers_environment
 from helpers.fake_builder import STAGES, key_of
@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 from edgereel.core import paths
 from edgereel.core.errors import EngineError, UsageError
 from edgereel.engines.cache import lock as cache_lock
-from edgereel.engines.cache import parts
+from edgereel.engines.cache import parts, store
 from edgereel.engines.cache.engines import LIMIT, LIMIT_VARIABLE, EngineCache, EngineKey, parse_limit
 from edgereel.engines.cache.entry import Description, Places
+from edgereel.runtime.text.embedding_cache import CachedEmbedding, EmbeddingCache
 
 KEY, OTHER = key_of("a"), key_of("b")
 CONTENT = b"native code" * 100
@@ -868,18 +869,14 @@ def test_the_limit_without_the_variable(monkeypatch):
 def test_the_parts_of_the_cache(tmp_path):
     folder = paths.cache_folder()
     use(EngineCache())
-    for name, size in (
-        ("lowered/a", 10),
-        ("lowered/b", 20),
-        ("embeddings/deep/c", 30),
-        ("photos/d", 40),
-        ("hashes.json", 50),
-    ):
+    for text in ("a", "b"):
+        store.write_entry("lowered", store.key_of(text), {}, text.encode())
+    kept = CachedEmbedding(np.ones((1, 3, 4), np.float32), "CPUExecutionProvider", "float32")
+    embedding = EmbeddingCache().put(store.key_of("c"), kept)
+    for name, size in (("photos/d", 40), ("hashes.json", 50)):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(size))
-    with contextlib.suppress(OSError):  # Windows may forbid links
-        (folder / "lowered" / "link").symlink_to(folder / "photos")
     listed = {part.name: part for part in parts.cache_parts()}
     assert list(listed) == ["embeddings", "engines", "lowered", "photos"]
     assert {name: part.ours for name, part in listed.items()} == {
@@ -888,11 +885,11 @@ def test_the_parts_of_the_cache(tmp_path):
         "lowered": True,
         "photos": False,
     }
-    assert (listed["embeddings"].bytes, listed["embeddings"].files) == (30, 1)
+    assert (listed["embeddings"].bytes, listed["embeddings"].files) == (embedding, 1)
     assert listed["engines"].files == 3
     assert listed["engines"].bytes == EngineCache().list_entries()[0].size
     assert parts.clear_part("lowered") == listed["lowered"].bytes >= 30
-    assert parts.clear_part("embeddings") == 30
+    assert parts.clear_part("embeddings") == embedding
     assert parts.clear_part("engines") == listed["engines"].bytes
     assert parts.clear_part("costs") == 0
     assert {part.name: part.files for part in parts.cache_parts()} == {**dict.fromkeys(listed, 0), "photos": 1}
@@ -900,6 +897,41 @@ def test_the_parts_of_the_cache(tmp_path):
         with pytest.raises(UsageError, match="there is no part"):
             parts.clear_part(name)
     assert (folder / "photos" / "d").exists()
+
+
+@pytest.mark.parametrize("part", sorted(parts.OURS))
+def test_files_of_other_programs_stay(part):
+    """EDGEREEL_CACHE may name a folder where another program has an `embeddings/`, and files are named by their hash there."""
+    store.write_entry(part, store.key_of("ours"), {}, b"body")
+    folder = paths.cache_folder() / part
+    key = store.key_of("theirs")
+    for name in ("EasyNegative.safetensors", key, f"{key}.embedding", "mine/x.pt", f".{key}.part", f"{key[:16]}.part"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"of another program")
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    parts.clear_part(part)
+    gone = {path.name for path in before if not path.exists()}
+    assert gone == (set() if part == "engines" else {store.key_of("ours")})
+
+
+@POSIX
+@pytest.mark.parametrize("part", sorted(parts.OURS))
+def test_a_part_that_is_a_link_is_not_cleared(tmp_path, part):
+    elsewhere = tmp_path / "Pictures"
+    elsewhere.mkdir()
+    store.write_entry(part, store.key_of("ours"), {}, b"body")
+    places = Places.of(elsewhere, KEY.digest())
+    for place in places[:2]:
+        place.write_bytes(b"a picture")
+    folder = paths.cache_folder() / part
+    (folder / store.key_of("ours")).rename(elsewhere / store.key_of("ours"))
+    folder.rmdir()
+    folder.symlink_to(elsewhere)
+    (listed,) = parts.cache_parts()
+    assert not listed.ours  # so that --all passes it over
+    with pytest.raises(UsageError, match=f"{part} is no folder of edgereel's but a link"):
+        parts.clear_part(part)
+    assert len(list(elsewhere.iterdir())) == 3
 
 
 def test_no_parts_where_there_is_no_cache(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_two_at_once_leave_one_whole_entry():
         found = list(pool.map(lambda _: open_in_a_process(GRAPH), range(4)))
     assert {source for source, *_ in found} <= {"built", "cache"}
     (entry,) = entries()
-    assert store.read_entry("lowered", entry.name) is not None
+    assert store.read_entry("lowered", entry.name, lambda facts, body: body) is not None
 
 
 def test_weights_are_read_where_the_bundle_has_them(tmp_path):
