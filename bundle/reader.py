@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core import paths
-from ..core.errors import BundleError, OutputError, one_line
+from ..core.errors import BundleError, MissingBundle, OutputError, one_line
 from ..core.progress import Progress, report_progress
 from .external_data import external_data_of
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, digest_of, is_plain_file_name
@@ -94,7 +94,7 @@ def _read_manifest(folder: Path) -> str:
     path = folder / MANIFEST_NAME
     try:
         if not folder.is_dir():
-            raise BundleError(f"{folder}: no such bundle folder")
+            raise MissingBundle(f"{folder}: no such bundle folder")
         information = path.lstat()
         if not stat.S_ISREG(information.st_mode):
             raise BundleError(f"{path}: must be a regular file, not a link or folder")
