@@ -7,9 +7,14 @@ import errno
 import io
 import os
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO, cast
+from typing import Any, Final, TextIO, cast
+
+_STDERR: Final = 2
+_held = threading.RLock()
 
 
 class OutputStreams:
@@ -66,6 +71,36 @@ def open_standard_files() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # takes the lowest number that is free
+
+
+@contextmanager
+def native_words_held() -> Iterator[None]:
+    """Hold back what native libraries print on stderr in the block: where it raises, the error says it, and nothing else.
+
+    Libraries write to the process's file past Python, a panic in Rust before it becomes an exception. Where the block does
+    not raise, what was held is printed at its end.
+    """
+    with _held, contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(_STDERR)
+        except OSError:  # no stderr, or nowhere to hold anything
+            yield
+            return
+        opened.callback(os.close, stderr)
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+        os.dup2(file.fileno(), _STDERR)
+        try:
+            yield
+        except BaseException:
+            os.dup2(stderr, _STDERR)
+            raise
+        os.dup2(stderr, _STDERR)
+        file.seek(0)
+        if words := file.read():
+            with contextlib.suppress(OSError):
+                os.write(stderr, words)
 
 
 class _Noting:

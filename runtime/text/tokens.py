@@ -16,6 +16,7 @@ from tokenizers import Encoding, Tokenizer
 
 from ...bundle.manifest import TextRules
 from ...core.errors import BundleError, PromptError
+from ...core.streams import native_words_held
 
 # Comparing a word with every word of a large vocabulary takes seconds, and large vocabularies know nearly all words.
 _SUGGEST_UP_TO = 20_000
@@ -59,7 +60,8 @@ class PromptTokenizer:
         self._path = Path(path)
         self._rules = rules
         try:
-            self._tokenizer = Tokenizer.from_file(str(self._path))
+            with native_words_held():
+                self._tokenizer = Tokenizer.from_file(str(self._path))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the library is in Rust, and its panics are not derived from Exception
@@ -93,7 +95,8 @@ class PromptTokenizer:
 
     def _encode(self, text: str) -> Encoding:
         try:
-            return self._tokenizer.encode(text)
+            with native_words_held():
+                return self._tokenizer.encode(text)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # as above: a tokenizer.json can be readable and still contradict itself
