@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full lint types scores train distill clean
+.PHONY: help demo test test-lean test-full test-offline lint types scores train distill clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ test-lean: $(VENV)-lean/done ## Run the runtime's tests where torch, diffusers a
 
 test-full: $(VENV)/dev.done ## Run the slow checks too
 	$(BIN)/python -m pytest
+
+test-offline: $(VENV)/dev.done ## Check in a network namespace that no command looks for another machine
+	$(BIN)/python -m pytest -m offline
 
 lint: $(VENV)/dev.done ## Check style
 	$(BIN)/ruff check .

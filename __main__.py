@@ -6,17 +6,20 @@ import sys
 
 from .core.interrupts import end_on_signals, how_it_ended, interrupts_wait
 from .core.processes import leave_current_folder
+from .core.streams import open_standard_files, output_streams
 
 
 def main() -> None:
     """Run the command line; ctrl-C and SIGTERM while it is still being imported end it as quietly as later."""
+    open_standard_files()
     end_on_signals()
     try:
         with interrupts_wait():
             from .cli import main as run
     except KeyboardInterrupt:
         word, exit_code = how_it_ended()
-        print(f"edgereel: {word}", file=sys.stderr)
+        with output_streams():
+            print(f"edgereel: {word}", file=sys.stderr)
         sys.exit(exit_code)
     run()
 

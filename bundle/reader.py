@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..core import paths
-from ..core.errors import BundleError, OutputError, one_line
+from ..core.errors import BundleError, MissingBundle, OutputError, one_line
 from ..core.files import write_text
 from ..core.progress import Progress, report_progress
 from .external_data import external_data_of
@@ -115,7 +115,7 @@ def _read_manifest(folder: Path) -> str:
     path = folder / MANIFEST_NAME
     try:
         if not folder.is_dir():
-            raise BundleError(f"{folder}: no such bundle folder")
+            raise MissingBundle(f"{folder}: no such bundle folder")
         return read_plain(path, _LARGEST_MANIFEST).decode()
     except FileNotFoundError:
         raise BundleError(

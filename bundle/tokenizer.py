@@ -7,14 +7,13 @@ kinds that text encoders' tokenizers are made of, and how much longer they can m
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import BundleError, brief
+from ..core.streams import native_words_held
 from .tokenizer_parts import MOST_GROWTH, check_tokenizer
 from .untrusted import parse_json, read_plain
 
@@ -64,39 +63,9 @@ def tokenizer_errors(what: str) -> Iterator[None]:
     The library is in Rust: its panics are not derived from Exception, and are written to standard error before they are raised.
     """
     try:
-        with _quiet:
+        with native_words_held():
             yield
     except (KeyboardInterrupt, SystemExit, BundleError, ImportError):
         raise
     except BaseException as error:
         raise BundleError(f"{what}: {brief(error)}") from error
-
-
-class _QuietErrors:
-    """Standard error goes nowhere while one or more threads are inside."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before: int | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                with contextlib.suppress(OSError):  # without standard error there is nothing to be quiet
-                    self._before = os.dup(2)
-                    nowhere = os.open(os.devnull, os.O_WRONLY)
-                    os.dup2(nowhere, 2)
-                    os.close(nowhere)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._before is not None:
-                os.dup2(self._before, 2)
-                os.close(self._before)
-                self._before = None
-
-
-_quiet = _QuietErrors()

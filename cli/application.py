@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -11,6 +9,7 @@ import typer
 
 from ..core.errors import Cancelled, EdgereelError, UsageError, one_line
 from ..core.interrupts import how_it_ended
+from ..core.streams import OutputStreams, output_streams
 from ..core.version import __version__
 from .terminal import stderr
 
@@ -39,34 +38,47 @@ def _root(
     """Options before any command."""
 
 
-def main() -> None:
-    """Run the command line: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted, 143 terminated."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def main() -> NoReturn:
+    """Run the command line: 0 done, 1 failed, 2 wrong usage or input, 129 hung up, 130 interrupted, 143 terminated.
+
+    What could not be printed on stdout is a failure too, once the work is done.
+    """
+    with output_streams() as streams:
+        message, exit_code = _run(streams)
+        streams.settle()
+        if streams.lost is not None and not exit_code:
+            message, exit_code = _lost_output(streams.lost)
+        if message:
+            text = f"edgereel: {one_line(message)}"
+            stderr.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(exit_code)
+
+
+def _run(streams: OutputStreams) -> tuple[str, int]:
+    """Run the command that the arguments say; return what is to be said of its end, "" for nothing, and the exit code."""
     try:
         status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has closed it; Python would complain once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except (KeyboardInterrupt, typer.Abort, Cancelled):
-        status = Cancelled.exit_code
+        return how_it_ended()
     except EdgereelError as error:
-        _fail(str(error), error.exit_code)
+        return str(error), error.exit_code
     except _WrongUsage as error:
         message = error.format_message()
         quotes = ": put the prompt in quotes" if "extra argument" in message and sys.argv[1:2] == ["generate"] else ""
-        _fail(f"{message}{quotes}", UsageError.exit_code)
+        return f"{message}{quotes}", UsageError.exit_code
     except MemoryError as error:
-        _fail(f"not enough memory: try a smaller size or fewer frames ({error})", EdgereelError.exit_code)
+        return f"not enough memory: try a smaller size or fewer frames ({error})", EdgereelError.exit_code
     except OSError as error:
-        _fail(str(error), EdgereelError.exit_code)
+        streams.settle()
+        if streams.lost is not None and streams.lost.errno == error.errno:
+            return _lost_output(streams.lost)
+        return str(error), EdgereelError.exit_code
     if status == Cancelled.exit_code:
-        _fail(*how_it_ended())
-    sys.exit(status if isinstance(status, int) else 0)
+        return how_it_ended()
+    return "", status if isinstance(status, int) else 0
 
 
-def _fail(message: str, exit_code: int) -> NoReturn:
-    stderr.print(f"edgereel: {one_line(message)}", style="red", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(exit_code)
+def _lost_output(error: OSError) -> tuple[str, int]:
+    # Whoever read the output and has closed it knows.
+    message = "" if isinstance(error, BrokenPipeError) else f"cannot write to stdout: {error.strerror or error}"
+    return message, EdgereelError.exit_code

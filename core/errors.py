@@ -4,7 +4,8 @@
     ├── UsageError                    the caller's input cannot be used as given (exit code 2)
     │   ├── PromptError               empty, too long, or made of words the model does not know
     │   └── GeometryError             a size or number of frames the model cannot do
-    ├── BundleError                   a .reel folder is missing, damaged, unsafe or too new
+    ├── BundleError                   a .reel folder is damaged, unsafe or too new
+    │   └── MissingBundle             there is none of that name (exit code 2, as for every input that is not there)
     ├── CheckpointError               a checkpoint folder or a LoRA cannot be exported
     ├── ParityError                   an exported graph does not compute what the torch module computes
     ├── QualityError                  a quantized bundle is further from its source than was asked for
@@ -61,6 +62,12 @@ class GeometryError(UsageError):
 
 class BundleError(EdgereelError):
     """A bundle is missing, damaged, unsafe or of an unknown schema version."""
+
+
+class MissingBundle(BundleError):
+    """There is no bundle of the name that was given."""
+
+    exit_code = UsageError.exit_code
 
 
 class CheckpointError(EdgereelError):

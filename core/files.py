@@ -20,7 +20,11 @@ from pathlib import Path
 
 from .errors import OutputError
 
-_PART = re.compile(r"\.edgereel-(?P<place>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{16}\.part")
+_PART = re.compile(
+    r"\.edgereel-(?P<place>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{16}\.part"
+    # Folders, whose prefixes are their makers': before the last part there is a name of ours, or a dot.
+    r"|(?:\.|edgereel-).*-(?P<folder_place>[0-9a-f]{8})-(?P<folder_process>[0-9]+)-[0-9a-z_]{8}(?:\.partial)?"
+)
 
 
 @contextlib.contextmanager
@@ -109,14 +113,24 @@ def temporary_beside(target: Path, suffix: str = ".part") -> Path:
 def sweep(folder: Path) -> None:
     """Remove what processes of this machine that no longer run have left half written in a folder, as far as it can be.
 
-    Only names that `temporary_beside` gave are touched, and of those none that another machine or container gave: whether
-    its process still runs cannot be seen from here.
+    Only names that `temporary_beside` or `folder_prefix` gave are touched, and of those none that another machine or
+    container gave: whether its process still runs cannot be seen from here.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             match = _PART.fullmatch(name)
-            if match is not None and match["place"] == _place() and not _runs(int(match["process"])):
+            if match is None or (match["place"] or match["folder_place"]) != _place():
+                continue
+            if not _runs(int(match["process"] or match["folder_process"])):
                 remove(folder / name)
+
+
+def folder_prefix(prefix: str) -> str:
+    """Return how the name of a temporary folder begins that `sweep` takes away when this process is gone.
+
+    prefix: begins with a dot or `edgereel-`, ends with a hyphen. Eight characters that tempfile chooses follow.
+    """
+    return f"{prefix}{_place()}-{os.getpid()}-"
 
 
 def remove(path: Path) -> None:

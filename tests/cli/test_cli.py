@@ -130,9 +130,9 @@ def metadata_of(path):
         (["generate", "--prompts", ".", "-o", "out"], 2, "is not a file of prompts"),
         (["generate", PROMPT, "--latents", "missing.npy"], 2, "missing.npy: cannot be read: No such file"),
         (["generate", PROMPT, "--latents", "."], 2, "cannot be read: Is a directory"),
-        (["inspect", "missing.reel"], 1, "missing.reel: no such bundle folder"),
-        (["verify", "missing.reel"], 1, "missing.reel: no such bundle folder"),
-        (["inspect", "two\nlines.reel"], 1, r"two\nlines.reel: no such bundle folder"),
+        (["inspect", "missing.reel"], 2, "missing.reel: no such bundle folder"),
+        (["verify", "missing.reel"], 2, "missing.reel: no such bundle folder"),
+        (["inspect", "two\nlines.reel"], 2, r"two\nlines.reel: no such bundle folder"),
         (["frobnicate"], 2, "No such command"),
     ],
     ids=lambda value: " ".join(value)[:40].strip() if isinstance(value, list) else "",
@@ -568,7 +568,7 @@ def test_output_that_the_terminal_cannot_show(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "edgereel", "inspect", "été.reel"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    assert (ended.returncode, ended.stderr) == (1, "edgereel: \\xe9t\\xe9.reel: no such bundle folder\n")
+    assert (ended.returncode, ended.stderr) == (2, "edgereel: \\xe9t\\xe9.reel: no such bundle folder\n")
 
 
 def test_the_cache_is_emptied_of_everything_that_is_edgereels(run):
