@@ -19,11 +19,11 @@ from ..demo.clips import Subject, split
 from ..demo.scorer import Reading, read, score_readings
 from ..engines import EngineOptions, Tensor, get_engine
 from ..quality import metrics
+from ..quality.metrics import Clip
 from ..runtime.reel import Reel
 from .observe import ObservedEngine
 
 Progress = Callable[[str, int, int], Any]
-Clip = NDArray[np.uint8]
 
 DEFAULT_PROMPTS = 8
 _FEWEST_FRAMES = 5  # that the scorer can read

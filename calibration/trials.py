@@ -12,12 +12,12 @@ import numpy as np
 from ..bundle.reader import Bundle
 from ..engines import Engine, EngineOptions, Session, Tensor, get_engine
 from ..engines.base import Activations
-from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
+from ..quality.metrics import Clip, decibels
 from ..runtime.reel import Reel
 from ..runtime.request import complete_request
 from ..runtime.text.embedding_cache import EmbeddingCache
 from .collecting import embed_all
-from .compare import Clip, default_prompts
+from .compare import default_prompts
 from .graph_file import GraphFile
 from .recording import link_data
 from .rewriting import GraphPlan, WeightFile, write_quantized
@@ -114,7 +114,7 @@ class Trials:
 
 def mean_decibels(errors: Iterable[float]) -> float:
     """Return the mean of the clips' PSNR, each at most what equal clips count as."""
-    return float(np.mean([min(PSNR_OF_EQUAL_FRAMES, -10 * np.log10(max(float(error), 1e-30))) for error in errors]))
+    return float(np.mean([decibels(float(error), 1.0) for error in errors]))
 
 
 def _squared_error(found: Clip, expected: Clip) -> float:
