@@ -21,7 +21,7 @@ from ..runtime.request import Request, complete_request
 from ..runtime.text.tokens import PromptTokenizer
 from .contenders.base import Peer, RowPlan
 from .records.record import BundleFacts, Settings
-from .wording import plural
+from .words import plural
 
 MOST_ROWS = 100
 FEW_STEPS = (4, 2, 1)

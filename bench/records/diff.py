@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.errors import UsageError, one_line
 from ..stats.statistics import median_ratio
-from ..wording import duration, plural, significant
+from ..words import duration, plural, significant
 from .folder import RECORD
 from .record import DETAILS, STAGES, Record, Row, Timing, read_record
 

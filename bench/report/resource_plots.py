@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from ..records.record import STAGES, MachineLimits, Record, Row
-from ..wording import duration, listed, memory, rate, significant, tick, time_unit
+from ..words import duration, listed, memory, rate, significant, tick, time_unit
 from .content import STAGE_NAMES, peak_bytes, timing_of
-from .drawing import (
+from .figure import (
     ACCENT,
     INK,
     LABEL,
