@@ -21,8 +21,8 @@ from ..runtime.planning import plan_bundle
 from ..runtime.request import OpenRequest, Request
 from ..runtime.text.tokens import PromptTokenizer
 from .contenders.base import Peer, RowPlan
-from .records.record import BundleFacts, Settings
-from .wording import plural
+from .records.record import BundleFacts, ClipSettings
+from .words import plural
 
 MOST_ROWS = 100
 FEW_STEPS = (4, 2, 1)
@@ -161,10 +161,10 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
     )
 
 
-def settings_of(request: Request, prompts: Sequence[str]) -> Settings:
+def settings_of(request: Request, prompts: Sequence[str]) -> ClipSettings:
     """Return what a row's clips are made with; prompt n has seed n."""
     same = ("width", "height", "frames", "fps", "steps", "recipe", "sampler")
-    return Settings(
+    return ClipSettings(
         **{name: getattr(request, name) for name in same},
         guidance=list(request.guidances),
         prompts=len(prompts),

@@ -11,7 +11,7 @@ import numpy as np
 from ..bundle.reader import Bundle
 from ..engines import EngineOptions, get_engine
 from ..engines.options import Activations
-from ..quality.metrics import PSNR_OF_EQUAL_FRAMES, Clip
+from ..quality.metrics import Clip, decibels
 from ..runtime.reel import Reel
 from ..runtime.request import OpenRequest
 from ..runtime.text.embedding_cache import EmbeddingCache
@@ -114,7 +114,7 @@ class Trials:
 
 def mean_decibels(errors: Iterable[float]) -> float:
     """Return the mean of the clips' PSNR, each at most what equal clips count as."""
-    return float(np.mean([min(PSNR_OF_EQUAL_FRAMES, -10 * np.log10(max(float(error), 1e-30))) for error in errors]))
+    return float(np.mean([decibels(float(error), 1.0) for error in errors]))
 
 
 def _squared_error(found: Clip, expected: Clip) -> float:

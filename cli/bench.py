@@ -139,7 +139,8 @@ def run(
         show_note(_PARTIAL)
         raise typer.Exit(Cancelled.exit_code)
     if not any(row.warm or row.cold for row in measured):
-        show_note(f"no row was measured: {measured[0].failures[0]}")
+        failures = [failure for row in measured for failure in row.failures]
+        show_note(f"no row was measured: {failures[0] if failures else 'no clip was made'}")
         raise typer.Exit(1)
 
 

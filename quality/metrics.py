@@ -19,8 +19,14 @@ _LUMA = np.array([0.2126, 0.7152, 0.0722])
 
 def psnr(reference: Clip, clip: Clip) -> float:
     """Return the peak signal-to-noise ratio in dB over a whole clip; 100 where every value is equal."""
-    error = np.square(reference.astype(np.float64) - clip).mean()
-    return PSNR_OF_EQUAL_FRAMES if error == 0 else min(PSNR_OF_EQUAL_FRAMES, 10 * math.log10(255**2 / error))
+    return decibels(float(np.square(reference.astype(np.float64) - clip).mean()), 255.0)
+
+
+def decibels(squared_error: float, peak: float) -> float:
+    """Return the peak signal-to-noise ratio of a mean squared error, where white is `peak`; 100 at most, and for no error."""
+    return (
+        min(PSNR_OF_EQUAL_FRAMES, 10 * math.log10(peak**2 / squared_error)) if squared_error else PSNR_OF_EQUAL_FRAMES
+    )
 
 
 def ssim(reference: Clip, clip: Clip) -> float:

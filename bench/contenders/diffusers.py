@@ -21,7 +21,7 @@ NEEDED = ("torch", "diffusers", "transformers", "ftfy")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class DiffusersCheckpoint:
     """A diffusers checkpoint folder. transformer: a folder with another one to put in, None for its own."""
 
     folder: Path
@@ -35,7 +35,7 @@ class DiffusersContender(Contender):
     must_match = True
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate", "ftfy", "av")
 
-    def __init__(self, plan: RowPlan, checkpoint: Checkpoint, compiled: bool, dtype: str, cache: Path) -> None:
+    def __init__(self, plan: RowPlan, checkpoint: DiffusersCheckpoint, compiled: bool, dtype: str, cache: Path) -> None:
         """dtype: of the transformer and the text encoder. cache: the folder for what torch compiles."""
         super().__init__(plan)
         self.checkpoint, self.compiled, self.dtype, self.cache = checkpoint, compiled, dtype, cache

@@ -12,7 +12,7 @@ from ...core.interrupts import temporary_folder
 from ...core.paths import demo_bundle_path
 from ...engines.openvino.engine import EXTRA
 from .base import Peer
-from .diffusers import NEEDED, Checkpoint, DiffusersContender
+from .diffusers import NEEDED, DiffusersCheckpoint, DiffusersContender
 from .openvino import OpenVinoContender
 
 PEERS = ("diffusers", "diffusers-bfloat16", "openvino", "openvino-bfloat16")
@@ -26,7 +26,7 @@ def find_peers(
     """Give the peers of these names (see PEERS) for `run_bench`; what they compile is kept until the block ends.
 
     first_bundle: the first that is measured, None for the built-in one, whose checkpoint is known. checkpoint, transformer:
-    see Checkpoint. Raises UsageError for a name that is none, and where there is no checkpoint for a peer that needs one;
+    see DiffusersCheckpoint. Raises UsageError for a name that is none, and where there is no checkpoint for a peer that needs one;
     MissingExtraError where what a peer needs is not installed.
     """
     if unknown := [name for name in names if name not in PEERS]:
@@ -54,7 +54,9 @@ def find_peers(
         yield peers
 
 
-def find_checkpoint(bundle: Path | None, checkpoint: Path | None = None, transformer: Path | None = None) -> Checkpoint:
+def find_checkpoint(
+    bundle: Path | None, checkpoint: Path | None = None, transformer: Path | None = None
+) -> DiffusersCheckpoint:
     """Return the checkpoint that was asked for, or that of the built-in bundle (None, or its folder).
 
     Raises UsageError where neither is there, naming what is missing.
@@ -74,4 +76,4 @@ def find_checkpoint(bundle: Path | None, checkpoint: Path | None = None, transfo
     for folder, file in ((checkpoint, "model_index.json"), (transformer, "config.json")):
         if folder is not None and not (folder / file).is_file():
             raise UsageError(f"{folder} has no {file}: a folder as diffusers' save_pretrained writes it is needed")
-    return Checkpoint(checkpoint.resolve(), None if transformer is None else transformer.resolve())
+    return DiffusersCheckpoint(checkpoint.resolve(), None if transformer is None else transformer.resolve())

@@ -7,7 +7,7 @@ latents are whole is `denoise`, inside the decoder is `decode`, and all that is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,7 @@ from ...core.errors import EngineError
 from ...core.progress import Span
 from ...runtime.clip import Video
 from ...runtime.reel import Reel
-
-OnStage = Callable[[str], object]
-"""Told the name of each stage as it begins; decode and encode take turns, frame by frame."""
+from .protocol import OnStage
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import numpy as np
 
 from ...core.errors import UsageError, one_line
 from ..stats.statistics import median_ratio
-from ..wording import duration, plural, significant
+from ..words import duration, plural, significant
 from .folder import RECORD
 from .record import DETAILS, STAGES, Record, Row, Timing, read_record
 
 CONFIDENCE = 0.99
 Kind = Literal["warm", "cold"]
-Verdict = Literal["faster", "slower", "no difference found", "too few runs to tell", "cannot be compared"]
+StageVerdict = Literal["faster", "slower", "no difference found", "too few runs to tell", "cannot be compared"]
 _UNDECIDED = ("too few runs to tell", "cannot be compared")
 _MOST_SAMPLES = 10_000  # of which an interval is taken; of more, every n-th
 _PROMPTS = {"prompts", "prompts_sha256", "seeds"}
@@ -43,7 +43,7 @@ class StageDiff:
     low: float | None
     high: float | None
     confidence: float | None
-    verdict: Verdict
+    verdict: StageVerdict
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def stage_diff(kind: Kind, stage: str, before: Timing, after: Timing, confidence
         told = ratio if math.isfinite(ratio) else None
         return StageDiff(kind, stage, *medians, told, None, None, None, "cannot be compared")
     verdict = found.verdict(confidence)
-    said: Verdict = "too few runs to tell" if verdict == "too few rounds to tell" else verdict
+    said: StageVerdict = "too few runs to tell" if verdict == "too few rounds to tell" else verdict
     return StageDiff(kind, stage, *medians, ratio, found.low, found.high, found.confidence, said)
 
 

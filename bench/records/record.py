@@ -131,7 +131,7 @@ class EngineFacts(RecordPart):
     build_seconds: Seconds = 0.0
 
 
-class Settings(RecordPart):
+class ClipSettings(RecordPart):
     """What was made. prompts_sha256: of the prompts, one a line."""
 
     width: Count
@@ -220,7 +220,7 @@ class Row(RecordPart):
     contender: str
     bundle: BundleFacts | None
     engine: EngineFacts
-    settings: Settings
+    settings: ClipSettings
     warm: Timing | None
     cold: Timing | None
     quality: Quality

@@ -10,7 +10,7 @@ from typing import Any
 from ...core.errors import one_line
 from ..records.record import DETAILS, STAGES, GpuFacts, MachineLimits, Record, Row, RowComparison, Timing
 from ..stats.statistics import runs_needed
-from ..wording import NOT_MEASURED, duration, listed, memory, percent, plural, rate, significant, span, time_unit, whole
+from ..words import NOT_MEASURED, duration, listed, memory, percent, plural, rate, significant, span, time_unit, whole
 from .scores import quality_text
 
 _ONCE = (

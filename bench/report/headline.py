@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..records.record import Record, Row, Summary
-from ..wording import duration, percent, plural, span, whole
+from ..words import duration, percent, plural, span, whole
 from .content import clip_size, pace, timing_of
 from .results import skipped_sentence
 from .scores import quality_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..records.record import Record
 from . import content
 from .content import STAGE_NAMES, Table
-from .drawing import WIDTHS, Plot, style, svg
+from .figure import WIDTHS, Plot, style, svg
 from .headline import headline
 from .html import Safe, element, together
 from .resource_plots import memory_over_time, quality_against_time, roofline

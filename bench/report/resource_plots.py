@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 from ..records.record import STAGES, MachineLimits, Record, Row
-from ..wording import duration, listed, memory, rate, significant, tick, time_unit
+from ..words import duration, listed, memory, rate, significant, tick, time_unit
 from .content import STAGE_NAMES, peak_bytes, timing_of
-from .drawing import (
+from .figure import (
     ACCENT,
     INK,
     LABEL,
@@ -32,7 +32,7 @@ from .time_plots import left_out, log_axis
 
 _PANELS = 12
 _CLIPS = 3
-Point = tuple[int, str, float, float]
+StagePoint = tuple[int, str, float, float]
 """A stage of a row: the row's number, the stage, FLOPs for each byte, FLOPs a second."""
 
 
@@ -201,7 +201,7 @@ def roofline(record: Record) -> Plot:
     """Return each stage of each row as a point below what the machine can do: Williams, Waterman and Patterson, 2009."""
     title = "How near to the machine’s limits"
     limits = _distinct_limits(record)
-    points: list[Point] = []
+    points: list[StagePoint] = []
     for place, row in enumerate(record.rows[:MOST_ROWS]):
         warm = timing_of(row, "warm")
         for stage, took in row.stages.items():
@@ -241,7 +241,7 @@ def _distinct_limits(record: Record) -> list[MachineLimits]:
     return [each for place, each in enumerate(usable) if each.flops_per_second and each not in usable[:place]][:3]
 
 
-def _draw_roofline(limits: list[MachineLimits], points: list[Point], width: int) -> Any:
+def _draw_roofline(limits: list[MachineLimits], points: list[StagePoint], width: int) -> Any:
     height, top = 380, 30
     figure = new_figure(width, height)
     add_text(figure, 0, 9, "work a second, FLOP/s", color=MUTED, size=SMALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...core.errors import one_line
 from ..records.record import MEGABYTE, Mlperf, Record, Soak, Trend
-from ..wording import duration, percent, plural, significant, whole
+from ..words import duration, percent, plural, significant, whole
 from .scores import number_figures
 
 _CONFIGURATION = (

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..records.record import Record, Row
-from ..wording import NOT_MEASURED, percent, significant
+from ..words import NOT_MEASURED, percent, significant
 
 _TRAITS = ("colour_shown", "scene_shown", "motion_shown", "shape_shown")
 

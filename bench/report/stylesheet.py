@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .drawing import STAGE_COLOURS, WIDTHS
+from .figure import STAGE_COLOURS, WIDTHS
 
 _DARK = {
     "start": "#8f96a1",

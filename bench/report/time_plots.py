@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..records.record import STAGES, Record, Row, Timing
-from ..wording import duration, plural, span, tick, time_unit, whole
+from ..words import duration, plural, span, tick, time_unit, whole
 from .content import STAGE_NAMES, timing_of
-from .drawing import (
+from .figure import (
     ACCENT,
     INK,
     LABEL,

@@ -8,7 +8,7 @@ from ...core.errors import one_line
 from ..records.record import Conditions
 from .files import read_number, read_text
 from .nvml import Nvml
-from .sampler import Sampler
+from .watcher import Watcher
 
 INTERVAL = 0.5
 READINGS = 100
@@ -59,7 +59,7 @@ def throttle_count(root: Path = Path("/")) -> int | None:
     return sum(known) if known else None
 
 
-class ConditionsWatch(Sampler):
+class ConditionsWatch(Watcher):
     """Looks at the machine every half second while the block runs."""
 
     def __init__(self, root: Path = Path("/"), nvml: Nvml | None = None, interval: float = INTERVAL) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.errors import require_packages
 from .nvml import Nvml
-from .sampler import Sampler
+from .watcher import Watcher
 
 INTERVAL = 0.004
 """Seconds between two samples: a decoded frame of the built-in model takes longer."""
@@ -19,10 +19,10 @@ POINTS = 500
 """How many points of the timeline are kept at most."""
 _SAMPLES = 50_000
 _MARKS = 2000
-Point = tuple[float, int]
+MemoryPoint = tuple[float, int]
 
 
-class MemorySampler(Sampler):
+class MemorySampler(Watcher):
     """Samples this process's memory while the block runs; `enter` says which stage a sample belongs to.
 
     Raises MissingExtraError where psutil is not installed.
@@ -39,7 +39,7 @@ class MemorySampler(Sampler):
         self._stage = ""
         self._host: dict[str, int] = {}
         self._device: dict[str, int] = {}
-        self._timeline: list[Point] = []
+        self._timeline: list[MemoryPoint] = []
         self._marks: list[tuple[float, str]] = []
         # Held from the reading to its entry: a stage must not begin between them and be given what the last one held.
         self._reading = threading.Lock()
@@ -92,7 +92,7 @@ class MemorySampler(Sampler):
             return None
 
 
-def thinned(timeline: Sequence[Point], most: int = POINTS) -> list[Point]:
+def thinned(timeline: Sequence[MemoryPoint], most: int = POINTS) -> list[MemoryPoint]:
     """Return at most so many points of a timeline: of equal stretches, each one's highest; first and last stay."""
     ordered = sorted(timeline)
     if len(ordered) <= most:

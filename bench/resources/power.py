@@ -15,7 +15,7 @@ from pathlib import Path
 from ..records.record import Power
 from .files import read_number, read_text
 from .nvml import Nvml
-from .sampler import Sampler
+from .watcher import Watcher
 
 INTERVAL = 0.05
 """Seconds between readings; RAPL's counters move each millisecond, a board's power is averaged over tens of them."""
@@ -79,7 +79,7 @@ def _rail_watts(folder: Path, channel: int) -> float | None:
 
 
 @dataclass(frozen=True)
-class Source:
+class PowerSource:
     """Where power is read. Either may be None: joules counts up from any start, watts is the power of now."""
 
     name: str
@@ -87,27 +87,27 @@ class Source:
     watts: Callable[[], float | None] | None = None
 
 
-def find_source(gpu: bool, root: Path = Path("/"), nvml: Nvml | None = None) -> Source | None:
+def find_source(gpu: bool, root: Path = Path("/"), nvml: Nvml | None = None) -> PowerSource | None:
     """Return where the power of this work is told: a Jetson's whole module, else a GPU's board or the processor's packages."""
     if rails := jetson_rails(root):
-        return Source("jetson", watts=lambda: _sum([_rail_watts(*rail) for rail in rails]))
+        return PowerSource("jetson", watts=lambda: _sum([_rail_watts(*rail) for rail in rails]))
     if gpu:
         if nvml is None:
             return None
         if nvml.joules() is not None:
-            return Source("nvml", nvml.joules, nvml.watts)
-        return Source("nvml", watts=nvml.watts) if nvml.watts() is not None else None
+            return PowerSource("nvml", nvml.joules, nvml.watts)
+        return PowerSource("nvml", watts=nvml.watts) if nvml.watts() is not None else None
     if counters := rapl_counters(root):
-        return Source("rapl", joules=lambda: _sum([counter.joules() for counter in counters]))
+        return PowerSource("rapl", joules=lambda: _sum([counter.joules() for counter in counters]))
     return None
 
 
-class PowerMeter(Sampler):
+class PowerMeter(Watcher):
     """Reads a source from a thread while the block runs."""
 
     def __init__(
         self,
-        source: Source | None,
+        source: PowerSource | None,
         interval: float = INTERVAL,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:

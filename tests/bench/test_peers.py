@@ -12,7 +12,7 @@ import pytest
 from conftest import DEMO_CHECKPOINT, DEMO_REEL, DEMO_STUDENT, edit_manifest
 
 from edgereel.bench.contenders.base import Peer, RowPlan
-from edgereel.bench.contenders.diffusers import Checkpoint, DiffusersContender
+from edgereel.bench.contenders.diffusers import DiffusersCheckpoint, DiffusersContender
 from edgereel.bench.contenders.openvino import OpenVinoContender
 from edgereel.bench.contenders.peers import find_checkpoint, find_peers
 from edgereel.bench.grid import plan_rows
@@ -30,7 +30,7 @@ from edgereel.runtime.request import OpenRequest
 
 PROMPTS = ["a red ball bounces over the ocean", "in the forest a white star is growing"]
 SMALL = {"size": (32, 32), "frames": 5}
-DEMO = Checkpoint(DEMO_CHECKPOINT, DEMO_STUDENT)
+DEMO = DiffusersCheckpoint(DEMO_CHECKPOINT, DEMO_STUDENT)
 
 
 def plan_of(bundle: Path = DEMO_REEL, **settings) -> RowPlan:
@@ -65,16 +65,41 @@ def run_small(peers, **settings) -> Record:
     )
 
 
-@pytest.mark.parametrize("steps", [4, 1])
-def test_diffusers_makes_our_clip_of_the_same_noise(tmp_path, steps):
-    contender = diffusers(tmp_path).make(plan_of(steps=steps))
-    try:
+class KeptDiffusers(DiffusersContender):
+    """diffusers in one process for all that opens it here: importing torch takes longer than the clips."""
+
+    kept = None
+
+    def start(self):
+        if KeptDiffusers.kept is None:
+            stages = super().start()
+            KeptDiffusers.kept = self._process
+            return stages
+        self._process = KeptDiffusers.kept
+        return self._ask(do="open", **self.opening())["stages"]
+
+
+@pytest.fixture(scope="module")
+def open_diffusers(tmp_path_factory):
+    """Give what opens diffusers for a bundle's clips, in a process that all tests share."""
+
+    def start(*bundle, **settings):
+        contender = diffusers(tmp_path_factory.mktemp("torch"), KeptDiffusers).make(plan_of(*bundle, **settings))
         contender.start()
-        theirs = contender.frames(PROMPTS[1], 7)
-        times = contender.make(PROMPTS[1], 7)
-        facts = contender.facts()
-    finally:
-        contender.close()
+        return contender
+
+    yield start
+    if KeptDiffusers.kept is not None:
+        KeptDiffusers.kept.kill()
+        KeptDiffusers.kept = None
+
+
+@pytest.mark.parametrize("steps", [4, 1])
+def test_diffusers_makes_our_clip_of_the_same_noise(open_diffusers, steps):
+    contender = open_diffusers(steps=steps)
+    theirs = contender.frames(PROMPTS[1], 7)
+    times = contender.make(PROMPTS[1], 7)
+    facts = contender.facts()
     assert mean_psnr([our_clip(DEMO_REEL, PROMPTS[1], 7, steps=steps)], [theirs]) >= 60
     assert mean_psnr([our_clip(DEMO_REEL, PROMPTS[1], 8, steps=steps)], [theirs]) < 40  # another seed is another clip
     assert list(times.stages) == ["text", "denoise", "decode", "encode"]
@@ -85,13 +110,8 @@ def test_diffusers_makes_our_clip_of_the_same_noise(tmp_path, steps):
     assert facts.threads == 1
 
 
-def test_diffusers_samples_a_guided_recipe_by_rule_as_we_do(tmp_path, guided_copy):
-    contender = diffusers(tmp_path).make(plan_of(guided_copy, steps=3))
-    try:
-        contender.start()
-        theirs = contender.frames(PROMPTS[0], 3)
-    finally:
-        contender.close()
+def test_diffusers_samples_a_guided_recipe_by_rule_as_we_do(open_diffusers, guided_copy):
+    theirs = open_diffusers(guided_copy, steps=3).frames(PROMPTS[0], 3)
     assert mean_psnr([our_clip(guided_copy, PROMPTS[0], 3, steps=3)], [theirs]) >= 60
 
 
@@ -155,23 +175,18 @@ def test_a_checkpoint_peer_has_one_row_for_each_setting_and_one_of_graphs_a_row_
     assert len({plan.name for plan in plans}) == len(plans)
 
 
-@pytest.mark.parametrize(
-    ("make", "package", "extra"),
-    [
-        (diffusers, "diffusers", "export"),
-        (openvino, "openvino", "openvino"),
-    ],
-)
-def test_a_missing_package_is_one_line_and_others_go_on(tmp_path, monkeypatch, make, package, extra):
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(
-        MissingExtraError, match=rf'{package}, which is not installed: pip install "edgereel\[{extra}\]"'
-    ):
-        make(tmp_path).make(plan_of(steps=1)).start()
-    record = run_small({"it": make(tmp_path)})
+def test_a_missing_package_is_one_line_and_others_go_on(tmp_path, monkeypatch):
+    peers, extras = {"diffusers": diffusers(tmp_path), "openvino": openvino(tmp_path)}, ("export", "openvino")
+    for name, extra in zip(peers, extras, strict=True):
+        monkeypatch.setitem(sys.modules, name, None)
+        said = rf'{name}, which is not installed: pip install "edgereel\[{extra}\]"'
+        with pytest.raises(MissingExtraError, match=said):
+            peers[name].make(plan_of(steps=1)).start()
+    record = run_small(peers)
     assert record.rows[0].warm.runs == 2
-    assert record.rows[1].warm is None
-    assert f'pip install "edgereel[{extra}]"' in record.rows[1].failures[0]
+    for row, extra in zip(record.rows[1:], extras, strict=True):
+        assert row.warm is None
+        assert f'pip install "edgereel[{extra}]"' in row.failures[0]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")

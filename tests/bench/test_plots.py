@@ -19,7 +19,7 @@ from edgereel.bench.records.record import (
     StageResources,
 )
 from edgereel.bench.report import markdown_report
-from edgereel.bench.report.drawing import (
+from edgereel.bench.report.figure import (
     INK,
     MOST_ROWS,
     STAGE_COLOURS,
@@ -30,7 +30,7 @@ from edgereel.bench.report.drawing import (
 from edgereel.bench.report.resource_plots import memory_over_time, quality_against_time, roofline
 from edgereel.bench.report.scores import pareto_front
 from edgereel.bench.report.time_plots import distribution, stage_stack
-from edgereel.bench.wording import duration
+from edgereel.bench.words import duration
 
 PLOTS = (stage_stack, distribution, quality_against_time, memory_over_time, roofline)
 

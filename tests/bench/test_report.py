@@ -24,14 +24,14 @@ from edgereel.bench.records.record import (
     read_record,
 )
 from edgereel.bench.report import content, html_report, markdown_report, markdown_table, write_report
-from edgereel.bench.report.drawing import (
+from edgereel.bench.report.figure import (
     shortened,
 )
 from edgereel.bench.report.headline import headline
 from edgereel.bench.report.markdown import _escaped
 from edgereel.bench.report.results import result_sentences
 from edgereel.bench.report.scores import quality_text
-from edgereel.bench.wording import duration, memory, percent, plural, rate, significant, span
+from edgereel.bench.words import duration, memory, percent, plural, rate, significant, span
 from edgereel.core.errors import MissingExtraError, OutputError
 
 PLOTS = 5

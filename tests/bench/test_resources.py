@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from edgereel.bench.resources.conditions import ConditionsWatch, cpu_clock, temperatures, throttle_count
 from edgereel.bench.resources.memory import POINTS, MemorySampler, thinned
 from edgereel.bench.resources.nvml import Nvml
-from edgereel.bench.resources.power import EnergyCounter, PowerMeter, Source, find_source, jetson_rails, rapl_counters
+from edgereel.bench.resources.power import (
+    EnergyCounter,
+    PowerMeter,
+    PowerSource,
+    find_source,
+    jetson_rails,
+    rapl_counters,
+)
 from edgereel.core.errors import MissingExtraError
 
 
@@ -128,7 +135,7 @@ def test_power_that_nothing_tells_of_is_not_measured(tmp_path):
 
 def test_a_counter_that_fails_meanwhile_is_not_measured():
     values = iter([1.0, None, None])
-    meter = PowerMeter(Source("rapl", joules=lambda: next(values)), clock=Clock())
+    meter = PowerMeter(PowerSource("rapl", joules=lambda: next(values)), clock=Clock())
     for _ in range(3):
         meter.look()
     assert meter.result(2).source == "not measured"
@@ -136,7 +143,7 @@ def test_a_counter_that_fails_meanwhile_is_not_measured():
 
 def test_the_meter_reads_while_the_block_runs():
     read = []
-    source = Source("rapl", joules=lambda: float(len(read.append(0) or read)))
+    source = PowerSource("rapl", joules=lambda: float(len(read.append(0) or read)))
     with PowerMeter(source, interval=0.001):
         while len(read) < 5:
             pass

@@ -12,12 +12,12 @@ import sys
 import time
 
 import pytest
-from typer.testing import CliRunner
+from helpers.bench_played import make_quick
 
 from edgereel.bench.contenders.base import Contender
 from edgereel.bench.records.record import read_record
 from edgereel.bench.report.content import stage_table
-from edgereel.cli import app
+from edgereel.cli import main
 
 
 def test_ctrl_c_saves_the_record_of_the_command(tmp_path):
@@ -62,14 +62,24 @@ def test_ctrl_c_saves_the_record_of_the_command(tmp_path):
     assert list(temporary.glob("edgereel*")) == []
 
 
-def command(*arguments, **options):
-    line = [sys.executable, "-m", "edgereel", "bench", "run", "--size", "32x32"]
-    line = [*line[:-2], "--sizes", "32x32", "--frames", "5", "--threads", "1", "--min-runs", "2", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, check=False, **options)
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Give what runs the command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        options = ["--sizes", "32x32", "--frames", "5", "--threads", "1", "--min-runs", "2", *arguments]
+        monkeypatch.setattr(sys, "argv", ["edgereel", "bench", "run", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
 def test_the_command_writes_a_record_and_prints_a_table(tmp_path):
-    done = command("--steps", "1", "--cold-runs", "1", "-o", str(tmp_path / "report"))
+    line = [sys.executable, "-m", "edgereel", "bench", "run", "--steps", "1", "--cold-runs", "1", "--min-runs", "2"]
+    line += ["--sizes", "32x32", "--frames", "5", "--threads", "1", "-o", str(tmp_path / "report")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = read_record(tmp_path / "report" / "record.json")
     assert record.command[:3] == ["edgereel", "bench", "run"]
@@ -81,9 +91,10 @@ def test_the_command_writes_a_record_and_prints_a_table(tmp_path):
     assert "Cold clips are made by fresh processes" in done.stdout
 
 
-def test_the_command_prints_json(tmp_path):
-    done = command("--steps", "1", "--no-cold", "--json", "-o", str(tmp_path))
-    printed = json.loads(done.stdout)
+def test_the_command_prints_json(tmp_path, command, monkeypatch):
+    make_quick(monkeypatch)
+    _, printed, _ = command("--steps", "1", "--no-cold", "--json", "-o", str(tmp_path))
+    printed = json.loads(printed)
     record = read_record(tmp_path / "record.json")
     assert printed["record"] == str(tmp_path / "record.json")
     row = printed["rows"]["edgereel demo, 1 step"]
@@ -106,21 +117,23 @@ def test_the_command_prints_json(tmp_path):
         (["-o", "clips"], 1, "clips: holds other files (frame_0000.png) and no earlier report"),
     ],
 )
-def test_wrong_usage_is_one_line(arguments, code, words, tmp_path):
+def test_wrong_usage_is_one_line(arguments, code, words, tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "frame_0000.png").write_bytes(b"x")
-    done = command(*arguments, cwd=tmp_path)
+    ended, printed, errors = command(*arguments)
     assert [each.name for each in (tmp_path / "clips").iterdir()] == ["frame_0000.png"]
-    assert done.returncode == code
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert ended == code
+    assert words in errors
+    assert "Traceback" not in errors
+    assert printed == ""
 
 
-def test_no_row_measured_is_a_failure(tmp_path, monkeypatch):
-    """A prompt that the tokenizer takes and every process that dies: the record tells of it, and so does the exit code."""
+def test_no_row_measured_is_a_failure(tmp_path, command, monkeypatch):
+    """Every process dies: the record tells of it, and so does the exit code."""
+    make_quick(monkeypatch)
     monkeypatch.setattr(Contender, "command", lambda self: [sys.executable, "-c", "raise SystemExit('no such device')"])
-    result = CliRunner().invoke(app, ["bench", "run", "--steps", "1", "--no-cold", "-o", str(tmp_path / "report")])
-    assert result.exit_code == 1
-    assert "no row was measured: a contender's process ended with exit code 1: no such device" in result.stderr
+    ended, _, errors = command("--steps", "1", "--no-cold", "-o", str(tmp_path / "report"))
+    assert ended == 1
+    assert "no row was measured: a contender's process ended with exit code 1: no such device" in errors
     assert read_record(tmp_path / "report" / "record.json").rows[0].warm is None

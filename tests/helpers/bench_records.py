@@ -9,12 +9,12 @@ import numpy as np
 from edgereel.bench.contenders.stages import ClipTimes
 from edgereel.bench.records.record import (
     BundleFacts,
+    ClipSettings,
     EngineFacts,
     MachineLimits,
     Quality,
     Record,
     Row,
-    Settings,
     StageResources,
 )
 from edgereel.bench.rows import compare_in_turns, timing_of
@@ -41,7 +41,7 @@ def make_row(
 ) -> Row:
     """Return a row with so many runs, all of whose stages take `scale` times the usual; parts: in the place of others."""
     steps = parts.pop("steps", 4)
-    settings = Settings(
+    settings = ClipSettings(
         width=64, height=48, frames=17, fps=8, steps=steps, recipe=f"{steps}-step", sampler="euler", guidance=[1.0],
         prompts=8, prompts_sha256="ab" * 32, seeds=list(range(8)),
     )  # fmt: skip

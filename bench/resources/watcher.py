@@ -6,10 +6,10 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TypeVar
 
-Derived = TypeVar("Derived", bound="Sampler")
+Derived = TypeVar("Derived", bound="Watcher")
 
 
-class Sampler(ABC):
+class Watcher(ABC):
     """Takes readings before, during and after its block."""
 
     def __init__(self, interval: float) -> None:
