@@ -1,6 +1,7 @@
 """The command line: it reads arguments, shows progress, prints results, and holds no logic of its own."""
 
-from . import bench, devices, export, generate, inspect  # in this order --help lists their commands
+# In this order --help lists their commands.
+from . import generate, inspect, doctor, plan, cache, export, calibrate, bench  # isort: skip
 from .application import app, main
 
-__all__ = ["app", "bench", "devices", "export", "generate", "inspect", "main"]
+__all__ = ["app", "bench", "cache", "calibrate", "doctor", "export", "generate", "inspect", "main", "plan"]

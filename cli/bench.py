@@ -13,24 +13,28 @@ import typer
 from ..core.errors import Cancelled, UsageError
 from ..core.interrupts import interrupts_wait
 from .application import app
+from .bench_options import (
+    AgainstOption,
+    BundlesArgument,
+    CheckpointOption,
+    ColdOption,
+    ColdRunsOption,
+    EnginesOption,
+    LengthsOption,
+    MinRunsOption,
+    MinSecondsOption,
+    OutputOption,
+    PromptsOption,
+    QualityOption,
+    SizesOption,
+    StepsOption,
+    TransformerOption,
+)
 from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size
 from .terminal import print_json, show_note, stage_progress
 
 if TYPE_CHECKING:
-    from ..bench.records.record import Record
-
-OutputOption = Annotated[
-    Path,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="Where the report is written: a new or empty folder, or one with an earlier report.",
-    ),
-]
-PromptsOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="One prompt per line, used in turn; the demo's if left out.")
-]
+    from ..bench.records.record import Record, Timing
 
 _PARTIAL = "what was measured until then is in the record, which is marked partial"
 
@@ -40,44 +44,21 @@ app.add_typer(bench, name="bench")
 
 @bench.command()
 def run(
-    bundles: Annotated[
-        list[Path] | None, typer.Argument(help="The .reel folders; the built-in demo if left out.")
-    ] = None,
+    bundles: BundlesArgument = None,
     output: OutputOption = Path("bench-report"),
-    engine: Annotated[str, typer.Option(help="What runs the graphs: names with commas between them.")] = "auto",
+    engine: EnginesOption = "auto",
     prompts: PromptsOption = None,
-    steps: Annotated[
-        str | None, typer.Option(metavar="1,2,4", help="Numbers of denoising steps; the recipes' own if left out.")
-    ] = None,
-    sizes: Annotated[
-        str | None, typer.Option(metavar="WxH,…", help="Picture sizes in pixels; the bundle's own if left out.")
-    ] = None,
-    frames: Annotated[
-        str | None, typer.Option(metavar="N,…", help="Numbers of frames; the bundle's own if left out.")
-    ] = None,
-    min_runs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Warm clips of each row; 64 of quick ones, else about a minute's worth, if left out."),
-    ] = None,
-    min_seconds: Annotated[float, typer.Option(min=0, help="Make warm clips of each row for so long at least.")] = 0,
-    cold: Annotated[bool, typer.Option("--cold/--no-cold", help="Measure clips made by fresh processes too.")] = True,
-    cold_runs: Annotated[int, typer.Option(min=1, help="How many fresh processes for each row.")] = 5,
-    quality: Annotated[bool, typer.Option("--quality", help="Score fresh clips beside the times.")] = False,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME|RECORD",
-            help="Measure a peer beside it (diffusers, openvino; with -bfloat16 in that type), or show an earlier record's rows; "
-            "may be given several times.",
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="The diffusers checkpoint that the first bundle was exported from."),
-    ] = None,
-    transformer: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A transformer to take in the place of the checkpoint's.")
-    ] = None,
+    steps: StepsOption = None,
+    sizes: SizesOption = None,
+    frames: LengthsOption = None,
+    min_runs: MinRunsOption = None,
+    min_seconds: MinSecondsOption = 0,
+    cold: ColdOption = True,
+    cold_runs: ColdRunsOption = 5,
+    quality: QualityOption = False,
+    against: AgainstOption = None,
+    checkpoint: CheckpointOption = None,
+    transformer: TransformerOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,9 +67,6 @@ def run(
         from ..bench.contenders.peers import find_peers
         from ..bench.records.diff import read
         from ..bench.records.earlier import with_earlier
-        from ..bench.records.folder import write_record
-        from ..bench.report import markdown_table, write_report
-        from ..bench.report.peers import has_peers, peer_table
         from ..bench.run import run_bench
         from ..runtime.batch import read_prompts
 
@@ -123,18 +101,7 @@ def run(
         )
     measured = record.rows
     record = with_earlier(record, earlier) if earlier else record
-    path = write_record(record, output)
-    pages = write_report(record, output)
-    if as_json:
-        warm = {row.name: None if row.warm is None else row.warm.stages["total"].median for row in record.rows}
-        coldly = {row.name: None if row.cold is None else row.cold.stages["total"].median for row in record.rows}
-        medians = {name: {"warm_seconds": warm[name], "cold_seconds": coldly[name]} for name in warm}
-        print_json({"record": str(path), "partial": record.partial, "rows": medians})
-    else:
-        print(markdown_table(record))
-        if has_peers(record):
-            print(f"\n{peer_table(record)}")
-        show_note(f"the page is {pages[-1]}, the record {path}")
+    _show(record, output, as_json)
     if record.partial:
         show_note(_PARTIAL)
         raise typer.Exit(Cancelled.exit_code)
@@ -285,6 +252,27 @@ def _measuring(output: Path) -> Iterator[None]:
         except (KeyboardInterrupt, Cancelled):
             show_note("nothing was measured yet")
             raise
+
+
+def _show(record: Record, output: Path, as_json: bool) -> None:
+    """Write record and page of `bench run`, and print its rows."""
+    from ..bench.records.folder import write_record
+    from ..bench.report import markdown_table, write_report
+    from ..bench.report.peers import has_peers, peer_table
+
+    path, pages = write_record(record, output), write_report(record, output)
+    if as_json:
+        rows = {row.name: {"warm_seconds": _median(row.warm), "cold_seconds": _median(row.cold)} for row in record.rows}
+        print_json({"record": str(path), "partial": record.partial, "rows": rows})
+        return
+    print(markdown_table(record))
+    if has_peers(record):
+        print(f"\n{peer_table(record)}")
+    show_note(f"the page is {pages[-1]}, the record {path}")
+
+
+def _median(timing: Timing | None) -> float | None:
+    return None if timing is None else timing.stages["total"].median
 
 
 def _finish(record: Record, output: Path, found: dict[str, Any] | str, interrupted: bool, passed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands that look at bundles and at the machine."""
+"""Commands that look at bundles."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..core.errors import EdgereelError
 from ..core.interrupts import interrupts_wait
 from .application import app
 from .options import JsonOption
-from .terminal import print_json, print_report, stage_progress
+from .terminal import print_json, stage_progress
 
 
 @app.command()
@@ -50,17 +49,3 @@ def verify(
         )
     else:
         print(f"{opened.folder}: {len(opened.manifest.files)} files are as declared, digest {opened.manifest.digest}")
-
-
-@app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Show what this machine has, what is missing, and the commands that bring it; 0 if a video can be made, 1 if not."""
-    with interrupts_wait():
-        from ..doctor.report import examine
-
-    report = examine()
-    if as_json:
-        print_json(report.to_json())
-    else:
-        print_report(report)
-    raise typer.Exit(0 if report.ready else EdgereelError.exit_code)

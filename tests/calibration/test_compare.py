@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import test_cli
 from conftest import DEMO_REEL, edit_manifest
 
 import edgereel
@@ -18,7 +17,6 @@ from edgereel.calibration.compare import compare_bundles
 from edgereel.calibration.report import summary, write_report
 from edgereel.core.errors import OutputError, UsageError
 
-run = test_cli.run
 PROMPTS = ["a red ball rises in the snow", "a blue ring bounces over the ocean"]
 
 

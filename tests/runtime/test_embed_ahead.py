@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import test_cli
 from conftest import edit_manifest
+from helpers.command_line import BUNDLE, PROMPT, QUICK, prompts_file, refused
 from helpers.small_disk import small_disk
-from test_cli import BUNDLE, PROMPT, QUICK, prompts_file, refused
 
 from edgereel.core.errors import Cancelled
 from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
@@ -23,7 +22,6 @@ from edgereel.runtime.text.embedding_cache import EmbeddingCache
 
 pytestmark = pytest.mark.lean
 
-run = test_cli.run
 PROMPTS = f"{PROMPT}\na green square slides over the ocean\n\n{PROMPT}\n"
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import test_cli
 from conftest import DEMO_REEL, edit_manifest
+from helpers.command_line import frames_of, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from test_cli import frames_of, refused
 
 import edgereel
 from edgereel.core.errors import UsageError
@@ -24,7 +23,6 @@ from edgereel.runtime.latents_file import decoder_digest, read_video, write_late
 
 pytestmark = pytest.mark.lean
 
-run = test_cli.run
 PROMPT = "a red ball bounces over the ocean"
 QUICK = ["--steps", "2", "--frames", "5", "--size", "32x32", "--bundle", str(DEMO_REEL)]
 

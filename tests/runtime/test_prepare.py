@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-import test_cli
 from conftest import DEMO_REEL
-from test_cli import refused
+from helpers.command_line import refused
 
 from edgereel.core import paths
 from edgereel.engines.cache.engines import EngineCache, EngineKey
 
 pytestmark = pytest.mark.lean
 
-run = test_cli.run
 BUNDLE = str(DEMO_REEL)
 GRAPHS = {"text_encoder", "denoiser", "decoder_first", "decoder_next"}
 

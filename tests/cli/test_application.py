@@ -1,0 +1,63 @@
+"""How the command line begins and ends: help, version, failures of the machine, streams that are not as usual."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import DEMO_REEL
+from helpers.command_line import PROMPT, refused
+
+from edgereel.core.version import __version__
+
+pytestmark = pytest.mark.lean
+
+
+def test_help_and_version(run):
+    assert run("--version") == (0, f"edgereel {__version__}\n", "")
+    for arguments in ([], ["--help"], ["generate", "--help"]):
+        code, out, err = run(*arguments)
+        assert (code, err) == (0, "")
+        assert "Usage" in out
+
+
+def test_an_unknown_command(run):
+    refused(run("frobnicate"), 2, "No such command")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            MemoryError("cannot allocate 9 TiB"),
+            "not enough memory: try a smaller size or fewer frames (cannot allocate 9 TiB)",
+        ),
+        (OSError(5, "Input/output error", "clip\n.mp4"), r"[Errno 5] Input/output error: 'clip\n.mp4'"),
+    ],
+)
+def test_failures_of_the_machine_are_one_line(run, monkeypatch, error, line):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("edgereel.runtime.batch.run_jobs", fail)
+    refused(run("generate", PROMPT), 1, line)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_reader_that_goes_away(tmp_path):
+    """What is printed into a closed pipe ends the run without a word, as other tools do."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "edgereel", "inspect", "--json", str(DEMO_REEL)]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_output_that_the_terminal_cannot_show(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "edgereel", "inspect", "été.reel"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (ended.returncode, ended.stderr) == (2, "edgereel: \\xe9t\\xe9.reel: no such bundle folder\n")
