@@ -176,7 +176,7 @@ def test_large_blocks_go_back_to_the_system(how):
     assert kept < 20 if how == "at once" else kept > 100
 
 
-THREADS_NOT_POSSIBLE = ["2", 2.5, 0, -1, 2**31, 10**20, float("inf"), object()]
+THREADS_NOT_POSSIBLE = ["2", 2.5, 0, -1, 2**31, 10**20, float("inf"), b"2"]
 
 
 @pytest.mark.parametrize("threads", THREADS_NOT_POSSIBLE, ids=str)
