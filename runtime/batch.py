@@ -20,7 +20,6 @@ from .latents_file import latents_path, read_video, write_latents
 from .memory.plan import MemoryPlan
 from .reel import Reel, load
 from .request import OpenRequest
-from .text.embedder import Prompt
 from .video.output import SUFFIXES, Output, check_format, format_of
 
 _LARGEST_PROMPT_FILE = 2**24
@@ -191,7 +190,7 @@ def decode_file(
 
 def _check_prompts(jobs: list[Job], reel: Reel, on_progress: Progress | None) -> None:
     """Raise PromptError for any job: a mistake in the last should not come to light after hours."""
-    reel.embedder.check_all([Prompt(job.prompt) for job in jobs], on_progress)
+    reel.embedder.check_all([job.prompt for job in jobs], on_progress)
 
 
 def _write(video: Video, output: Output, reel: Reel, private: bool, on_progress: Progress | None) -> None:

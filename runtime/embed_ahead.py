@@ -13,8 +13,9 @@ from ..core.progress import Progress, report_progress
 from .batch import read_prompts
 from .reel import Reel, load
 from .request import OpenRequest
-from .text.embedder import NEGATIVE, Prompt, prompt_named
+from .text.embedder import NEGATIVE, Prompt
 from .text.embedding_cache import EmbeddingCache
+from .text.tokens import prompt_named
 
 
 def embed_ahead(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from ...bundle.reader import Bundle
-from ...core.errors import PromptError
 from ...core.progress import Progress, report_progress
 from ...core.version import __version__
 from ...engines import Session, Tensor
@@ -21,8 +20,6 @@ from .token_table import TokenTable
 from .tokens import PromptTokenizer, TokenIds
 
 NEGATIVE = "negative prompt"
-_QUOTED = 60
-_TOLD_EVERY = 200
 
 
 class Prompt(NamedTuple):
@@ -30,17 +27,6 @@ class Prompt(NamedTuple):
 
     text: str
     name: str = "prompt"
-
-
-@contextlib.contextmanager
-def prompt_named(prompt: str, number: int, count: int) -> Iterator[None]:
-    """Say in a PromptError of the block which of several prompts, counted from 1, it is about."""
-    try:
-        yield
-    except PromptError as error:
-        if count == 1:
-            raise
-        raise PromptError(f"prompt {number} of {count}, {prompt[:_QUOTED]!r}: {error}") from error
 
 
 class PromptEmbedder:
@@ -72,23 +58,15 @@ class PromptEmbedder:
         if self.size_of(prompt) is None:
             self._tokenize(prompt)
 
-    def check_all(self, prompts: Sequence[Prompt], on_progress: Progress | None) -> None:
+    def check_all(self, prompts: Sequence[str], on_progress: Progress | None) -> None:
         """Raise PromptError for the first prompt that the model cannot take, saying which it is.
 
         on_progress is told of the stage `prompts`. Raises BundleError for a tokenizer that is none, Cancelled.
         """
         if len(prompts) == 1:  # it may be in the cache: then no tokenizer is loaded
-            self.check(prompts[0])
-            return
-        checked: set[Prompt] = set()
-        for number, prompt in enumerate(prompts, start=1):
-            if number % _TOLD_EVERY == 1:
-                report_progress(on_progress, "prompts", number - 1, len(prompts))
-            if prompt not in checked:
-                with prompt_named(prompt.text, number, len(prompts)):
-                    self._tokenize(prompt)
-                checked.add(prompt)
-        report_progress(on_progress, "prompts", len(prompts), len(prompts))
+            self.check(Prompt(prompts[0]))
+        else:
+            self._tokenizer.check_all(prompts, on_progress)
 
     def embed(self, prompts: Sequence[Prompt], on_progress: Progress | None) -> list[Tensor]:
         """Return the embeddings, float32 [1, L, D], of prompts that are all checked before the first is embedded.

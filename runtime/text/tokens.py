@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import html
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from ...core.progress import Progress, report_progress
 
 # Comparing a word with every word of a large vocabulary takes seconds, and large vocabularies know nearly all words.
 _SUGGEST_UP_TO = 20_000
+_QUOTED = 60
 
 _NAMED_AT_MOST = 8
 _LONGEST_SHOWN = 40
@@ -56,6 +58,17 @@ def clean_prompt(prompt: str, rules: Iterable[str]) -> str:
         else:
             raise ValueError(f"unknown cleaning rule {rule!r}")
     return prompt
+
+
+@contextlib.contextmanager
+def prompt_named(prompt: str, number: int, count: int) -> Iterator[None]:
+    """Say in a PromptError of the block which of several prompts, counted from 1, it is about."""
+    try:
+        yield
+    except PromptError as error:
+        if count == 1:
+            raise
+        raise PromptError(f"prompt {number} of {count}, {str(prompt)[:_QUOTED]!r}: {error}") from error
 
 
 class PromptTokenizer:
@@ -95,12 +108,11 @@ class PromptTokenizer:
             batch = prompts[start : start + _BATCH]
             texts, wrong = self._clean_until_wrong(batch)
             for number, (text, encoding) in enumerate(zip(texts, self._encode(texts), strict=True), start=start + 1):
-                try:
+                with prompt_named(prompts[number - 1], number, len(prompts)):
                     self._check(text, encoding, allow_empty=False, name="prompt")
-                except PromptError as error:
-                    raise PromptError(f"prompt {number}: {error}") from error
             if wrong is not None:
-                raise PromptError(f"prompt {start + len(texts) + 1}: {wrong}") from wrong
+                with prompt_named(batch[len(texts)], start + len(texts) + 1, len(prompts)):
+                    raise wrong
             report_progress(on_progress, "prompts", start + len(batch), len(prompts))
 
     def _clean_until_wrong(self, prompts: Sequence[str]) -> tuple[list[str], PromptError | None]:

@@ -46,7 +46,7 @@ def test_the_first_prompt_that_is_wrong_is_named_by_its_number(tokenizer, place,
         tokenizer.encode(wrong)
     with pytest.raises(PromptError) as caught:
         tokenizer.check_all(prompts)
-    assert str(caught.value) == f"prompt {place + 1}: {alone.value}"
+    assert str(caught.value) == f"prompt {place + 1} of 600, {str(wrong)[:60]!r}: {alone.value}"
 
 
 def test_checking_can_be_cancelled(tokenizer):
