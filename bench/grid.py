@@ -17,7 +17,7 @@ from ..core.paths import demo_bundle_path
 from ..core.progress import Progress
 from ..core.units import parse_bytes
 from ..engines import get_engine
-from ..runtime.planning import plan_bundle
+from ..runtime.memory.fit import plan_bundle
 from ..runtime.request import OpenRequest, Request
 from ..runtime.text.tokens import PromptTokenizer
 from .contenders.base import Peer, RowPlan

@@ -35,8 +35,8 @@ def plan(
 ) -> None:
     """Show what would be held in memory when, for clips of a size and length; 1 if they do not fit, with what would."""
     with interrupts_wait():
+        from ..runtime.memory.fit import plan_bundle
         from ..runtime.memory.plan import describe_plan
-        from ..runtime.planning import plan_bundle
 
     pixels = None if size is None else parse_size(size)
     with stage_progress() as progress:

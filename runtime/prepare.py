@@ -17,9 +17,9 @@ from ..engines import Compute
 from ..engines.lowering.lower import lower_for_target
 from ..engines.lowering.summary import describe_lowering
 from ..engines.lowering.targets import Target, parse_target
+from .memory.fit import plan_bundle
 from .memory.plan import MemoryPlan
 from .memory.shapes import input_shapes
-from .planning import plan_bundle
 from .reel import Reel
 
 _ANY_CARD = "8.9"

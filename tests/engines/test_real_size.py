@@ -26,9 +26,9 @@ from edgereel.engines.lowering.targets import parse_target
 from edgereel.engines.tensorrt.building import BuildSettings, make_plan
 from edgereel.engines.tensorrt.profiles import RANGES
 from edgereel.engines.tensorrt.versions import features_of
+from edgereel.runtime.memory.fit import plan_bundle
 from edgereel.runtime.memory.shapes import input_shapes
 from edgereel.runtime.memory.sizes import GPU_ACTIVATION_MARGIN
-from edgereel.runtime.planning import plan_bundle
 from edgereel.tools.step_bench.random_wan import write_random_wan
 
 LIMIT = 1e-3

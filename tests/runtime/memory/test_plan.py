@@ -18,7 +18,7 @@ from edgereel.engines import ENGINES, EngineOptions
 from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.runtime.decoding.tiling import plan_tiles
 from edgereel.runtime.memory.budget import Budget, budget_of
-from edgereel.runtime.memory.fit import check_fit, nearest_that_fit
+from edgereel.runtime.memory.fit import check_fit, nearest_that_fit, plan_bundle
 from edgereel.runtime.memory.plan import (
     OVERHEAD,
     MemoryPlan,
@@ -29,7 +29,6 @@ from edgereel.runtime.memory.plan import (
     tile_sizes,
 )
 from edgereel.runtime.memory.sizes import ClipSizes, ComponentSizes, clip_sizes
-from edgereel.runtime.planning import plan_bundle
 
 pytestmark = pytest.mark.lean
 
