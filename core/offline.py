@@ -8,6 +8,8 @@ as it is imported, so the switches are set when edgereel itself is, and child pr
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SWITCHES = {
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime
@@ -21,3 +23,22 @@ SWITCHES = {
 def switch_reports_off() -> None:
     """Set the switches in this process's environment, whatever they were: no setting of ours opens a connection."""
     os.environ.update(SWITCHES)
+
+
+@contextmanager
+def matplotlib_keeps_to_our_cache() -> Iterator[None]:
+    """Have matplotlib, imported in this block, keep its list of fonts in our cache folder, not in one of its own.
+
+    Where the user has chosen a place for it, or there is no cache, nothing changes.
+    """
+    from .paths import find_cache_folder  # here, so that `import edgereel` stays instant
+
+    folder = find_cache_folder()
+    if "MPLCONFIGDIR" in os.environ or folder is None:
+        yield
+        return
+    os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
+    try:
+        yield
+    finally:
+        del os.environ["MPLCONFIGDIR"]

@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ...core.errors import one_line
+from ...core.offline import matplotlib_keeps_to_our_cache
 from .html import Safe
 
 WIDTHS = (1008, 356)
@@ -95,7 +96,8 @@ class Plot:
 @contextmanager
 def style() -> Iterator[None]:
     """Have matplotlib draw in this report's style; letters that its typeface lacks are the page's to show."""
-    import matplotlib
+    with matplotlib_keeps_to_our_cache():
+        import matplotlib.font_manager
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")

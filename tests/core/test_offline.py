@@ -68,3 +68,16 @@ def test_the_switches_are_set_on_import_and_inherited() -> None:
 
 def test_reports_are_off_where_the_program_imported_onnxruntime_first() -> None:
     subprocess.run([sys.executable, "-c", IMPORTED_BEFORE], check=True, timeout=120)
+
+
+def test_matplotlib_keeps_its_list_of_fonts_in_our_cache(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    program = (
+        "import os; from edgereel.bench.report.drawing import style\n"
+        "with style(): pass\n"
+        "assert 'MPLCONFIGDIR' not in os.environ"
+    )
+    environment = {name: value for name, value in clean_environment(tmp_path).items() if name != "MPLCONFIGDIR"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    written = [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()]
+    assert set(written) == {("ours", "matplotlib")}
