@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from ..core.errors import Cancelled
+from ..core.native import native_call
 
 Result = TypeVar("Result")
 
@@ -44,9 +45,14 @@ def run_stoppable(work: Callable[[], Result], stop: Callable[[], None]) -> Resul
     Raises what `work` raises, what a signal's handler or `asked` raises (KeyboardInterrupt), Cancelled where one asks to stop.
     """
     asked, helper = _asked.get(), _helper()
+
+    def guarded() -> Result:
+        with native_call(stop):  # the program's end waits for it
+            return work()
+
     if helper is None:
-        return work()
-    job = _Job(work)
+        return guarded()
+    job = _Job(guarded)
     try:
         helper.jobs.put(job)
         # On Windows nothing but a pause in waiting lets a handler run.

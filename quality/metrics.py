@@ -24,9 +24,8 @@ def psnr(reference: Clip, clip: Clip) -> float:
 
 def decibels(squared_error: float, peak: float) -> float:
     """Return the peak signal-to-noise ratio of a mean squared error, where white is `peak`; 100 at most, and for no error."""
-    return (
-        min(PSNR_OF_EQUAL_FRAMES, 10 * math.log10(peak**2 / squared_error)) if squared_error else PSNR_OF_EQUAL_FRAMES
-    )
+    found = 10 * math.log10(peak**2 / squared_error) if squared_error else PSNR_OF_EQUAL_FRAMES
+    return min(PSNR_OF_EQUAL_FRAMES, found)
 
 
 def ssim(reference: Clip, clip: Clip) -> float:

@@ -15,7 +15,7 @@ from .files import begins_with, count, delete
 from .store import is_entry
 
 ENGINES: Final = "engines"
-OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "timings"})
+OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "timings", "matplotlib"})
 """The folders that edgereel makes. EDGEREEL_CACHE may name a folder with other things in it: these are never cleared."""
 
 

@@ -13,14 +13,12 @@ pytestmark = pytest.mark.lean
 PROGRAM = """
 import sys, threading
 import edgereel
-from edgereel.core.native import native_call
 reel = edgereel.load(sys.argv[1])
 began = threading.Event()
 def work():
     while True:
-        with native_call():
-            reel.generate("a red ball bounces over the ocean", size=(32, 32), frames=5, steps=1)
-            began.set()
+        reel.generate("a red ball bounces over the ocean", size=(32, 32), frames=5, steps=1)
+        began.set()
 thread = threading.Thread(target=work, daemon=True)
 thread.start()
 began.wait()

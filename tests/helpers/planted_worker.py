@@ -1,4 +1,4 @@
-"""A worker with planted faults, in the language of bench/contenders/worker.py: see test_bench_soak.py. It makes no clip.
+"""A worker with planted faults, in the language of bench/contenders/protocol.py: see tests/bench/test_soak.py. It makes no clip.
 
 `python planted_worker.py FAULT`: `healthy`, `leaks` (1 MB with each clip), `slows` (0.4% with each), `fails` (clip 7), `dies`
 (at clip 7, once: the process after it goes on), `opens` (a file with each clip, and closes none).
