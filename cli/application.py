@@ -59,7 +59,8 @@ def main() -> None:
         quotes = ": put the prompt in quotes" if "extra argument" in message and sys.argv[1:2] == ["generate"] else ""
         _fail(f"{message}{quotes}", UsageError.exit_code)
     except MemoryError as error:
-        _fail(f"not enough memory: try a smaller size or fewer frames ({error})", EdgereelError.exit_code)
+        advice = ": try a smaller size or fewer frames" if sys.argv[1:2] in (["generate"], ["decode"]) else ""
+        _fail(f"not enough memory{advice} ({error})", EdgereelError.exit_code)
     except OSError as error:
         _fail(str(error), EdgereelError.exit_code)
     if status == Cancelled.exit_code:

@@ -57,7 +57,7 @@ def check_operators(content: bytes, name: str) -> None:
 
 def declared_names(content: bytes) -> set[str]:
     """Return the names of a serialized model's inputs and outputs, constants that are listed among inputs included."""
-    names = set()
+    names: set[str] = set()
     for field, start, end in _fields(content, 0, len(content)):
         for inner, first, last in _fields(content, start, end) if field == _MODEL_GRAPH else ():
             if inner in _GRAPH_ENDS:

@@ -487,6 +487,14 @@ def test_failures_of_the_machine_are_one_line(run, monkeypatch, error, line):
     refused(run("generate", PROMPT), 1, line)
 
 
+def test_a_smaller_clip_is_no_advice_where_none_is_made(run, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("cannot allocate 9 TiB")
+
+    monkeypatch.setattr("edgereel.bundle.reader.verify_bundle", fail)
+    refused(run("verify"), 1, "not enough memory (cannot allocate 9 TiB)")
+
+
 INTERRUPTED = """
 import os, signal, sys
 from edgereel import cli, terminal
