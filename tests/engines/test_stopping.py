@@ -14,6 +14,8 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+from helpers.bound_sessions import open_bound  # noqa: E402
+
 from edgereel.core.errors import Cancelled, EngineError  # noqa: E402
 from edgereel.engines import (  # noqa: E402
     EngineOptions,
@@ -70,7 +72,18 @@ def rows(count):
     return {"x": Tensor.from_numpy(np.ones((count, WIDTH), np.float32))}
 
 
-def test_another_thread_stops_it(session):
+@pytest.mark.parametrize("kind", ["host", "bound"])
+def test_another_thread_stops_it(graph, kind):
+    """Both kinds of sessions of ONNX Runtime: that of the CPU, and that whose tensors stay on a device."""
+    if kind == "bound":
+        with open_bound(graph) as session:
+            stop_from_another_thread(session)
+    else:
+        with get_engine("cpu").open(graph, EngineOptions(threads=1, keep=False)) as session:
+            stop_from_another_thread(session)
+
+
+def stop_from_another_thread(session):
     ended = threading.Event()
 
     def stop_it():
