@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import EngineError, MissingExtraError, OutOfMemory, brief
+from ...core.errors import EdgereelError, EngineError, MissingExtraError, OutOfMemory, brief
 from ...core.interrupts import interrupts_wait
 from ...core.machine import usable_cores
 from ..base import Engine, Session, Tensor
@@ -31,7 +31,15 @@ from ..lowering.lower import LoweredGraph, open_lowered
 from ..nvidia import Capability, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
 from .bound import BoundSession, FixedShapeSession
-from .common import LONGEST_QUOTE, failure, import_onnxruntime, model_to_open, session_settings, version_numbers
+from .common import (
+    LONGEST_QUOTE,
+    failure,
+    import_onnxruntime,
+    model_to_open,
+    open_stoppable,
+    session_settings,
+    version_numbers,
+)
 from .cuda_libraries import DRIVER, NO_DRIVER, lacking_libraries, load_libraries, missing_libraries
 from .device_tensor import Device
 from .gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
@@ -100,7 +108,9 @@ class OnnxRuntimeRtx(Engine):
         settings.add_provider_for_devices([_first_device(onnxruntime)], chosen)
         started = time.perf_counter()
         session = open_with_kernels(
-            lambda: onnxruntime.InferenceSession(model, sess_options=settings, enable_fallback=0),
+            lambda: open_stoppable(
+                settings, lambda: onnxruntime.InferenceSession(model, sess_options=settings, enable_fallback=0)
+            ),
             graph_path.name,
             kernels,
         )
@@ -157,6 +167,8 @@ def open_with_kernels(open_it: Callable[[], Any], graph_name: str, kernels: Kern
     while True:
         try:
             return open_it()
+        except EdgereelError:
+            raise
         except Exception as error:
             problem = failure(f"cannot open {graph_name} with TensorRT-RTX", error)
             if kernels is None or kernels.source == "built" or isinstance(problem, OutOfMemory):

@@ -129,6 +129,17 @@ def test_an_answer_stops_it(session, in_thread):
     assert session.run(rows(1))["y"].shape == (1, WIDTH)
 
 
+def test_opening_stops_too(graph, monkeypatch):
+    """A large graph takes long to open, and is not opened to its end."""
+    monkeypatch.setattr(stopping, "ASKED_EVERY", 0.001)
+    options = EngineOptions(threads=1)
+    get_engine("cpu").open(graph, options).close()  # lowered, so that what follows is opening alone
+    with pytest.raises(Cancelled, match="in the middle"), stop_when(lambda: True):
+        get_engine("cpu").open(graph, options)
+    with get_engine("cpu").open(graph, options) as session:
+        assert session.report.lowered == "cache"
+
+
 def test_what_an_asking_raises_comes_out(session):
     def ask():
         raise ValueError("of the caller")
