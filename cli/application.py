@@ -67,7 +67,8 @@ def _run(streams: OutputStreams) -> tuple[str, int]:
         quotes = ": put the prompt in quotes" if "extra argument" in message and sys.argv[1:2] == ["generate"] else ""
         return f"{message}{quotes}", UsageError.exit_code
     except MemoryError as error:
-        return f"not enough memory: try a smaller size or fewer frames ({error})", EdgereelError.exit_code
+        advice = ": try a smaller size or fewer frames" if sys.argv[1:2] in (["generate"], ["decode"]) else ""
+        return f"not enough memory{advice} ({error})", EdgereelError.exit_code
     except OSError as error:
         streams.settle()
         if streams.lost is not None and streams.lost.errno == error.errno:

@@ -30,6 +30,8 @@ TIMINGS: Final = "timings"
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 _BEGINNING: Final = b'{"sha256": "'
 
+_told: set[str] = set()
+"""Why folders are not read, as far as that was said: once is enough."""
 log = logging.getLogger(__name__)
 """Told in a line of each entry that is made again. Unless a program says otherwise, Python writes it to stderr."""
 
@@ -54,7 +56,9 @@ def read_entry(folder: str, key: str, use: Callable[[dict[str, Any], bytes], Use
             _made_again(path, error)
         return None
     if reason := distrusted(path.parent):
-        log.warning("what is kept there is not used: %s", reason)
+        if reason not in _told:
+            _told.add(reason)
+            log.warning("what is kept there is not used: %s", reason)
         return None
     try:
         header, body = content.split(b"\n", 1)

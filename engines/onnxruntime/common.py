@@ -95,6 +95,16 @@ def session_settings(onnxruntime: Any, graph_path: Path, threads: int, entries: 
     return settings
 
 
+def open_stoppable(settings: Any, open_it: Callable[[], Result]) -> Result:
+    """Return what `open_it` opens with these onnxruntime.SessionOptions; ctrl-C ends it, see stopping.run_stoppable."""
+
+    def stop() -> None:
+        if hasattr(settings, "set_load_cancellation_flag"):  # older releases open to the end
+            settings.set_load_cancellation_flag(True)
+
+    return run_stoppable(open_it, stop)
+
+
 def model_to_open(graph_path: Path, lowered: bytes | None) -> str | bytes:
     """Return what onnxruntime.InferenceSession is to open: the lowered graph, or the canonical one where there is none."""
     if lowered is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import EngineError, MissingExtraError
+from ...core.errors import EdgereelError, EngineError, MissingExtraError
 from ...core.machine import give_back_large_blocks, give_back_memory, usable_cores
 from ..base import Engine, EngineReport, Session, Tensor
 from ..graphs.read import read_graph, reading
@@ -25,6 +25,7 @@ from .common import (
     graph_specs,
     import_onnxruntime,
     model_to_open,
+    open_stoppable,
     session_settings,
 )
 
@@ -83,9 +84,14 @@ class OnnxRuntimeCpu(Engine):
         def open_model(model: str | bytes) -> Session:
             with reading(graph_path.name):
                 try:
-                    session = onnxruntime.InferenceSession(
-                        model, settings, providers=["CPUExecutionProvider"], enable_fallback=0
+                    session = open_stoppable(
+                        settings,
+                        lambda: onnxruntime.InferenceSession(
+                            model, settings, providers=["CPUExecutionProvider"], enable_fallback=0
+                        ),
                     )
+                except EdgereelError:
+                    raise
                 except Exception as error:
                     raise failure(f"cannot open {graph_path.name} with ONNX Runtime", error) from error
                 return OnnxRuntimeCpuSession(onnxruntime, session, graph_path.name, threads, lowered)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import EngineError, MissingExtraError, brief
+from ...core.errors import EdgereelError, EngineError, MissingExtraError, brief
 from ...core.machine import usable_cores
 from ..base import Engine, Session
 from ..graphs.read import read_graph, reading
@@ -22,7 +22,7 @@ from ..nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
 from ..streaming import open_within
 from .bound import LARGEST_FIXED, BoundSession, FixedShapeSession
-from .common import failure, import_onnxruntime, model_to_open, session_settings, version_numbers
+from .common import failure, import_onnxruntime, model_to_open, open_stoppable, session_settings, version_numbers
 from .cuda_libraries import cuda_major, lacking_libraries, load_libraries
 from .device_tensor import Device
 from .gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
@@ -171,12 +171,14 @@ def _open_session(
     """Return an onnxruntime.InferenceSession on the GPU, and whether its runs may be recorded as a CUDA graph."""
     threads = options.threads or usable_cores()
     try:
-        session = onnxruntime.InferenceSession(
-            model,
-            session_settings(onnxruntime, graph_path, threads, {}),
-            providers=[(PROVIDER, provider_options(recorded=recorded))],
-            enable_fallback=0,
+        settings = session_settings(onnxruntime, graph_path, threads, {})
+        providers = [(PROVIDER, provider_options(recorded=recorded))]
+        session = open_stoppable(
+            settings,
+            lambda: onnxruntime.InferenceSession(model, settings, providers=providers, enable_fallback=0),
         )
+    except EdgereelError:
+        raise
     except Exception as error:
         if recorded and _NO_GRAPH in str(error):
             return _open_session(onnxruntime, graph_path, options, model, False)

@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
@@ -20,17 +20,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import EngineError, MissingExtraError, brief
+from ...core.errors import EdgereelError, EngineError, MissingExtraError, OutOfMemory, brief
 from ...core.interrupts import interrupts_wait
 from ...core.machine import usable_cores
 from ..base import Engine, Session, Tensor
 from ..cache.entry import EngineKey
+from ..cache.store import log
 from ..graphs.read import read_graph, reading
 from ..lowering.lower import LoweredGraph, open_lowered
 from ..nvidia import Capability, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
 from .bound import BoundSession, FixedShapeSession
-from .common import LONGEST_QUOTE, failure, import_onnxruntime, model_to_open, session_settings, version_numbers
+from .common import (
+    LONGEST_QUOTE,
+    failure,
+    import_onnxruntime,
+    model_to_open,
+    open_stoppable,
+    session_settings,
+    version_numbers,
+)
 from .cuda_libraries import DRIVER, NO_DRIVER, lacking_libraries, load_libraries, missing_libraries
 from .device_tensor import Device
 from .gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
@@ -98,10 +107,13 @@ class OnnxRuntimeRtx(Engine):
         chosen = provider_options(options, kernels.folder if kernels else None)
         settings.add_provider_for_devices([_first_device(onnxruntime)], chosen)
         started = time.perf_counter()
-        try:
-            session = onnxruntime.InferenceSession(model, sess_options=settings, enable_fallback=0)
-        except Exception as error:
-            raise failure(f"cannot open {graph_path.name} with TensorRT-RTX", error) from error
+        session = open_with_kernels(
+            lambda: open_stoppable(
+                settings, lambda: onnxruntime.InferenceSession(model, sess_options=settings, enable_fallback=0)
+            ),
+            graph_path.name,
+            kernels,
+        )
         with reading(graph_path.name):
             report = gpu_report(self.name, PROVIDER, onnxruntime, session, graph_path.name, lowered, compute)
         if kernels is not None:
@@ -145,6 +157,24 @@ class RtxSession(Session):
         if self._kernels is not None:
             self._kernels.keep()
             self._kernels = None
+
+
+def open_with_kernels(open_it: Callable[[], Any], graph_name: str, kernels: KernelCache | None) -> Any:
+    """Return what `open_it` opens. Where it fails with kernels of before, it is tried once without them.
+
+    Raises EngineError, OutOfMemory.
+    """
+    while True:
+        try:
+            return open_it()
+        except EdgereelError:
+            raise
+        except Exception as error:
+            problem = failure(f"cannot open {graph_name} with TensorRT-RTX", error)
+            if kernels is None or kernels.source == "built" or isinstance(problem, OutOfMemory):
+                raise problem from error
+            log.warning("the kernels of %s in the cache are made again, they cannot be used: %s", graph_name, problem)
+            kernels.start_over()
 
 
 def runs_on(capability: Capability) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from ...core.errors import EdgereelError
 from ...core.interrupts import interrupts_wait
 from ..cache.engines import EngineCache, EngineKey
+from ..cache.files import delete
 
 
 class KernelCache:
@@ -40,6 +41,15 @@ class KernelCache:
             with zipfile.ZipFile(io.BytesIO(entry.data[:])) as archive:
                 archive.extractall(self.folder)
             self.source = "cache"
+
+    def start_over(self) -> None:
+        """Forget kernels of before, which are of no use: what is compiled now is kept in their place."""
+        with contextlib.suppress(EdgereelError):
+            self._cache.remove([self._key.digest()])
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):
+                delete(path)
+        self.source = "built"
 
     def keep(self) -> None:
         """Put what is in the folder into the cache, unless it came from there, and remove the folder.

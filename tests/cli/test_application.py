@@ -61,3 +61,11 @@ def test_output_that_the_terminal_cannot_show(tmp_path):
     command = [sys.executable, "-m", "edgereel", "inspect", "été.reel"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert (ended.returncode, ended.stderr) == (2, "edgereel: \\xe9t\\xe9.reel: no such bundle folder\n")
+
+
+def test_a_smaller_clip_is_no_advice_where_none_is_made(run, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("cannot allocate 9 TiB")
+
+    monkeypatch.setattr("edgereel.bundle.reader.verify_bundle", fail)
+    refused(run("verify"), 1, "not enough memory (cannot allocate 9 TiB)")

@@ -14,6 +14,8 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+from helpers.bound_sessions import open_bound  # noqa: E402
+
 from edgereel.core.errors import Cancelled, EngineError  # noqa: E402
 from edgereel.engines import (  # noqa: E402
     EngineOptions,
@@ -70,7 +72,18 @@ def rows(count):
     return {"x": Tensor.from_numpy(np.ones((count, WIDTH), np.float32))}
 
 
-def test_another_thread_stops_it(session):
+@pytest.mark.parametrize("kind", ["host", "bound"])
+def test_another_thread_stops_it(graph, kind):
+    """Both kinds of sessions of ONNX Runtime: that of the CPU, and that whose tensors stay on a device."""
+    if kind == "bound":
+        with open_bound(graph) as session:
+            stop_from_another_thread(session)
+    else:
+        with get_engine("cpu").open(graph, EngineOptions(threads=1, keep=False)) as session:
+            stop_from_another_thread(session)
+
+
+def stop_from_another_thread(session):
     ended = threading.Event()
 
     def stop_it():
@@ -114,6 +127,17 @@ def test_an_answer_stops_it(session, in_thread):
     assert set(asked) == set(found)
     assert len(asked) == 3
     assert session.run(rows(1))["y"].shape == (1, WIDTH)
+
+
+def test_opening_stops_too(graph, monkeypatch):
+    """A large graph takes long to open, and is not opened to its end."""
+    monkeypatch.setattr(stopping, "ASKED_EVERY", 0.001)
+    options = EngineOptions(threads=1)
+    get_engine("cpu").open(graph, options).close()  # lowered, so that what follows is opening alone
+    with pytest.raises(Cancelled, match="in the middle"), stop_when(lambda: True):
+        get_engine("cpu").open(graph, options)
+    with get_engine("cpu").open(graph, options) as session:
+        assert session.report.lowered == "cache"
 
 
 def test_what_an_asking_raises_comes_out(session):

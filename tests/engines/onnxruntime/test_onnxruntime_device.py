@@ -481,6 +481,30 @@ def test_kernels_are_kept_for_the_same_graph_only(tmp_path):
     assert KernelCache(key_of("a"), cache).source == "built"
 
 
+def test_kernels_that_cannot_be_used_are_made_again(tmp_path, caplog):
+    cache = EngineCache(tmp_path / "engines")
+    first = KernelCache(key_of("a"), cache)
+    (first.folder / "node").write_bytes(b"of another plugin")
+    first.keep()
+
+    def open_it():
+        if (kernels.folder / "node").exists():
+            raise RuntimeError("these kernels are none of mine")
+        return "opened"
+
+    for source, lines in (("built", 1), ("cache", 1)):
+        kernels = KernelCache(key_of("a"), cache)
+        assert rtx.open_with_kernels(open_it, "a.onnx", kernels) == "opened"
+        assert kernels.source == source
+        assert len(caplog.records) == lines
+        (kernels.folder / "node_0").write_bytes(b"of this one")
+        kernels.keep()
+    kernels = KernelCache(key_of("b"), cache)
+    (kernels.folder / "node").touch()
+    with pytest.raises(EngineError, match=r"cannot open a\.onnx with TensorRT-RTX: these kernels"):
+        rtx.open_with_kernels(open_it, "a.onnx", kernels)
+
+
 def test_a_session_that_compiled_nothing_keeps_nothing(tmp_path):
     cache = EngineCache(tmp_path / "engines")
     KernelCache(key_of("a"), cache).keep()
