@@ -24,7 +24,7 @@ Scale = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Shift = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Guidance = Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)]
-SigmaList = Annotated[list[Annotated[float, Field(ge=1e-6, le=1)]], Field(min_length=1, max_length=1000)]
+SigmaList = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=1000)]
 TimestepList = Annotated[
-    list[Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]], Field(min_length=1, max_length=1000)
+    list[Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]], Field(min_length=1, max_length=1000)
 ]
