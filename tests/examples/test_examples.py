@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from helpers.command_line import frames_of
+from helpers.command_line import PROMPT, frames_of
 
 import edgereel
 from edgereel.core.errors import PlanError
@@ -17,7 +17,6 @@ from edgereel.core.errors import PlanError
 pytestmark = pytest.mark.lean
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-PROMPT = "a red ball bounces over the ocean"
 
 
 @pytest.fixture
