@@ -24,7 +24,8 @@ go to stderr.
 |---|---|
 | 0 | done |
 | 1 | failed |
-| 2 | wrong usage or input |
+| 2 | wrong usage or input, a missing file or bundle too |
+| 129 | hung up: the terminal was closed |
 | 130 | interrupted by ctrl-C, or cancelled |
 | 143 | terminated (SIGTERM) |
 """
