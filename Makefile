@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full test-offline lint types scores train distill clean
+.PHONY: help demo test test-lean test-full test-offline lint types docs release scores train distill clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,12 @@ lint: $(VENV)/dev.done ## Check style
 
 types: $(VENV)/dev.done ## Check types
 	$(BIN)/mypy
+
+docs: $(VENV)/dev.done ## Write docs/cli.md from the commands' own help
+	$(BIN)/python -m edgereel.tools.cli_page
+
+release: $(VENV)/dev.done ## Build, check the wheel and the changelog, tag; DRY=1 does all but the tag
+	$(BIN)/python -m edgereel.tools.release $(if $(DRY),--dry)
 
 scores: $(VENV)/dev.done ## Score the demo model beside its teacher on held-out captions (half an hour)
 	$(BIN)/python -m edgereel.demo.few_steps --sheet docs/few_steps.png

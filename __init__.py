@@ -15,14 +15,23 @@ from .core.version import __version__
 if TYPE_CHECKING:
     from .core.errors import EdgereelError as EdgereelError
     from .runtime.clip import Video as Video
+    from .runtime.latents_file import read_video as read_video
+    from .runtime.latents_file import write_latents as write_latents
     from .runtime.reel import Reel as Reel
     from .runtime.reel import load as load
 
 switch_reports_off()
 
-__all__ = ["EdgereelError", "Reel", "Video", "__version__", "load"]
+__all__ = ["EdgereelError", "Reel", "Video", "__version__", "load", "read_video", "write_latents"]
 
-_PLACES = {"EdgereelError": ".core.errors", "Reel": ".runtime.reel", "Video": ".runtime.clip", "load": ".runtime.reel"}
+_PLACES = {
+    "EdgereelError": ".core.errors",
+    "Reel": ".runtime.reel",
+    "Video": ".runtime.clip",
+    "load": ".runtime.reel",
+    "read_video": ".runtime.latents_file",
+    "write_latents": ".runtime.latents_file",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: it reads arguments, shows progress, prints results, and holds no logic of its own."""
+"""The command line: it reads arguments, shows progress, prints results, and holds no logic."""
 
 # In this order --help lists their commands.
 from . import generate, inspect, doctor, plan, cache, export, calibrate, bench  # isort: skip
