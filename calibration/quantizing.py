@@ -23,7 +23,7 @@ from .collecting import denoiser_graphs
 from .compare import BundleComparison, compare_bundles, default_prompts
 from .forms import WeightKind
 from .graph_file import GraphFile
-from .model_card import add_to_card
+from .report import add_to_card
 from .rewriting import GraphPlan, WeightFile, write_quantized
 from .searching import Plans, Search, search_kept, without
 from .statistics import Statistics, load_statistics

@@ -1,4 +1,4 @@
-"""A comparison as text for a terminal and as one self-contained HTML page with pictures side by side."""
+"""What a comparison and a quantized bundle tell people: text, one self-contained HTML page, the model card."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
+from ..bundle.manifest import Manifest
 from ..core.files import write_text
 from .compare import BundleComparison
 
+CARD_NAME = "MODEL_CARD.md"
 PICTURES = 6
 _COLUMNS = 6
 _DIFFERENCE_GAIN = 8
@@ -100,3 +102,24 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     encoder.pix_fmt, encoder.time_base = "rgb24", Fraction(1)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
     return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
+
+
+def add_to_card(folder: Path, manifest: Manifest) -> None:
+    """Append to the card what was quantized, from what, and how near the clips are; a bundle without a card gets one."""
+    path = folder / CARD_NAME
+    before = path.read_text(encoding="utf-8").rstrip() if path.is_file() else f"# {manifest.name}"
+    lines = [
+        before,
+        "",
+        "## Quantization",
+        "",
+        f"- Made from the bundle {manifest.quantized_from}; the differences to the torch modules above are that one's",
+    ]
+    if "to_source" in manifest.quality:
+        lines.append(f"- Its clips are at {manifest.quality['to_source']['psnr_db']:.1f} dB PSNR to the source's")
+    lines += ["", "| graph | linears by stored type | activations |", "|---|---|---|"]
+    for name, graph in manifest.roles.graphs().items():
+        if graph.quantization is not None:
+            linears = ", ".join(f"{count} {kind}" for kind, count in graph.quantization.linears.items())
+            lines.append(f"| {name} | {linears} | {graph.quantization.activations} |")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
