@@ -776,7 +776,7 @@ STRESS = """
 import contextlib, os, sys
 from pathlib import Path
 from edgereel.engines.cache.engines import EngineCache
-from fake_builder import key_of
+from helpers.fake_builder import key_of
 folder, building, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 cache = EngineCache(folder, 25_000)
 for turn in range(60):

@@ -92,7 +92,7 @@ import gc
 import sys
 from pathlib import Path
 import numpy as np
-from bound_sessions import open_bound, tensors
+from helpers.bound_sessions import open_bound, tensors
 
 def resident():
     gc.collect()
