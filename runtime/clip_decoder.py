@@ -44,6 +44,7 @@ class ClipDecoder:
         size: the clip's width, height and frames. on_progress is told of tiles. Other clips may be made or decoded between
         two pictures. Raises EngineError, PlanError where the plan does not fit, Cancelled.
         """
+        self.graphs.begin()
         plan = self.plan_of(*size)
         shown = 0
         while True:

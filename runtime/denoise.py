@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Denoiser, Manifest
 from ..core.errors import BundleError, EngineError
-from ..core.progress import Progress, report_progress
+from ..core.progress import InterruptibleProgress, Progress
 from ..engines import Tensor
 from ..engines.base import run_graph
+from ..engines.stopping import stop_when
 from .memory.plan import MemoryPlan
 from .open_graphs import OpenGraphs
 from .request import Request
@@ -56,14 +57,16 @@ class Denoising:
                 velocity = without + np.float32(request.guidances[index]) * (velocity - without)
             return velocity
 
-        report_progress(on_progress, "denoise", 0, request.steps)
-        sampled = SAMPLERS[request.sampler].sample(
-            velocity_of,
-            latents,
-            schedule_of(recipe, request.sampler, request.steps),
-            lambda: noise.draw(latents.shape),
-            lambda done, total: report_progress(on_progress, "denoise", done, total),
-        )
+        progress = InterruptibleProgress(on_progress, "denoise", request.steps)
+        progress(0, request.steps)
+        with stop_when(progress.is_cancelled):
+            sampled = SAMPLERS[request.sampler].sample(
+                velocity_of,
+                latents,
+                schedule_of(recipe, request.sampler, request.steps),
+                lambda: noise.draw(latents.shape),
+                progress,
+            )
         if not np.isfinite(sampled).all():
             raise EngineError("sampling gave values that are not numbers: try another precision or engine")
         return sampled

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ..bundle.reader import Bundle
-from ..core.errors import EngineError, OutOfMemory
+from ..core.errors import Cancelled, EngineError, OutOfMemory
 from ..engines import Engine, EngineOptions, EngineReport, Part, Session, Tensor, get_engine
 from .memory.plan import ComponentPlan, MemoryPlan, describe_step, step_down
 from .memory.shapes import input_shapes, part_extents, shapes_of
@@ -41,6 +41,17 @@ class OpenGraphs:
         self._sessions: dict[tuple[str, Part | None], tuple[EngineOptions, Session]] = {}
         self._reports: dict[str, EngineReport] = {}
         self._closed = False
+        self._stopped = threading.Event()
+
+    def begin(self) -> None:
+        """Begin a clip or its decoding: what was stopped before is over."""
+        self._stopped.clear()
+
+    def stop(self) -> None:
+        """End what is under way, from another thread: a graph that runs ends soon, and none runs until `begin`."""
+        self._stopped.set()
+        for _, session in list(self._sessions.values()):
+            session.stop()
 
     def reports(self) -> dict[str, EngineReport]:
         """Return what really ran, for each graph opened so far, those closed since included."""
@@ -77,6 +88,8 @@ class OpenGraphs:
         Raises EngineError where all is closed or the engine cannot open the graph (OutOfMemory: see `run`), BundleError where
         the graph's files have been cut short.
         """
+        if self._stopped.is_set():
+            raise Cancelled("stopped")
         if self._closed:
             raise EngineError("this reel is closed: keep it open (inside the with block) while its videos are used")
         self._bundle.check_graph(name)

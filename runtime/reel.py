@@ -90,6 +90,13 @@ class Reel:
         """Release every opened graph. Videos made by this reel can no longer be decoded."""
         self.graphs.close()
 
+    def stop(self) -> None:
+        """End what is being made or decoded, from another thread: there Cancelled is raised, in the middle of a step too.
+
+        The reel goes on with the next clip.
+        """
+        self.graphs.stop()
+
     @property
     def engine_picked(self) -> str:
         """Which engine `auto` picked and why, "" where it was asked for by name."""
@@ -159,6 +166,7 @@ class Reel:
 
     def make(self, asked: OpenRequest, on_progress: Progress | None = None) -> Video:
         """Sample the clip of a request; see `generate`."""
+        self.graphs.begin()
         manifest = self.bundle.manifest
         request = asked.complete(manifest)
         plan = self.plan(request.width, request.height, request.frames, on_progress)
