@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from safetensors.torch import load_file
 
-from edgereel.demo.films import render_film
+from edgereel.demo.films import draw_film, render_film
 from edgereel.demo.growing import gauges
 from edgereel.demo.growing.autoencoder import train_autoencoder
+from edgereel.demo.growing.checkpoint import write_grown
 from edgereel.demo.growing.context import Context, denoise, stack
 from edgereel.demo.growing.decoders import draw_windows, open_tiny_decoder, train_full_decoder, train_tiny_decoder
 from edgereel.demo.growing.evaluate import candidate
@@ -186,8 +190,24 @@ def test_films_begin_with_a_given_picture_and_go_on(grown: RunFolder) -> None:
 
 
 def test_rendering_a_film_depends_on_its_seed_alone() -> None:
-    from edgereel.demo.films import draw_film
-
     film = draw_film(np.random.RandomState(1), 2)
     one, two = (render_film(film, np.random.RandomState(2), height=32, width=48) for _ in range(2))
     assert np.array_equal(one, two)
+
+
+def test_what_was_reached_opens_in_diffusers_and_is_small(grown: RunFolder, tmp_path: Path) -> None:
+    assert train_student(SMALL, grown)
+    write_grown(SMALL, grown, tmp_path)
+    files = list(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 5
+    assert sum(file.stat().st_size for file in files) < 30e6
+    pipeline = WanPipeline.from_pretrained(tmp_path / "checkpoint")
+    pipeline.set_progress_bar_config(disable=True)
+    video = pipeline(
+        "a red ball rises", height=32, width=48, num_frames=17, num_inference_steps=2, max_sequence_length=24
+    )
+    assert video.frames[0].shape == (17, 32, 48, 3)
+    recipes = json.loads((tmp_path / "student" / "edgereel.json").read_text())["recipes"]
+    assert [recipe["steps"] for recipe in recipes] == [4, 1, 2]
+    stored = load_file(tmp_path / "tiny_decoder" / "diffusion_pytorch_model.safetensors")
+    assert set(stored) == set(TinyDecoder(24).state_dict())
