@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(GROWTHS), default="cpu")
     parser.add_argument("--run", type=Path, required=True, help="folder for resumable state and curves")
     parser.add_argument("--stage", choices=list(_STAGES), help="this stage alone; all, in order, if left out")
+    parser.add_argument("--steps", type=int, help="train the stage to so many steps, not the preset's")
     parser.add_argument(
         "--deliver", type=Path, metavar="FOLDER", help="write the models into this folder, train nothing"
     )
@@ -46,6 +48,10 @@ def main() -> None:
     run.stop_on_signals()
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     growth = GROWTHS[arguments.preset]
+    if arguments.steps is not None:
+        if arguments.stage is None:
+            parser.error("--steps needs --stage")
+        growth = replace(growth, **{f"{arguments.stage}_steps": arguments.steps})
     if arguments.deliver:
         write_grown(growth, run, arguments.deliver)
         print(arguments.deliver)

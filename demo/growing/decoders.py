@@ -74,7 +74,7 @@ def train_tiny_decoder(growth: Growth, run: RunFolder) -> bool:
         return pictures
 
     return _train(
-        growth, run, TINY_STAGE, tiny, decode, growth.tiny_steps, growth.tiny_learning_rate, growth.tiny_batch
+        growth, run, TINY_STAGE, tiny, decode, growth.tiny_decoder_steps, growth.tiny_learning_rate, growth.tiny_batch
     )
 
 

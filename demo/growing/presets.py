@@ -55,7 +55,7 @@ class Growth:
     decoder_steps: int = 400
     decoder_batch: int = 4
     decoder_learning_rate: float = 1e-3
-    tiny_steps: int = 600
+    tiny_decoder_steps: int = 600
     tiny_batch: int = 4
     tiny_learning_rate: float = 3e-3
 
