@@ -33,6 +33,7 @@ from edgereel.demo.training.run_folder import RunFolder
 SMALL = replace(
     Growth(name="smallest"),
     formats=((32, 32), (48, 32), (32, 48)), films_in_piece=4, pieces_at_first=1, film_pieces=2, piece_every=1,
+    clip_pieces=1, clips_in_piece=3, text_batch=2,
     autoencoder_steps=2, teacher_steps=3, text_steps=2, student_steps=3, rounds=3, rounds_at_first=2, round_every=1,
     round_films=2, own_after=1, student_batch=2, decoder_steps=2, decoder_batch=2, tiny_decoder_steps=2, tiny_batch=2,
 )  # fmt: skip

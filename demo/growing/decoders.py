@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..films import FIRST, draw_film, render_film
+from ..films import FIRST, render_film
 from ..training import whole_clip
 from ..training.muon import muon_and_adamw, set_learning_rate
 from ..training.run_folder import RunFolder
 from ..training.vae import to_pictures
 from .autoencoder import open_autoencoder
-from .latents import Piece, load_piece
+from .latents import Piece, draw_films, load_piece
 from .presets import Growth, learning_rate_factor
 from .tiny_decoder import TinyDecoder
 
@@ -150,9 +150,8 @@ def draw_windows(growth: Growth, run: RunFolder, batch: int, step: int) -> Itera
 
 def _rendered(growth: Growth, index: int, piece: Piece, batch: int) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
     """Yield a piece's films as they were rendered for it, with their latents."""
-    rng = np.random.RandomState(growth.seed + 31 * index)
     width, height = growth.formats[index % len(growth.formats)]
-    films = [draw_film(rng, growth.shots) for _ in range(growth.films_in_piece)]
+    films, rng = draw_films(growth, index)
     clips = []
     for number, film in enumerate(films):
         clips.append(render_film(film, rng, height=height, width=width))

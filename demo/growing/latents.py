@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..films import draw_caption, draw_film, render_film
+from ..films import Film, draw_caption, draw_film, draw_shot, render_film
 from ..training import whole_clip
 from ..training.run_folder import RunFolder
 from ..training.tokenizer import PAD, build_tokenizer
@@ -17,7 +17,7 @@ from ..training.vae import to_pictures
 from .autoencoder import open_autoencoder
 from .presets import Growth
 
-STAGE = "films"
+FILMS, CLIPS = "films", "clips"
 # Captions kept of every shot: with and without a context that they may lean on.
 CAPTIONS = 4
 _ENCODE_BATCH = 4
@@ -25,7 +25,7 @@ _ENCODE_BATCH = 4
 
 @dataclass
 class Piece:
-    """Films of one format.
+    """Films of one format; `clips` are films of one shot that begins where its motion calls for.
 
     latents: normalised, float16 [N, C, frames, h, w]. ids: [N, shots, 2, CAPTIONS, L], captions for a model that sees
     nothing before the shot (0) or what came before (1). anywhere: [N], see `Film.anywhere`.
@@ -49,22 +49,22 @@ class Tokens:
         return torch.tensor([encoding.ids for encoding in self._tokenizer.encode_batch(texts)])
 
 
-def load_piece(run: RunFolder, index: int) -> Piece | None:
+def load_piece(run: RunFolder, index: int, kind: str = FILMS) -> Piece | None:
     """Return a piece that has been cached, else None."""
-    state = run.load(f"{STAGE}_{index:03}")
+    state = run.load(f"{kind}_{index:03}")
     return None if state is None else Piece(state["latents"], state["ids"].long(), state["anywhere"])
 
 
 @torch.no_grad()
-def cache_piece(growth: Growth, run: RunFolder, index: int, vae: Any = None) -> Piece:
+def cache_piece(growth: Growth, run: RunFolder, index: int, vae: Any = None, kind: str = FILMS) -> Piece:
     """Return a piece, rendered and encoded now if it is not there yet; all randomness comes from its number."""
-    if piece := load_piece(run, index):
+    if piece := load_piece(run, index, kind):
         return piece
     vae = open_autoencoder(growth, run) if vae is None else vae
     tokens = Tokens(growth.max_tokens)
-    rng = np.random.RandomState(growth.seed + 31 * index)
     width, height = growth.formats[index % len(growth.formats)]
-    films = [draw_film(rng, growth.shots) for _ in range(growth.films_in_piece)]
+    films, rng = draw_films(growth, index, kind)
+    shots = len(films[0].shots)
     latents = []
     for start in range(0, len(films), _ENCODE_BATCH):
         clips = [render_film(film, rng, height=height, width=width) for film in films[start : start + _ENCODE_BATCH]]
@@ -72,15 +72,24 @@ def cache_piece(growth: Growth, run: RunFolder, index: int, vae: Any = None) -> 
     texts = [
         draw_caption(film, shot, rng, has_context=bool(seen))
         for film in films
-        for shot in range(growth.shots)
+        for shot in range(shots)
         for seen in range(2)
         for _ in range(CAPTIONS)
     ]
-    ids = tokens(texts).view(len(films), growth.shots, 2, CAPTIONS, growth.max_tokens)
+    ids = tokens(texts).view(len(films), shots, 2, CAPTIONS, growth.max_tokens)
     anywhere = torch.tensor([film.anywhere for film in films])
-    run.save(f"{STAGE}_{index:03}", {"latents": torch.cat(latents), "ids": ids.to(torch.uint8), "anywhere": anywhere})
-    run.log(STAGE, step=index + 1, films=(index + 1) * len(films))
+    run.save(f"{kind}_{index:03}", {"latents": torch.cat(latents), "ids": ids.to(torch.uint8), "anywhere": anywhere})
+    run.log(kind, step=index + 1, films=(index + 1) * len(films))
     return Piece(torch.cat(latents), ids, anywhere)
+
+
+def draw_films(growth: Growth, index: int, kind: str = FILMS) -> tuple[list[Film], np.random.RandomState]:
+    """Return a piece's films, and the random numbers that go on to render them in order."""
+    if kind == FILMS:
+        rng = np.random.RandomState(growth.seed + 31 * index)
+        return [draw_film(rng, growth.shots) for _ in range(growth.films_in_piece)], rng
+    rng = np.random.RandomState(growth.seed + 31 * index + 17)
+    return [Film((draw_shot(rng),)) for _ in range(growth.clips_in_piece)], rng
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ class Growth:
     """Shapes and schedules.
 
     formats: (width, height), multiples of 16. chunk: latent frames of a chunk, and of the context that the next one sees.
-    film_pieces: how many pieces of `films_in_piece` films are cached, the first `pieces_at_first` before the denoiser
-    begins to train, then one every `piece_every` steps. context_noise: largest deviation of the noise on the context.
+    film_pieces, clip_pieces: how many pieces of `films_in_piece` films and of `clips_in_piece` single shots are cached, the
+    first `pieces_at_first` before the denoiser begins to train, then one of each every `piece_every` steps.
+    context_noise: largest deviation of the noise on the context.
     text_steps: the teacher's step after which the text encoder stays as it is, so that a student may share it.
     rounds: how many times the teacher guides `round_films` films, `rounds_at_first` before the student begins to train,
     then one every `round_every` steps. own_after: the student's step after which films go on with what it made itself.
@@ -33,15 +34,18 @@ class Growth:
     autoencoder_learning_rate: float = 2e-3
     film_pieces: int = 9
     films_in_piece: int = 48
+    clip_pieces: int = 6
+    clips_in_piece: int = 160
     pieces_at_first: int = 3
     piece_every: int = 40
-    teacher_steps: int = 760
+    teacher_steps: int = 900
     teacher_batch: int = 4
+    text_batch: int = 12
     teacher_learning_rate: float = 3e-3
     caption_dropout: float = 0.1
     timestep_shift: float = 2.5
     context_noise: float = 0.12
-    text_steps: int = 700
+    text_steps: int = 850
     sampling_shift: float = 3.0
     guidance: float = 4.0
     student_steps: int = 1500

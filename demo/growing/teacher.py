@@ -9,6 +9,7 @@ carries a little noise, so that the model does not trust its own small errors la
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from ..training.run_folder import RunFolder
 from ..training.tokenizer import NEW_WORDS, build_tokenizer
 from .autoencoder import open_autoencoder
 from .context import denoise, stack
-from .latents import Piece, Tokens, cache_piece, load_piece
+from .latents import CLIPS, FILMS, Piece, Tokens, cache_piece, load_piece
 from .presets import Growth, learning_rate_factor
 
 STAGE = "teacher"
@@ -76,17 +77,18 @@ def train_teacher(growth: Growth, run: RunFolder) -> bool:
     vae, empty = open_autoencoder(growth, run), Tokens(growth.max_tokens).empty
     if step >= growth.text_steps:
         models.text_encoder.requires_grad_(False)
-    pieces: list[Piece] = []
+    pieces: dict[str, list[Piece]] = {FILMS: [], CLIPS: []}
     started, losses = time.monotonic(), []
     while step < growth.teacher_steps and not run.out_of_time():
-        wanted = min(growth.pieces_at_first + step // growth.piece_every, growth.film_pieces)
-        while len(pieces) < wanted or (len(pieces) < growth.film_pieces and load_piece(run, len(pieces))):
-            pieces.append(cache_piece(growth, run, len(pieces), vae))
+        kind = CLIPS if step % 2 else FILMS
+        _fill(growth, run, kind, pieces[kind], step, vae)
         rng = np.random.RandomState(growth.seed + 977 * step)
         generator = torch.Generator().manual_seed(growth.seed + step)
         factor = learning_rate_factor(step, growth.teacher_steps, warmup=40)
         set_learning_rate(optimizers, growth.teacher_learning_rate * factor)
-        loss, parts = _losses(growth, models, pieces[rng.randint(len(pieces))], empty, rng, generator)
+        piece = pieces[kind][rng.randint(len(pieces[kind]))]
+        losses_of = _film_losses if kind == FILMS else _clip_losses
+        loss, parts = losses_of(growth, models, piece, empty, rng, generator)
         joined.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(joined.parameters(), 1.0)
@@ -115,6 +117,14 @@ def _keep_text_encoder(models: Models, average: dict[str, Tensor]) -> None:
     models.text_encoder.requires_grad_(False)
 
 
+def _fill(growth: Growth, run: RunFolder, kind: str, pieces: list[Piece], step: int, vae: Any) -> None:
+    """Have as many pieces as belong to a step, and all that were cached before."""
+    most = growth.film_pieces if kind == FILMS else growth.clip_pieces
+    wanted = min(growth.pieces_at_first + step // growth.piece_every, most)
+    while len(pieces) < wanted or (len(pieces) < most and load_piece(run, len(pieces), kind)):
+        pieces.append(cache_piece(growth, run, len(pieces), vae, kind))
+
+
 def _names(losses: list[dict[str, float]]) -> list[str]:
     return sorted({name for part in losses for name in part})
 
@@ -133,7 +143,7 @@ class _Noised:
         return (predicted - self.wanted).square().mean(dim=(1, 2, 3, 4))
 
 
-def _losses(
+def _film_losses(
     growth: Growth, models: Models, piece: Piece, empty: Tensor, rng: np.random.RandomState, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the mean loss of a batch of films, and its parts by use."""
@@ -173,3 +183,18 @@ def _losses(
     return torch.cat(list(errors.values())).mean(), {
         name: float(error.mean().detach()) for name, error in errors.items()
     }
+
+
+def _clip_losses(
+    growth: Growth, models: Models, piece: Piece, empty: Tensor, rng: np.random.RandomState, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the mean loss of a batch of single clips, made from nothing but words, and the same by use."""
+    chosen = torch.from_numpy(rng.randint(len(piece.latents), size=growth.text_batch))
+    which = torch.from_numpy(rng.randint(piece.ids.shape[3], size=len(chosen)))
+    dropped = torch.rand(len(chosen), generator=generator) < growth.caption_dropout
+    ids = torch.where(dropped[:, None], empty, piece.ids[chosen, 0, 0, which])
+    noised = _Noised(piece.latents[chosen].float(), growth.timestep_shift, generator)
+    texts = embed(models.text_encoder, ids)
+    predicted, _ = denoise(models.transformer, noised.latents, 1000 * noised.sigma, texts)
+    loss = noised.errors(predicted).mean()
+    return loss, {"clip": float(loss.detach())}
