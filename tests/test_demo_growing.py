@@ -13,7 +13,8 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from safetensors.torch import load_file
 
-from edgereel.demo.films import draw_film, render_film
+from edgereel.demo.evaluate import held_out_captions
+from edgereel.demo.films import Film, draw_film, render_film
 from edgereel.demo.growing import gauges
 from edgereel.demo.growing.autoencoder import train_autoencoder
 from edgereel.demo.growing.checkpoint import write_grown
@@ -29,6 +30,7 @@ from edgereel.demo.growing.teacher import open_models, open_teacher, train_teach
 from edgereel.demo.growing.tiny_decoder import TinyDecoder
 from edgereel.demo.training.denoiser import embed
 from edgereel.demo.training.run_folder import RunFolder
+from edgereel.demo.training.vae import to_pictures
 
 SMALL = replace(
     Growth(name="smallest"),
@@ -212,3 +214,21 @@ def test_what_was_reached_opens_in_diffusers_and_is_small(grown: RunFolder, tmp_
     assert [recipe["steps"] for recipe in recipes] == [4, 1, 2]
     stored = load_file(tmp_path / "tiny_decoder" / "diffusion_pytorch_model.safetensors")
     assert set(stored) == set(TinyDecoder(24).state_dict())
+
+
+def test_a_kept_picture_is_as_near_as_the_autoencoder_brings_it(grown: RunFolder) -> None:
+    """The gauge's clips begin with the picture's own latents, whatever the denoiser does of the rest."""
+    made = candidate(SMALL, grown, "teacher:2")
+    figures = gauges.picture_to_video(made, (32, 48), clips=2)
+    rng, errors = np.random.RandomState(8), []
+    for subject, _ in held_out_captions(2):
+        film = render_film(Film((gauges.shot_of(subject),)), rng, height=48, width=32)
+        picture = to_pictures(film[None, :1], torch.device("cpu"))
+        again = made.decode(gauges.encode_pictures(made.vae, picture))
+        errors.append(10 * np.log10(4 / (again - picture).square().mean().item()))
+    assert figures["kept_db"] == pytest.approx(np.mean(errors), abs=0.05)
+
+
+def test_a_prompt_changes_in_the_last_chunk_of_the_gauge(grown: RunFolder) -> None:
+    figures = gauges.changed_prompt(candidate(SMALL, grown, "teacher:2"), (32, 32), streams=1)
+    assert set(figures) == {"colour", "scene", "motion", "shape"}
