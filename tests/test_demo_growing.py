@@ -204,6 +204,7 @@ def test_what_was_reached_opens_in_diffusers_and_is_small(grown: RunFolder, tmp_
     write_grown(SMALL, grown, tmp_path)
     files = list(tmp_path.rglob("*.safetensors"))
     assert len(files) == 5
+    assert not any("_name_or_path" in path.read_text() for path in tmp_path.rglob("*.json"))
     assert sum(file.stat().st_size for file in files) < 30e6
     pipeline = WanPipeline.from_pretrained(tmp_path / "checkpoint")
     pipeline.set_progress_bar_config(disable=True)

@@ -9,7 +9,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
-from ..training.checkpoint import few_step_recipes, write_json, write_layout
+from ..training.checkpoint import few_step_recipes, forget_origin, write_json, write_layout
 from ..training.run_folder import RunFolder
 from . import student as distillation
 from .decoders import TINY_STAGE, open_full_decoder, open_tiny_decoder
@@ -46,6 +46,7 @@ def write_grown(growth: Growth, run: RunFolder, folder: Path) -> None:
     vae = open_full_decoder(growth, run)
     write_layout(folder / "checkpoint", models, vae, growth.sampling_shift, growth.max_tokens, _labels(growth))
     write_json(folder / "streaming.json", _streaming(growth))
+    forget_origin(folder)
 
 
 def _labels(growth: Growth) -> dict[str, Any]:

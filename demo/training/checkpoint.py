@@ -107,6 +107,14 @@ def _labels(preset: Preset) -> dict[str, Any]:
     }
 
 
+def forget_origin(folder: Path) -> None:
+    """Take out of the configurations below a folder where a model was read from: a path of the training machine."""
+    for path in folder.rglob("config.json"):
+        data = json.loads(path.read_text())
+        if data.pop("_name_or_path", None) is not None:
+            write_json(path, data)
+
+
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write data for people to read."""
     path.write_text(json.dumps(data, indent=2) + "\n")
