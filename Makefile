@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full test-offline lint types docs release scores train distill clean
+.PHONY: help demo test test-lean test-full test-offline lint types docs release scores train distill grow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ train: $(VENV)/dev.done ## Train the demo on CPU (hours; resumable): RUN=folder
 distill: $(VENV)/dev.done ## Distil the demo's few-step student on CPU (an hour; resumable): RUN=folder
 	$(BIN)/python -m edgereel.demo.training --preset cpu --run $(or $(RUN),out/distill) --distill demo/checkpoint \
 		--checkpoint out/student
+
+grow: $(VENV)/dev.done ## Grow the demo to larger formats and endless streams on CPU (hours; resumable): RUN=folder
+	$(BIN)/python -m edgereel.demo.growing --run $(or $(RUN),out/growth)
 
 clean: ## Remove the virtual environment and what was made
 	rm -rf $(VENV) $(VENV)-lean out build dist *.egg-info

@@ -187,7 +187,7 @@ SCENES: dict[str, Callable[[Array, Array, Array, float], Array]] = {
     "volcano": _volcano,
 }
 
-_PLACES = {
+PLACES = {
     "ocean": ("over the ocean", "above the sea"),
     "desert": ("in the desert", "over the sand"),
     "forest": ("in the forest", "among the trees"),
@@ -195,7 +195,7 @@ _PLACES = {
     "snow": ("in the snow", "on a snowy day"),
     "volcano": ("above a volcano", "over the lava"),
 }
-_VERBS = {
+VERBS = {
     "moves right": ("moves to the right", "moving to the right", "slides right"),
     "moves left": ("moves to the left", "moving to the left", "slides left"),
     "rises": ("rises", "rising", "floats up"),
@@ -226,13 +226,13 @@ class Subject:
 
     def captions(self) -> list[str]:
         """Return every phrasing of this subject's caption; the first is the plainest."""
-        verb, doing, other = _VERBS[self.motion]
+        verb, doing, other = VERBS[self.motion]
         article = "an" if self.colour == "orange" else "a"
         return [
             phrasing.format(
                 a=article, colour=self.colour, shape=self.shape, verb=verb, doing=doing, other=other, place=place
             )
-            for place in _PLACES[self.scene]
+            for place in PLACES[self.scene]
             for phrasing in _PHRASINGS
         ]
 

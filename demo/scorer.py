@@ -84,6 +84,26 @@ def read(frames: NDArray[np.uint8]) -> Reading:
     return Reading(list(COLOURS)[index], scene, _read_motion(track), _read_shape(alpha, track, areas), track)
 
 
+def mean_colour(frames: NDArray[np.uint8]) -> Array | None:
+    """Return the mean colour, RGB 0 to 1, of what is near the palette's foremost entry; None where nothing is."""
+    pixels = frames.astype(np.float32) / 255
+    distances = _distances(pixels, np.asarray(list(COLOURS.values()), np.float32))
+    near = distances.min(axis=-1) < _NEAR_COLOUR
+    entries = distances.argmin(axis=-1)
+    counts = np.bincount(entries[near], minlength=len(COLOURS))
+    if counts.max() < _SMALLEST_AREA * near.size:
+        return None
+    colour: Array = pixels[near & (entries == counts.argmax())].mean(axis=0)
+    return colour
+
+
+def scene_rows(frames: NDArray[np.uint8]) -> Array:
+    """Return the background's mean colour by row of the picture, [height, 3], 0 to 1."""
+    pixels = frames.astype(np.float32) / 255
+    near = _distances(pixels, np.asarray(list(COLOURS.values()), np.float32)).min(axis=-1) < _NEAR_COLOUR
+    return _read_scene(pixels, near)[1]
+
+
 def _distances(pixels: Array, palette: Array) -> Array:
     """Return how far each pixel is from each palette entry, [frames, height, width, entries]."""
     squared = np.square(pixels).sum(axis=-1)[..., None] + np.square(palette).sum(axis=-1) - 2 * (pixels @ palette.T)
@@ -124,21 +144,39 @@ def _foreground(pixels: Array, background: Array, colour: Array) -> Array:
 
 
 def _track(alpha: Array) -> tuple[Array, Array]:
-    """Return centre and log radius by frame, [frames, 3], and the covered fraction of the picture, [frames]."""
+    """Return centre and log radius by frame, [frames, 3], and the covered fraction of the picture, [frames].
+
+    The picture counts as a torus, as films draw it, and a centre that leaves it at an edge is followed beyond 1 or 0.
+    """
     _, height, width = alpha.shape
     shortest = min(height, width)
-    y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
-    weight = alpha
+    y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+    around_x, around_y = np.exp(2j * np.pi * x), np.exp(2j * np.pi * y)
+    weight, centre_x, centre_y = alpha, np.zeros(len(alpha)), np.zeros(len(alpha))
     for _ in range(3):
         total = weight.sum(axis=(1, 2)) + 1e-6
-        centre_x, centre_y = (weight * x).sum(axis=(1, 2)) / total, (weight * y).sum(axis=(1, 2)) / total
+        centre_x = np.angle((weight * around_x).sum(axis=(1, 2))) / (2 * np.pi) % 1
+        centre_y = np.angle((weight * around_y).sum(axis=(1, 2))) / (2 * np.pi) % 1
         reach = np.maximum(1.1 * np.sqrt(total), 0.1 * shortest)
-        distance = np.hypot(x - centre_x[:, None, None], y - centre_y[:, None, None])
-        weight = alpha * (distance < reach[:, None, None])
+        far_x = wrapped(x - centre_x[:, None, None]) * width
+        far_y = wrapped(y - centre_y[:, None, None]) * height
+        # On the torus a mean is the angle of a mean; about that centre the plain mean is the exact one.
+        near = alpha * (np.hypot(far_x, far_y) < reach[:, None, None])
+        count = near.sum(axis=(1, 2)) + 1e-6
+        centre_x = centre_x + (near * far_x).sum(axis=(1, 2)) / count / width
+        centre_y = centre_y + (near * far_y).sum(axis=(1, 2)) / count / height
+        weight = near
     total = weight.sum(axis=(1, 2))
     log_radius = 0.5 * np.log(np.maximum(total, 1.0) / shortest**2)
-    track = np.stack([centre_x / width, centre_y / height, log_radius], axis=-1).astype(np.float32)
+    followed = [np.unwrap(centre, period=1.0) for centre in (centre_x, centre_y)]
+    track = np.stack([*followed, log_radius], axis=-1).astype(np.float32)
     return track, (total / (height * width)).astype(np.float32)
+
+
+def wrapped(difference: Array) -> Array:
+    """Return the shortest way on the torus, -0.5 to 0.5, of a difference of positions."""
+    shortest: Array = (difference + 0.5) % 1 - 0.5
+    return shortest
 
 
 def _read_motion(track: Array) -> str | None:
@@ -166,7 +204,9 @@ def _read_shape(alpha: Array, track: Array, areas: Array) -> str:
     y, x = np.meshgrid((np.arange(height) + 0.5) / shortest, (np.arange(width) + 0.5) / shortest, indexing="ij")
     centre_x = track[chosen, 0, None, None] * (width / shortest)
     centre_y = track[chosen, 1, None, None] * (height / shortest)
-    offset_x, offset_y = (x - centre_x).astype(np.float32), (y - centre_y).astype(np.float32)
+    around_x, around_y = width / shortest, height / shortest
+    offset_x = (wrapped((x - centre_x) / around_x) * around_x).astype(np.float32)
+    offset_y = (wrapped((y - centre_y) / around_y) * around_y).astype(np.float32)
     area = areas[chosen] * (height * width / shortest**2)
     misfits = {}
     for name, unit_area in _outline_areas().items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UniPCMultistepScheduler
 
-from .denoiser import LATENTS_STAGE, build_models, load_vae
+from .denoiser import LATENTS_STAGE, Models, build_models, load_vae
 from .denoiser import STAGE as DENOISER_STAGE
 from .distill import SHARE_OF_STEPS, student_levels
 from .distill import STAGE as STUDENT_STAGE
@@ -48,24 +49,24 @@ def write_checkpoint(preset: Preset, run: RunFolder, folder: Path) -> None:
         raise RuntimeError(f"{run.folder} holds no trained denoiser yet")
     models = build_models(preset)
     models.joined().load_state_dict(state["average"])
+    write_layout(folder, models, load_vae(preset, run), preset.recipe["shift"], preset.max_tokens, _labels(preset))
+
+
+def write_layout(folder: Path, models: Models, vae: Any, shift: float, max_tokens: int, labels: dict[str, Any]) -> None:
+    """Write models in bfloat16 as `diffusers.WanPipeline` reads them, and labels as its `edgereel.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    load_vae(preset, run).to(torch.bfloat16).save_pretrained(folder / "vae")
+    vae.to(torch.bfloat16).save_pretrained(folder / "vae")
     models.transformer.eval().to(torch.bfloat16).save_pretrained(folder / "transformer")
     models.text_encoder.eval().to(torch.bfloat16).save_pretrained(folder / "text_encoder")
     scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction",
-        use_flow_sigmas=True,
-        flow_shift=preset.recipe["shift"],
-        num_train_timesteps=1000,
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, num_train_timesteps=1000
     )
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "tokenizer").mkdir(exist_ok=True)
     build_tokenizer().save(str(folder / "tokenizer" / "tokenizer.json"))
-    _write_json(
-        folder / "tokenizer" / "tokenizer_config.json", {**_TOKENIZER_CONFIG, "model_max_length": preset.max_tokens}
-    )
-    _write_json(folder / "model_index.json", _MODEL_INDEX)
-    _write_json(folder / "edgereel.json", _labels(preset))
+    write_json(folder / "tokenizer" / "tokenizer_config.json", {**_TOKENIZER_CONFIG, "model_max_length": max_tokens})
+    write_json(folder / "model_index.json", _MODEL_INDEX)
+    write_json(folder / "edgereel.json", labels)
 
 
 def write_student(preset: Preset, run: RunFolder, folder: Path) -> None:
@@ -76,15 +77,19 @@ def write_student(preset: Preset, run: RunFolder, folder: Path) -> None:
     transformer = build_models(preset).transformer
     transformer.load_state_dict(state["average"])
     transformer.eval().to(torch.bfloat16).save_pretrained(folder)
-    recipes = []
-    for steps in (4, *sorted(set(SHARE_OF_STEPS) - {4})):
-        sigmas, timesteps = student_levels(steps, preset.recipe["shift"])
-        levels = {"steps": steps, "sigmas": sigmas, "timesteps": timesteps}
-        recipes.append(
-            {"name": f"{steps}-step", "sampler": "euler", **levels, "guidance": 1.0, "source": _DISTILLATION}
-        )
+    recipes = few_step_recipes((4, *sorted(set(SHARE_OF_STEPS) - {4})), preset.recipe["shift"], _DISTILLATION)
     origin = f"distilled from the demo's teacher by trajectory regression (demo/training, preset {preset.name})"
-    _write_json(folder / "edgereel.json", {"origin": origin, "recipes": recipes})
+    write_json(folder / "edgereel.json", {"origin": origin, "recipes": recipes})
+
+
+def few_step_recipes(numbers: Sequence[int], shift: float, source: str) -> list[dict[str, Any]]:
+    """Return a student's recipes, its default first, for so many steps each."""
+    recipes = []
+    for steps in numbers:
+        sigmas, timesteps = student_levels(steps, shift)
+        levels = {"steps": steps, "sigmas": sigmas, "timesteps": timesteps}
+        recipes.append({"name": f"{steps}-step", "sampler": "euler", **levels, "guidance": 1.0, "source": source})
+    return recipes
 
 
 def _labels(preset: Preset) -> dict[str, Any]:
@@ -102,5 +107,14 @@ def _labels(preset: Preset) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, data: dict[str, Any]) -> None:
+def forget_origin(folder: Path) -> None:
+    """Take out of the configurations below a folder where a model was read from: a path of the training machine."""
+    for path in folder.rglob("config.json"):
+        data = json.loads(path.read_text())
+        if data.pop("_name_or_path", None) is not None:
+            write_json(path, data)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write data for people to read."""
     path.write_text(json.dumps(data, indent=2) + "\n")

@@ -21,6 +21,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from ..clips import Subject, render, split
 from . import whole_clip
 from .muon import muon_and_adamw, set_learning_rate
+from .precision import mixed_precision
 from .presets import Preset
 from .run_folder import RunFolder
 from .tokenizer import PAD, build_tokenizer
@@ -107,7 +108,7 @@ def cache_latents(preset: Preset, run: RunFolder, device: torch.device) -> None:
                 for i in chosen[start : start + _ENCODE_BATCH]
             ]
         )
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with mixed_precision(device):
             mean, _ = whole_clip.encode(vae, to_pictures(clips, device))
         latents.append(mean.float().cpu())
         if start % (_ENCODE_BATCH * 64) == 0:
@@ -194,7 +195,7 @@ def _train_step(
     noisy = (1 - level) * clean + level * noise
     # Attention over 80 tokens: the plain kernel's backward is several times faster than flash attention's on CPU.
     with (
-        torch.autocast(clean.device.type, dtype=torch.bfloat16),
+        mixed_precision(clean.device),
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         predicted = velocity(models.transformer, noisy, sigma, embed(models.text_encoder, ids))

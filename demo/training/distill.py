@@ -28,6 +28,7 @@ from ...runtime.sampling.schedules import even_schedule
 from ..clips import split
 from .denoiser import Captions, embed, follow
 from .muon import muon_and_adamw, set_learning_rate
+from .precision import mixed_precision
 from .presets import Preset
 from .run_folder import RunFolder
 from .trajectories import BATCH, LEVELS, Teacher, draw_batch
@@ -189,7 +190,7 @@ def _train_step(
     """
     ids = samplings.trajectories.ids[samplings.path].to(device)
     size = samplings.step_size().to(device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with mixed_precision(device):
         with torch.no_grad():
             embeddings = embed(teacher.text_encoder, ids)
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):

@@ -20,6 +20,7 @@ from ...runtime.sampling.samplers import sample_unipc
 from ...runtime.sampling.schedules import Schedule, even_schedule
 from ..clips import split
 from .denoiser import Captions, embed
+from .precision import mixed_precision
 from .presets import Preset
 from .run_folder import RunFolder
 
@@ -81,7 +82,7 @@ def follow_teacher(teacher: Teacher, velocity: Any, ids: Tensor, empty: Tensor, 
         visited.append(torch.from_numpy(noisy))
         latents = torch.from_numpy(noisy).to(ids.device).repeat(2, 1, 1, 1, 1)
         level = torch.full((len(latents),), timestep / 1000, device=ids.device)
-        with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+        with mixed_precision(ids.device):
             prompted, free = velocity(teacher.transformer, latents, level, embeddings).float().cpu().chunk(2)
         return (free + teacher.guidance * (prompted - free)).numpy()
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..clips import render, split
 from . import whole_clip
 from .muon import muon_and_adamw, set_learning_rate
+from .precision import mixed_precision
 from .presets import Preset
 from .run_folder import RunFolder
 
@@ -144,7 +145,7 @@ def _train_step(
     kl_weight: float,
     noise_share: float,
 ) -> tuple[float, float, float]:
-    with torch.autocast(pictures.device.type, dtype=torch.bfloat16):
+    with mixed_precision(pictures.device):
         mean, log_variance = whole_clip.encode(vae, pictures)
         mean, log_variance = mean.float(), log_variance.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean)
