@@ -34,6 +34,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--columns", type=int, default=5)
     arguments = parser.parse_args()
+    if not arguments.output.parent.is_dir():
+        parser.error(f"the folder {arguments.output.parent} does not exist")
     rows = []
     with edgereel.load() as reel:
         for seed in range(arguments.seeds):

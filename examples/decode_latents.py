@@ -1,6 +1,7 @@
 """Make other files of a clip without sampling it again: python examples/decode_latents.py clip.safetensors a.gif pngs
 
-The latents come from `edgereel generate … --keep-latents`, or from `edgereel.write_latents`.
+The latents come from `edgereel generate … -o clip.mp4 --keep-latents`, which puts clip.safetensors beside
+the video, or from `edgereel.write_latents`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ def main() -> None:
     parser.add_argument("outputs", nargs="+")
     parser.add_argument("--bundle", help="the bundle that sampled them; the built-in demo if left out")
     arguments = parser.parse_args()
-    with edgereel.load(arguments.bundle) as reel:
-        reel.only_decodes = True  # memory is planned for the decoder alone
-        video = edgereel.read_video(arguments.latents, reel)
-        print(f"{video.request.prompt!r}, seed {video.request.seed}: {len(video)} frames")
-        for output in arguments.outputs:
-            print(video.save(output))
+    try:
+        with edgereel.load(arguments.bundle) as reel:
+            reel.only_decodes = True  # memory is planned for the decoder alone
+            video = edgereel.read_video(arguments.latents, reel)
+            print(f"{video.request.prompt!r}, seed {video.request.seed}: {len(video)} frames")
+            for output in arguments.outputs:
+                print(video.save(output))
+    except edgereel.EdgereelError as error:
+        parser.exit(error.exit_code, f"{error}\n")
 
 
 if __name__ == "__main__":

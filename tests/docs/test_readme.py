@@ -60,8 +60,10 @@ def check_setup(words, extras):
         shown = subprocess.run(["make", "-n", *words[1:]], capture_output=True, text=True, timeout=60)
         assert shown.returncode == 0, shown.stderr
     elif words[0] == "pip":
-        assert words[:3] == ["pip", "install", "-e"]
-        assert set(re.fullmatch(r"\.\[([a-z,]+)\]", words[3])[1].split(",")) <= extras
+        *options, named, package = words[2:]
+        assert (words[1], named) == ("install", "-e")
+        assert options in ([], ["-c", "constraints.txt"])
+        assert set(re.fullmatch(r"\.\[([a-z,]+)\]", package)[1].split(",")) <= extras
     else:
         assert " ".join(words) in SHELL
 
