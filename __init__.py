@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .core.offline import switch_reports_off
-from .core.version import __version__
+# By the full name: pytest imports this file as a module without a package where the clone has another name.
+from edgereel.core.offline import switch_reports_off
+from edgereel.core.version import __version__
 
 if TYPE_CHECKING:
     from .core.errors import EdgereelError as EdgereelError
