@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m edgereel.demo.growing", description=__doc__)
     parser.add_argument("--preset", choices=sorted(GROWTHS), default="cpu")
     parser.add_argument("--run", type=Path, required=True, help="folder for resumable state and curves")
+    parser.add_argument("--checkpoint", type=Path, help="what is grown; the built-in model's if left out")
     parser.add_argument("--stage", choices=list(_STAGES), help="this stage alone; all, in order, if left out")
     parser.add_argument("--steps", type=int, help="train the stage to so many steps, not the preset's")
     parser.add_argument(
@@ -48,6 +49,8 @@ def main() -> None:
     run.stop_on_signals()
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     growth = GROWTHS[arguments.preset]
+    if arguments.checkpoint is not None:
+        growth = replace(growth, checkpoint=arguments.checkpoint)
     if arguments.steps is not None:
         if arguments.stage is None:
             parser.error("--steps needs --stage")
