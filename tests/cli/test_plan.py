@@ -36,4 +36,4 @@ def test_a_plan_shows_that_it_is_being_made_on_a_terminal_only(tmp_path):
         shown += chunk
     os.close(ours)
     assert ended.returncode == 1
-    assert b"finding what each graph takes" in shown
+    assert b"what fits in memory" in shown
