@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .system_files import read_text
+
 _MOST_MEMORY = 2**50
 """A limit above this is none: version 1 writes a very large number for "no limit"."""
 _USUAL_MOUNTS = {"": ("unified", ""), "memory": ("memory",), "cpu": ("cpu", "cpu,cpuacct")}
@@ -76,7 +78,7 @@ def _memory_left(limit: int | None, folder: Path, used_file: str, name: str) -> 
 def _reclaimable(path: Path) -> int:
     """Return the bytes of files' pages, which count as used, but are given up for the asking."""
     counts: dict[str, int] = {}
-    for line in _read(path).splitlines():
+    for line in (read_text(path) or "").splitlines():
         name, _, count = line.partition(" ")
         if count.strip().isdecimal():
             counts[name] = int(count)
@@ -105,7 +107,7 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[Path, str]]:
 
 def _own_group(root: Path, controller: str) -> str:
     """Return the path of the process's own group in a hierarchy, "/" where that is not told."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if (number == "0" and not controllers) if not controller else controller in controllers.split(","):
@@ -116,7 +118,7 @@ def _own_group(root: Path, controller: str) -> str:
 def _mounts(root: Path, controller: str) -> list[tuple[Path, str]]:
     """Return where a hierarchy is mounted, and the group that the top of each mount shows."""
     found = []
-    for line in _read(root / "proc/self/mountinfo").splitlines():
+    for line in (read_text(root / "proc/self/mountinfo") or "").splitlines():
         fields, _, rest = line.partition(" - ")
         words, kinds = fields.split(), rest.split()
         if len(words) < 5 or len(kinds) < 3:
@@ -145,16 +147,9 @@ def _unescaped(path: str) -> str:
 
 
 def _number(path: Path) -> int | None:
-    text = _read(path).strip()
+    text = (read_text(path) or "").strip()
     return int(text) if text.isdecimal() else None
 
 
 def _words(path: Path, most: int) -> list[str]:
-    return _read(path).split()[:most]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except (OSError, ValueError):
-        return ""
+    return (read_text(path) or "").split()[:most]

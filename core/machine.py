@@ -17,6 +17,7 @@ from typing import Any
 
 from .container import MemoryLimit, memory_limit, processor_quota, whole_processors
 from .errors import UsageError, brief, one_line
+from .system_files import read_text
 
 # By the names that Linux gives in /proc/cpuinfo, x86 first, then Arm.
 _INSTRUCTION_SETS = {
@@ -84,8 +85,8 @@ class Gpu:
 
 def read_machine(root: Path = Path("/")) -> Machine:
     """Return what this machine is. root: where Linux keeps proc/ and sys/."""
-    processor, instruction_sets = parse_cpuinfo(_read(root / "proc/cpuinfo"))
-    memory, free_memory = parse_meminfo(_read(root / "proc/meminfo"))
+    processor, instruction_sets = parse_cpuinfo(read_text(root / "proc/cpuinfo") or "")
+    memory, free_memory = parse_meminfo(read_text(root / "proc/meminfo") or "")
     if memory is None and hasattr(os, "sysconf"):
         with contextlib.suppress(OSError, ValueError):
             memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -99,7 +100,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         instruction_sets=instruction_sets,
         memory=memory,
         free_memory=free_memory,
-        model=one_line(_read(root / "proc/device-tree/model").strip("\0 \n")),
+        model=one_line((read_text(root / "proc/device-tree/model") or "").strip("\0 \n")),
         cores_why=cores.why,
         memory_limit=memory_limit(root),
     )
@@ -284,13 +285,6 @@ def parse_gpus(output: str) -> tuple[list[Gpu], str]:
         name, memory, capability, driver = parts
         gpus.append(Gpu(name, int(memory) * 2**20 if memory.isdecimal() else None, capability, driver))
     return gpus, ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def _output(command: Sequence[str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...core.errors import one_line
+from ...core.system_files import read_number, read_text
 from ..records.record import Conditions
-from .files import read_number, read_text
 from .nvml import Nvml
 from .watcher import Watcher
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from ...core.system_files import read_number, read_text
 from ..records.record import Power
-from .files import read_number, read_text
 from .nvml import Nvml
 from .watcher import Watcher
 

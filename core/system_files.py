@@ -9,7 +9,7 @@ def read_text(path: Path) -> str | None:
     """Return a file's text without white space around it; None where it cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
