@@ -195,6 +195,8 @@ def test_numbers_of_threads(monkeypatch):
 
 @pytest.mark.parametrize("threads", [THREADS_NOT_POSSIBLE[1], *THREADS_NOT_POSSIBLE[4:6]], ids=str)
 def test_threads_are_checked_wherever_python_asks_for_them(threads, tmp_path):
+    for package in ("psutil", "matplotlib", "ml_dtypes"):  # of the extras that these parts need
+        pytest.importorskip(package)
     from edgereel.bench.run import run_bench
     from edgereel.calibration import calibrate, quantize
     from edgereel.calibration.compare import compare_bundles
