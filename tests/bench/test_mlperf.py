@@ -139,7 +139,9 @@ def test_clips_of_other_prompts_are_kept_and_not_scored(small, tmp_path):
 
 
 def child():
-    return next(each for each in psutil.Process().children() if "edgereel.bench.load.loadgen_worker" in each.cmdline())
+    return next(
+        each for each in psutil.Process().children() if "edgereel.bench.load.loadgen_worker" in " ".join(each.cmdline())
+    )
 
 
 def after_clips(act):

@@ -165,7 +165,7 @@ def test_a_process_that_is_killed_meanwhile_is_told_in_its_row():
     def kill(stage, done, total):
         if stage == "warm" and done == 2:
             for process in psutil.Process().children():
-                if "edgereel.bench.contenders.worker" in process.cmdline():
+                if "edgereel.bench.contenders.worker" in " ".join(process.cmdline()):
                     process.kill()
 
     record = run_bench(steps=[1], **SMALL, min_runs=5, cold=0, on_progress=kill)
