@@ -15,8 +15,6 @@ from edgereel.bundle.reader import Bundle, open_bundle, peek_bundle
 from edgereel.core.errors import BundleError
 from edgereel.runtime.describe import describe
 
-pytestmark = pytest.mark.lean
-
 NEVER_COMPUTED_WITH = {"Parity.relative", "Parity.limit", "FusedLora.scale"}
 """Figures that are shown and no more: any finite number."""
 

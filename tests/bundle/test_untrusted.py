@@ -18,7 +18,7 @@ from edgereel.bundle.reader import hash_file, hashes_path, open_bundle, verify_b
 from edgereel.bundle.untrusted import open_plain, parse_json, read_plain
 from edgereel.core.errors import BundleError
 
-pytestmark = [pytest.mark.lean, pytest.mark.skipif(os.name == "nt", reason="no such files on Windows")]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="no such files on Windows")
 
 
 def bind(path):

@@ -11,8 +11,6 @@ from conftest import DEMO_REEL
 
 from edgereel import cli
 
-pytestmark = pytest.mark.lean
-
 posix = pytest.mark.skipif(os.name == "nt", reason="redirections of a shell of POSIX")
 full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 PROMPT = "a red ball bounces over the ocean"

@@ -9,8 +9,6 @@ import pytest
 from edgereel import cli
 from edgereel.core.machine import THREADS_PER_CORE, machine_cores
 
-pytestmark = pytest.mark.lean
-
 COMMANDS = [
     ["generate", "a red ball bounces over the ocean"],
     ["decode", "missing.safetensors"],

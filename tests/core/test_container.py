@@ -18,8 +18,6 @@ from edgereel.core.machine import find_cores, free_host_memory, read_machine, us
 from edgereel.doctor.report import check_machine
 from edgereel.runtime.memory.budget import LEAST_MARGIN_OF_GROUP, budget_of
 
-pytestmark = pytest.mark.lean
-
 MIB = 2**20
 PROMPT = "a red ball bounces over the ocean"
 

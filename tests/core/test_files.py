@@ -17,7 +17,7 @@ from edgereel.core.errors import OutputError
 from edgereel.core.files import check_file_target, sweep, temporary_beside, whole_file, write_text
 from edgereel.core.interrupts import temporary_folder
 
-pytestmark = [pytest.mark.lean, pytest.mark.skipif(os.name == "nt", reason="whether a process runs is not told there")]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="whether a process runs is not told there")
 
 WRITER = """
 import sys, time

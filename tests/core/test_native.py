@@ -5,10 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
 from conftest import DEMO_REEL
-
-pytestmark = pytest.mark.lean
 
 PROGRAM = """
 import sys, threading

@@ -13,8 +13,6 @@ import pytest
 from edgereel.core import processes
 from edgereel.core.processes import python_command, safe_path
 
-pytestmark = pytest.mark.lean
-
 ROOT = Path(processes.__file__).resolve().parent.parent
 STRANGERS = ("json", "numpy", "onnxruntime", "linecache", "os", "runpy", "tempfile", "pynvml", "sitecustomize")
 

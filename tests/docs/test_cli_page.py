@@ -10,8 +10,6 @@ from conftest import ROOT
 
 from edgereel.tools.cli_page import cli_page
 
-pytestmark = pytest.mark.lean
-
 OPTION = re.compile(r"`(--?[a-z][a-z0-9-]*)`")
 
 

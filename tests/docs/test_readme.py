@@ -15,8 +15,6 @@ from helpers.command_line import frames_of
 
 from edgereel.engines import ENGINES
 
-pytestmark = pytest.mark.lean
-
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SLOW = {"export", "quantize", "compare", "bench"}

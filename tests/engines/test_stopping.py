@@ -27,8 +27,6 @@ from edgereel.engines import (  # noqa: E402
 from edgereel.engines.stopping import run_stoppable, stop_when  # noqa: E402
 from edgereel.engines.streaming import StreamedSession  # noqa: E402
 
-pytestmark = pytest.mark.lean
-
 WIDTH, NODES, LONG = 256, 3000, 2**16
 RUN_IN_A_PROCESS = """
 import sys

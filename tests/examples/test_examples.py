@@ -14,8 +14,6 @@ from helpers.command_line import PROMPT, frames_of
 import edgereel
 from edgereel.core.errors import PlanError
 
-pytestmark = pytest.mark.lean
-
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 

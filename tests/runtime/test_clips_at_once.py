@@ -11,7 +11,6 @@ import edgereel
 from edgereel.core.errors import EngineError
 
 pytest.importorskip("onnx")
-pytestmark = pytest.mark.lean
 
 PROMPTS = ("a red ball bounces over the ocean", "a green square moves to the left in the desert")
 SETTINGS = {"steps": 1, "frames": 9}

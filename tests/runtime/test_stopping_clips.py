@@ -10,8 +10,6 @@ import edgereel
 from edgereel.core import progress
 from edgereel.core.errors import Cancelled
 
-pytestmark = pytest.mark.lean
-
 PROMPT = "a red ball bounces over the ocean"
 LONG = {"size": (768, 768), "frames": 17, "steps": 4}
 SHORT = {"size": (32, 32), "frames": 5, "steps": 1}

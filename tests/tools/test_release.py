@@ -12,8 +12,6 @@ from edgereel.core.version import __version__
 from edgereel.tools import release
 from edgereel.tools.release import ReleaseError, changelog_section, check_wheel, obstacles, wheel_files
 
-pytestmark = pytest.mark.lean
-
 INFORMATION = f"edgereel-{__version__}.dist-info/METADATA"
 
 
