@@ -111,7 +111,7 @@ def test_the_command_prints_json(tmp_path, command, monkeypatch):
         (["--sizes", "64"], 2, "64"),
         (["--frames", ""], 2, "--frames"),
         (["--prompts", "/no/such/file"], 2, "cannot be read"),
-        (["nowhere.reel"], 1, "nowhere.reel"),
+        (["nowhere.reel"], 2, "nowhere.reel"),
         (["-o", "/dev/null"], 1, "it is a file"),
         (["-o", "/dev/null/below"], 1, "cannot write"),
         (["-o", "clips"], 1, "clips: holds other files (frame_0000.png) and no earlier report"),
