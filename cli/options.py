@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import UsageError
-from ..core.machine import check_threads
 from .terminal import show_note, show_pick, show_plan
 
 if TYPE_CHECKING:
@@ -27,11 +26,20 @@ MemoryOption = Annotated[
     ),
 ]
 PrivateOption = Annotated[bool, typer.Option("--private", help="Leave the prompts out of what is written.")]
+
+
+def _check_threads(threads: int | None) -> int | None:
+    # Imported when it is needed: what the machine is made of takes a tenth of the time of --help.
+    from ..core.machine import check_threads
+
+    return check_threads(threads)
+
+
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        callback=check_threads,
+        callback=_check_threads,
         help="CPU threads per operator, at most 4 times the machine's cores; all cores that may be used if left out.",
     ),
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import platform
 import re
 import secrets
 import shutil
@@ -154,6 +153,8 @@ def output_errors(path: Path) -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _place() -> str:
     """Return a short name of where process numbers are this process's own: a machine since it started, a container."""
+    import platform  # slow to import, and seldom needed
+
     facts = [platform.node()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError, ValueError):
