@@ -73,7 +73,7 @@ def test_reports_are_off_where_the_program_imported_onnxruntime_first() -> None:
 def test_matplotlib_keeps_its_list_of_fonts_in_our_cache(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     program = (
-        "import os; from edgereel.bench.report.drawing import style\n"
+        "import os; from edgereel.bench.report.figure import style\n"
         "with style(): pass\n"
         "assert 'MPLCONFIGDIR' not in os.environ"
     )
