@@ -26,12 +26,10 @@ demo: $(VENV)/runtime.done ## Set up the lean runtime (no torch) and make a vide
 	mkdir -p $(dir $(OUT))
 	$(BIN)/edgereel generate "$(PROMPT)" -o $(OUT)
 
-# Types are checked beside the lean tests, and those do not run again afterwards. What exports goes first: it takes longest,
-# and a long file that starts last keeps one core waiting.
+# Types are checked beside the lean tests, and those do not run again afterwards.
 test: $(VENV)/dev.done $(VENV)-lean/done ## Set up everything and run all tests
 	$(MAKE) -j2 lint types test-lean
-	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder -m "not full and (not lean or extras)" \
-		tests/export tests/demo tests/calibration tests/runtime tests
+	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder -m "not full and (not lean or extras)"
 
 $(VENV)-lean/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-lean

@@ -29,6 +29,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 HERE = Path(__file__).parent
 HELPERS = HERE / "helpers"
 ROOT = HERE.parent
+LONGEST = {"export", "demo", "calibration", "runtime"}
+"""Folders whose files export, train or compare with diffusers."""
 DEMO_REEL = Path(os.environ.get("EDGEREEL_TEST_REEL", ROOT / "demo" / "demo.reel"))
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
 DEMO_STUDENT = ROOT / "demo" / "student"
@@ -43,6 +45,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("--lean") and collection_path.suffix == ".py":
         return "pytest.mark.lean" not in collection_path.read_text(encoding="utf-8") or None
     return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first: one that starts last keeps the other workers waiting."""
+    items.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -143,6 +150,21 @@ def random_reel(random_checkpoint: Path, made_once: Callable[..., Path]) -> Path
     from edgereel.export import export_checkpoint
 
     return made_once("random.reel", lambda reel: export_checkpoint(random_checkpoint, reel, max_tokens=16))
+
+
+@pytest.fixture(scope="session")
+def experts_checkpoint(made_once: Callable[..., Path]) -> Path:
+    """A random checkpoint of two experts: see helpers/experts.py."""
+    from helpers.experts import write_experts
+
+    return made_once("experts", write_experts)
+
+
+@pytest.fixture(scope="session")
+def experts_reel(experts_checkpoint: Path, made_once: Callable[..., Path]) -> Path:
+    from edgereel.export import export_checkpoint
+
+    return made_once("experts.reel", lambda reel: export_checkpoint(experts_checkpoint, reel, max_tokens=16))
 
 
 @pytest.fixture(scope="session")
