@@ -114,12 +114,16 @@ class Denoiser(Graph):
 
 
 class Roles(Record):
-    """The graphs by the part they play. Several denoisers split the noise levels among them."""
+    """The graphs by the part they play. Several denoisers split the noise levels among them.
+
+    Decoding is causal (`decoder_first`, `decoder_next`) or sees the whole clip at once (`decoder`).
+    """
 
     text_encoder: Graph
     denoiser: Annotated[list[Denoiser], Field(min_length=1, max_length=8)]
-    decoder_first: Graph
-    decoder_next: Graph
+    decoder_first: Graph | None = None
+    decoder_next: Graph | None = None
+    decoder: Graph | None = None
 
     @classmethod
     def of(cls, graphs: Mapping[str, Mapping[str, Any]]) -> Roles:
@@ -154,6 +158,17 @@ class Roles(Record):
     def denoiser_names(self) -> list[str]:
         """Return the names of the denoisers among the graphs."""
         return list(islice(_numbered("denoiser"), len(self.denoiser)))
+
+    def decoder_names(self) -> tuple[str, ...]:
+        """Return the names of the graphs that decode: of the first latent frame and the later ones, or of all at once."""
+        return ("decoder_first", "decoder_next") if self.decoder is None else ("decoder",)
+
+    @model_validator(mode="after")
+    def _there_is_one_decoder(self) -> Roles:
+        given = [role for role in ("decoder_first", "decoder_next", "decoder") if getattr(self, role) is not None]
+        if given not in (["decoder_first", "decoder_next"], ["decoder"]):
+            raise ValueError(f"needed are decoder_first and decoder_next, or decoder; given are: {', '.join(given)}")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_roles_that_nothing_has(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -190,6 +205,7 @@ class TextRules(Record):
     max_tokens: length that ids are padded to. It matters: families whose cross-attention is unmasked see the padding.
     unknown_token_id: where set, a prompt that produces this id is refused and its unknown words are named.
     embedding_table: where set, the text encoder takes `token_embeds`, rows of this table, in the place of `input_ids`.
+    trim: whether the denoiser gets the embeddings of the prompt's tokens alone, without those of the padding.
     """
 
     tokenizer: PlainFileName = "tokenizer.json"
@@ -198,10 +214,12 @@ class TextRules(Record):
     unknown_token_id: TokenId | None = None
     cleaning: Annotated[list[Literal["fix_text", "html_unescape", "collapse_whitespace"]], Field(max_length=8)] = []
     embedding_table: EmbeddingTable | None = None
+    trim: bool = False
 
     @model_serializer(mode="wrap")
-    def _without_a_table_that_is_not_there(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in to_data(self).items() if key != "embedding_table" or value is not None}
+    def _without_what_is_not_there(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        new = ("embedding_table", "trim")
+        return {key: value for key, value in to_data(self).items() if value or key not in new}
 
 
 class LatentGeometry(Record):

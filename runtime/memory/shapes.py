@@ -46,10 +46,10 @@ def _part_inputs(path: Path, part: Part, changed: int) -> dict[str, tuple[int | 
 
 
 def _extent(graph: str, extent: int | str, known: dict[str, int]) -> int:
-    """Return an extent's value: `height` and `height*4` are what export writes."""
+    """Return an extent's value: `height`, `height*4` and `frames*8-7` are what export writes."""
     if isinstance(extent, int):
         return extent
     parsed = parse_extent(extent)
-    if parsed is None or parsed[0] not in known:
+    if parsed is None or parsed.name not in known:
         raise BundleError(f"the manifest gives {graph} the extent {extent!r}, which is none of {', '.join(known)}")
-    return known[parsed[0]] * parsed[1]
+    return parsed.of(known[parsed.name])

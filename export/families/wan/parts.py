@@ -10,45 +10,17 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.export import Dim
 from transformers import UMT5Config, UMT5EncoderModel
 
-from ....bundle.manifest import FusedLora, TensorSpec
+from ....bundle.manifest import TensorSpec
 from ....core.errors import CheckpointError
 from ...checkpoint import Component
-from ...lora.fuse import CheckedLora, check_lora
-from ...request import Lora
 from ..base import GraphSource, Trial
+from ..component import ComponentPart, LoraPart
+from ..t5 import MaskedTextEncoder
 from .decoder import DecoderFirst, DecoderNext
 from .lora import NAMINGS
-from .modules import Denoiser, TextEncoder
+from .modules import Denoiser
 
-TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
-
-
-class _WanPart:
-    """A component, compared with its configuration as soon as it is named."""
-
-    streams = False
-    aliases: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, name: str, component: Component) -> None:
-        self.name = name
-        self.component = component
-        skeleton = component.skeleton(self.build)
-        component.check(skeleton, self.aliases)
-        self.config: Any = skeleton.config
-
-    def build(self, config: dict[str, Any]) -> Any:
-        """Return the torch module of a configuration."""
-        raise NotImplementedError
-
-    def load(self) -> Any:
-        """Return the torch module with its weights, in float32."""
-        return self.component.load(self.component.skeleton(self.build), self.aliases)
-
-    def _random(self) -> torch.Generator:
-        return torch.Generator().manual_seed(TRIAL_SEED)
-
-
-class TextEncoderPart(_WanPart):
+class TextEncoderPart(ComponentPart):
     """UMT5 encoder to `text_encoder.onnx`."""
 
     # T5 stores the table under one of its two names, or both.
@@ -81,7 +53,7 @@ class TextEncoderPart(_WanPart):
         return [
             GraphSource(
                 name=self.name,
-                module=TextEncoder(module, compute),
+                module=MaskedTextEncoder(module, compute),
                 # Two tensors: the tracer takes one given twice for one input.
                 examples=(torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)),
                 dynamic=(axes, axes),
@@ -91,33 +63,19 @@ class TextEncoderPart(_WanPart):
         ]
 
 
-class DenoiserPart(_WanPart):
+class DenoiserPart(LoraPart):
     """WanTransformer3DModel to `denoiser.onnx` (or `denoiser_2.onnx`)."""
+
+    namings = NAMINGS
 
     def __init__(self, name: str, component: Component, facts: Mapping[str, Any] | None = None) -> None:
         """facts: see GraphSource."""
         super().__init__(name, component)
         self._facts = dict(facts or {})
-        self._loras: list[CheckedLora] = []
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return a WanTransformer3DModel."""
         return WanTransformer3DModel.from_config(config)
-
-    def add_lora(self, lora: Lora) -> FusedLora:
-        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError."""
-        skeleton = self.component.skeleton(self.build)
-        shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
-        checked = check_lora(lora, shapes, NAMINGS)
-        self._loras.append(checked)
-        return checked.record(self.name)
-
-    def load(self) -> Any:
-        """Return the torch module in float32, LoRAs fused in the order given."""
-        module = super().load()
-        for lora in self._loras:
-            lora.fuse(module)
-        return module
 
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
@@ -169,7 +127,7 @@ class DenoiserPart(_WanPart):
         ]
 
 
-class DecoderPart(_WanPart):
+class DecoderPart(ComponentPart):
     """AutoencoderKLWan's decoder to `decoder_first.onnx` and `decoder_next.onnx`."""
 
     streams = True
