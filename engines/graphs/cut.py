@@ -19,11 +19,8 @@ from ...core.errors import EngineError, one_line
 from ..options import Part
 from .extents import Extent, parse_extent
 from .graph import attributes
-from .places import CLIP, PROBES, dimensions, place_in_space, place_in_time
+from .places import CLIP, Dimensions, dimensions, extents_of, place_in_space, place_in_time, probe
 from .segments import Flow
-from .values import Value, propagate
-
-Dimensions = tuple[int | str, ...]
 
 
 def cut_part(content: bytes, part: Part, name: str) -> bytes:
@@ -40,7 +37,7 @@ def cut_part(content: bytes, part: Part, name: str) -> bytes:
         if part == "front":
             raise EngineError(f"{one_line(name)} has no Attention, and so no front: it is all rear")
         return content
-    probed = _probe(model, name)
+    probed = probe(model, name)
     place = (place_in_time if whole_clip else place_in_space)(flow, last, probed, name)
     passed_on = {value: f"hidden_{number:02d}" for number, value in enumerate(flow.passed_on(place))}
     hidden = [
@@ -80,8 +77,8 @@ def _finished(model: Any, whole: Any, name: str) -> bytes:
         ordered = sorted(values, key=lambda value: order.index(value.name) if value.name in order else -1)
         del values[:]
         values.extend(ordered)
-    taken = {value.name: _extents(value) for value in model.graph.input}
-    left_out = {value.name: _extents(value) for value in whole.graph.input if value.name not in taken}
+    taken = {value.name: extents_of(value) for value in model.graph.input}
+    left_out = {value.name: extents_of(value) for value in whole.graph.input if value.name not in taken}
     nodes = []
     for node in model.graph.node:
         if node.op_type == "Shape" and node.input[0] in left_out:
@@ -130,32 +127,3 @@ def _inverted(had: Extent, value: str, at: int, output: str) -> list[Any]:
         nodes.append(make("Constant", [], [constant], value_ints=[number]))
         nodes.append(make(operator, [names[step], constant], [names[step + 1]]))
     return nodes
-
-
-def _probe(model: Any, name: str) -> list[dict[str, Value]]:
-    """Return all values of a model at each of the probes' sizes."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: _extents(value) for value in model.graph.input if value.name not in constants}
-    return [
-        propagate(model, {value: _sizes(extents, probe, name) for value, extents in inputs.items()})
-        for probe in PROBES
-    ]
-
-
-def _sizes(extents: Dimensions, probe: Mapping[str, int], name: str) -> tuple[int, ...]:
-    sizes = []
-    for extent in extents:
-        parsed = None if isinstance(extent, int) else parse_extent(extent)
-        if not isinstance(extent, int) and (parsed is None or parsed.name not in probe):
-            raise EngineError(
-                f"{one_line(name)} has the extent {one_line(str(extent))!r}: its parts cannot be told apart"
-            )
-        sizes.append(extent if parsed is None or isinstance(extent, int) else parsed.of(probe[parsed.name]))
-    return tuple(sizes)
-
-
-def _extents(value: Any) -> Dimensions:
-    return tuple(
-        int(each.dim_value) if each.HasField("dim_value") else str(each.dim_param)
-        for each in value.type.tensor_type.shape.dim
-    )

@@ -6,15 +6,16 @@ latents at once is cut in time: its rear may see a window of frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import onnx
 
 from ...core.errors import EngineError, one_line
-from .extents import Extent
+from .extents import Extent, parse_extent
 from .graph import names_read
 from .segments import Flow
-from .values import Value
+from .values import Value, propagate
 
 PROBES = (
     {"batch": 1, "frames": 3, "height": 10, "width": 14},
@@ -30,6 +31,37 @@ _MOST_PASSED_ON = 2
 """Values that the front hands on: one, and in residual decoders what goes around the next block."""
 Probed = Sequence[dict[str, Value]]
 """All values of a graph by name, at each of the probes' sizes."""
+Dimensions = tuple[int | str, ...]
+
+
+def probe(model: Any, name: str) -> Probed:
+    """Return all values of a model at each of the probes' sizes. Raises EngineError where its extents are not known."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: extents_of(value) for value in model.graph.input if value.name not in constants}
+    return [
+        propagate(model, {value: _sizes(extents, sizes, name) for value, extents in inputs.items()}) for sizes in PROBES
+    ]
+
+
+def extents_of(value: Any) -> Dimensions:
+    """Return the shape that a graph declares of an input or output, varying extents by name."""
+    return tuple(
+        int(each.dim_value) if each.HasField("dim_value") else str(each.dim_param)
+        for each in value.type.tensor_type.shape.dim
+    )
+
+
+def _sizes(extents: Dimensions, sizes: Mapping[str, int], name: str) -> tuple[int, ...]:
+    found: list[int] = []
+    for extent in extents:
+        parsed = None if isinstance(extent, int) else parse_extent(extent)
+        if isinstance(extent, int):
+            found.append(extent)
+        elif parsed is not None and parsed.name in sizes:
+            found.append(parsed.of(sizes[parsed.name]))
+        else:
+            raise EngineError(f"{one_line(name)} has the extent {one_line(extent)!r}: its parts cannot be told apart")
+    return tuple(found)
 
 
 def place_in_space(flow: Flow, last: int, probed: Probed, name: str) -> int:
@@ -59,11 +91,11 @@ def place_in_time(flow: Flow, last: int, probed: Probed, name: str) -> int:
     one frame of a level reaches as far as two of the next. last: the step that is the last Attention, -1 without.
     Raises EngineError where there is no such place.
     """
-    grown = _growth(PICTURES, probed)
+    most = growth(PICTURES, probed) or 0
     found = [
-        (growth, -probed[0][passed_on[0]].size, place)
+        (grown, -probed[0][passed_on[0]].size, place)
         for place, passed_on in _places(flow, probed, 1)
-        if place > last and grown is not None and (growth := _growth(passed_on[0], probed)) is not None and growth < grown
+        if place > last and (grown := growth(passed_on[0], probed) or most) < most
     ]
     if not found:
         raise EngineError(
@@ -83,7 +115,7 @@ def _dimension(sizes: Sequence[int]) -> int | str | None:
         return sizes[0]
     found: str | None = None
     for extent in PROBES[0]:
-        first, second = (probe[extent] for probe in PROBES)
+        first, second = (sizes[extent] for sizes in PROBES)
         factor, rest = divmod(sizes[1] - sizes[0], second - first)
         less = factor * first - sizes[0]
         # All extents are multiples but those of time, of which the first frame is one picture.
@@ -92,13 +124,13 @@ def _dimension(sizes: Sequence[int]) -> int | str | None:
     return found
 
 
-def _growth(value: str, probed: Probed) -> int | None:
+def growth(value: str, probed: Probed) -> int | None:
     """Return how many frames of a value there are for each latent frame but the first, None where it has no such number."""
     if len(probed[0][value].shape) != _MAP_AXES:
         return None
     (few, many), (fewer, more) = ([values[value].shape[_TIME] for values in probed], [p["frames"] for p in PROBES])
-    growth, rest = divmod(many - few, more - fewer)
-    return growth if not rest and few == Extent("frames", growth, growth - 1).of(fewer) else None
+    grown, rest = divmod(many - few, more - fewer)
+    return grown if not rest and few == Extent("frames", grown, grown - 1).of(fewer) else None
 
 
 def _places(flow: Flow, probed: Probed, most: int) -> Iterator[tuple[int, tuple[str, ...]]]:

@@ -112,12 +112,13 @@ def _buckets(attention: Any, offsets: torch.Tensor) -> torch.Tensor:
     if not isinstance(attention, T5Attention):
         found: torch.Tensor = attention._relative_position_bucket(offsets)
         return found
-    return T5Attention._relative_position_bucket(
+    buckets: torch.Tensor = T5Attention._relative_position_bucket(  # type: ignore[no-untyped-call]
         offsets,
         bidirectional=True,
         num_buckets=attention.relative_attention_num_buckets,
         max_distance=attention.relative_attention_max_distance,
     )
+    return buckets
 
 
 def _rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:

@@ -65,7 +65,10 @@ class Decoder(nn.Module):
         """Keep what each block makes of the timestep: shift and scale by channel, twice in residual blocks."""
         decoder = self.decoder
         level = (torch.tensor([timestep]) * decoder.timestep_scale_multiplier).float()
-        blocks = [("mid", decoder.mid_block), *((f"up_{index}", block) for index, block in enumerate(decoder.up_blocks))]
+        blocks = [
+            ("mid", decoder.mid_block),
+            *((f"up_{index}", block) for index, block in enumerate(decoder.up_blocks)),
+        ]
         for name, block in blocks:
             embedded = _embedding(block.time_embedder, level)
             for index, resnet in enumerate(block.resnets):

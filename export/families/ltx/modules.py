@@ -27,7 +27,9 @@ class Denoiser(nn.Module):
     in float32.
     """
 
-    def __init__(self, model: Any, compute: torch.dtype, scales: tuple[int, int], *, first_frame_is_short: bool) -> None:
+    def __init__(
+        self, model: Any, compute: torch.dtype, scales: tuple[int, int], *, first_frame_is_short: bool
+    ) -> None:
         """scales: pictures and pixels of a latent. first_frame_is_short: see RotaryTables."""
         super().__init__()
         self.model = model

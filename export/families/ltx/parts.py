@@ -65,9 +65,7 @@ class DenoiserPart(LoraPart):
 
     namings = NAMINGS
 
-    def __init__(
-        self, name: str, component: Component, scales: tuple[int, int], *, first_frame_is_short: bool
-    ) -> None:
+    def __init__(self, name: str, component: Component, scales: tuple[int, int], *, first_frame_is_short: bool) -> None:
         """scales: pictures and pixels of a latent. first_frame_is_short: see RotaryTables."""
         super().__init__(name, component)
         self._scales = scales

@@ -20,6 +20,7 @@ from .decoder import DecoderFirst, DecoderNext
 from .lora import NAMINGS
 from .modules import Denoiser
 
+
 class TextEncoderPart(ComponentPart):
     """UMT5 encoder to `text_encoder.onnx`."""
 
