@@ -15,7 +15,7 @@ from ....core.errors import CheckpointError
 from ...checkpoint import Component
 from ...lora.fuse import CheckedLora, check_lora
 from ...request import Lora
-from ..base import GraphSource, Trial
+from ..base import FrameStream, GraphSource, Trial
 from .decoder import DecoderFirst, DecoderNext
 from .lora import NAMINGS
 from .modules import Denoiser, TextEncoder
@@ -23,10 +23,10 @@ from .modules import Denoiser, TextEncoder
 TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
 
 
-class _WanPart:
+class WanPart:
     """A component, compared with its configuration as soon as it is named."""
 
-    streams = False
+    streams: FrameStream | None = None
     aliases: ClassVar[dict[str, str]] = {}
 
     def __init__(self, name: str, component: Component) -> None:
@@ -44,11 +44,12 @@ class _WanPart:
         """Return the torch module with its weights, in float32."""
         return self.component.load(self.component.skeleton(self.build), self.aliases)
 
-    def _random(self) -> torch.Generator:
+    def random(self) -> torch.Generator:
+        """Return what trials are drawn from."""
         return torch.Generator().manual_seed(TRIAL_SEED)
 
 
-class TextEncoderPart(_WanPart):
+class TextEncoderPart(WanPart):
     """UMT5 encoder to `text_encoder.onnx`."""
 
     # T5 stores the table under one of its two names, or both.
@@ -61,7 +62,7 @@ class TextEncoderPart(_WanPart):
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
         """Return trials of one short prompt and of two, one padded, longer than the relative positions reach."""
-        generator = self._random()
+        generator = self.random()
         reach = self.config.relative_attention_max_distance
         trials = []
         for batch, length, padding in ((1, 7, 0), (2, 2 * reach + 3, reach)):
@@ -91,7 +92,7 @@ class TextEncoderPart(_WanPart):
         ]
 
 
-class DenoiserPart(_WanPart):
+class DenoiserPart(WanPart):
     """WanTransformer3DModel to `denoiser.onnx` (or `denoiser_2.onnx`)."""
 
     def __init__(self, name: str, component: Component, facts: Mapping[str, Any] | None = None) -> None:
@@ -122,7 +123,7 @@ class DenoiserPart(_WanPart):
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
         """Return trials at two batch sizes, lengths, sizes, prompt lengths and noise levels."""
-        generator = self._random()
+        generator = self.random()
         trials = []
         for patches, times, tokens in (((2, 3, 5), (977.0,), 9), ((1, 4, 2), (731.0, 12.0), 6)):
             extent = [count * size for count, size in zip(patches, self.config.patch_size, strict=True)]
@@ -169,10 +170,10 @@ class DenoiserPart(_WanPart):
         ]
 
 
-class DecoderPart(_WanPart):
+class DecoderPart(WanPart):
     """AutoencoderKLWan's decoder to `decoder_first.onnx` and `decoder_next.onnx`."""
 
-    streams = True
+    streams = FrameStream(whole="latents", part="latent", first=1, later=1, made="frames")
 
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
@@ -192,7 +193,7 @@ class DecoderPart(_WanPart):
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
         """Return clips of normalised latents and what diffusers decodes from each at once."""
-        generator = self._random()
+        generator = self.random()
         channels = self.config.z_dim
         mean = torch.tensor(self.config.latents_mean).view(1, channels, 1, 1, 1)
         std = torch.tensor(self.config.latents_std).view(1, channels, 1, 1, 1)
@@ -214,13 +215,13 @@ class DecoderPart(_WanPart):
         scales = [state.shape[3] // rows for state in states]
         latent_spec = {"latent": TensorSpec(dtype="float32", shape=["batch", self.config.z_dim, 1, "height", "width"])}
         specs = [
-            _picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
+            picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
         ]
         given = {f"state_{index:02}": spec for index, spec in enumerate(specs)}
         left = {f"{name}_next": spec for name, spec in given.items()}
         colours = self.config.out_channels // (self.config.patch_size or 1) ** 2
-        frames = [_picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
-        scaled = tuple({axis: _times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
+        frames = [picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
+        scaled = tuple({axis: times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
         return [
             GraphSource("decoder_first", first, (latent,), (axes,), latent_spec, {"frames": frames[0]} | given),
             GraphSource(
@@ -234,10 +235,12 @@ class DecoderPart(_WanPart):
         ]
 
 
-def _times(scale: int, dim: Any) -> Any:
+def times(scale: int, dim: Any) -> Any:
+    """Return a dimension that is as many times another one."""
     return dim if scale == 1 else scale * dim
 
 
-def _picture_spec(channels: int, frames: int, scale: int) -> TensorSpec:
+def picture_spec(channels: int, frames: int, scale: int) -> TensorSpec:
+    """Return what the manifest says about pictures whose height and width are as many times those of the latents."""
     height, width = (name if scale == 1 else f"{name}*{scale}" for name in ("height", "width"))
     return TensorSpec(dtype="float32", shape=["batch", channels, frames, height, width])
