@@ -46,7 +46,7 @@ class ProvedGraphs:
 def export_request(request: ExportRequest, on_progress: Progress | None) -> Manifest:
     """Do what edgereel.export.run_export says, once the request is checked."""
     checkpoint = open_checkpoint(request.checkpoint, request.replaced)
-    adapter = open_family(checkpoint)
+    adapter = open_family(replace(checkpoint, encoder=request.encoder))
     adapter.add_loras(request.loras)
     facts = _chosen_facts(adapter.facts, checkpoint, request)
     labels = _labels(checkpoint, request)
@@ -148,6 +148,9 @@ def _write_manifest(
             parity=proved.parity,
             quality=facts.quality,
             loras=facts.loras,
+            held=facts.held,
+            condition=facts.condition,
+            stream=facts.stream,
         )
     except (ValidationError, TypeError) as error:
         raise CheckpointError(f"{OVERRIDES_NAME}: cannot go into the manifest: {brief(error)}") from error

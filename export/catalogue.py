@@ -29,7 +29,9 @@ class Family(NamedTuple):
     recipes: str
 
 
-FAMILIES = {"WanPipeline": Family("families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES")}
+_WAN = Family("families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES")
+
+FAMILIES = {"WanPipeline": _WAN, "WanImageToVideoPipeline": _WAN}
 """Families by the class name of their pipeline, as `model_index.json` has it."""
 
 

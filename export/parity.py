@@ -90,7 +90,9 @@ def graph_differences(run: Run, trials: list[Trial]) -> list[float]:
 def _difference(made: dict[str, Array], trial: Trial) -> float:
     first, *_ = made.values()
     also = [relative_difference(made[name].astype(expected.dtype), expected) for name, expected in trial.also.items()]
-    return max(relative_difference(first, trial.expected), *also) if also else relative_difference(first, trial.expected)
+    return (
+        max(relative_difference(first, trial.expected), *also) if also else relative_difference(first, trial.expected)
+    )
 
 
 def stream_differences(

@@ -10,7 +10,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ...bundle.manifest import Defaults, FusedLora, LatentGeometry, Recipe, TensorSpec, TextRules
+from ...bundle.manifest import (
+    Condition,
+    Defaults,
+    FusedLora,
+    Held,
+    LatentGeometry,
+    Recipe,
+    Stream,
+    TensorSpec,
+    TextRules,
+)
 from ..request import Lora
 
 Array = np.ndarray[Any, Any]
@@ -67,8 +77,10 @@ class ModelPart(Protocol):
     """One component of a checkpoint: one set of weights, one or more graphs that share them."""
 
     name: str
-    streams: FrameStream | None
-    """Where two graphs share the clip."""
+
+    @property
+    def streams(self) -> FrameStream | None:
+        """How two graphs share a clip; None where they are graphs of their own."""
 
     def load(self) -> Any:
         """Return the real torch module in float32, LoRAs fused."""
@@ -94,6 +106,9 @@ class Facts:
     """How many denoisers share the noise levels."""
     loras: list[FusedLora] = field(default_factory=list)
     """What `add_loras` was given."""
+    held: Held | None = None
+    condition: Condition | None = None
+    stream: Stream | None = None
 
 
 class Adapter(Protocol):

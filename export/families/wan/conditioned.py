@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .modules import RotaryTables, cast_denoiser
 
-CONTEXT_TYPES = {"float32": torch.float32, "float16": torch.float16}
+ContextType = Literal["float32", "float16"]
+CONTEXT_TYPES: dict[ContextType, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Conditioning:
     levels: bool = False
     condition: int = 0
     images: tuple[int, int] | None = None
-    context: str | None = None
+    context: ContextType | None = None
 
     def __bool__(self) -> bool:
         """Whether there is anything of it."""
-        return self != Conditioning()
+        return self != UNCONDITIONED
+
+
+UNCONDITIONED = Conditioning()
 
 
 class ConditionedDenoiser(nn.Module):
@@ -76,7 +80,9 @@ class ConditionedDenoiser(nn.Module):
         if images is not None:
             images = self._embed_images(images)
         for block in model.blocks:
-            shift, scale, gate, ff_shift, ff_scale, ff_gate = (block.scale_shift_table[:, None, None] + modulation).unbind(3)
+            shift, scale, gate, ff_shift, ff_scale, ff_gate = (
+                block.scale_shift_table[:, None, None] + modulation
+            ).unbind(3)
             y = _modulate(block.norm1(x.float()), shift, scale).to(x.dtype)
             mixed = self._attend_to_itself(block.attn1, y, rotation, context)
             x = (x.float() + _gate(mixed, gate)).to(x.dtype)

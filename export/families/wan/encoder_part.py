@@ -30,7 +30,7 @@ class EncoderPart(DecoderPart):
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
         """Return films of noise and what diffusers encodes each to at once, normalised."""
-        generator = self.random()
+        generator = self._random()
         mean, std = (
             torch.tensor(values).view(1, -1, 1, 1, 1) for values in (self.config.latents_mean, self.config.latents_std)
         )
@@ -54,11 +54,11 @@ class EncoderPart(DecoderPart):
             states = first(pictures[0])[1:]
         sides = {0: Dim("batch"), 3: Dim("height"), 4: Dim("width")}
         scales = [state.shape[3] // rows for state in states]
-        of_states = tuple(
-            {axis: times(scale, dim) if axis else dim for axis, dim in sides.items()} for scale in scales
-        )
+        of_states = tuple({axis: times(scale, dim) if axis else dim for axis, dim in sides.items()} for scale in scales)
         of_pictures = {axis: times(self.spatial_scale, dim) if axis else dim for axis, dim in sides.items()}
-        specs = [picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)]
+        specs = [
+            picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
+        ]
         given = {f"state_{index:02}": spec for index, spec in enumerate(specs)}
         left = {f"{name}_next": spec for name, spec in given.items()}
         wanted = [picture_spec(self._colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]

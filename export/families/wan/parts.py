@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.export import Dim
 from transformers import UMT5Config, UMT5EncoderModel
 
-from ....bundle.manifest import FusedLora, TensorSpec
+from ....bundle.manifest import TensorSpec
 from ....core.errors import CheckpointError
 from ...checkpoint import Component
-from ...lora.fuse import CheckedLora, check_lora
-from ...request import Lora
 from ..base import FrameStream, GraphSource, Trial
+from ..component import ComponentPart, LoraPart
 from .decoder import DecoderFirst, DecoderNext
 from .lora import NAMINGS
 from .modules import Denoiser, TextEncoder
 
-TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
 
-
-class WanPart:
-    """A component, compared with its configuration as soon as it is named."""
-
-    streams: FrameStream | None = None
-    aliases: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, name: str, component: Component) -> None:
-        self.name = name
-        self.component = component
-        skeleton = component.skeleton(self.build)
-        component.check(skeleton, self.aliases)
-        self.config: Any = skeleton.config
-
-    def build(self, config: dict[str, Any]) -> Any:
-        """Return the torch module of a configuration."""
-        raise NotImplementedError
-
-    def load(self) -> Any:
-        """Return the torch module with its weights, in float32."""
-        return self.component.load(self.component.skeleton(self.build), self.aliases)
-
-    def random(self) -> torch.Generator:
-        """Return what trials are drawn from."""
-        return torch.Generator().manual_seed(TRIAL_SEED)
-
-
-class TextEncoderPart(WanPart):
+class TextEncoderPart(ComponentPart):
     """UMT5 encoder to `text_encoder.onnx`."""
 
     # T5 stores the table under one of its two names, or both.
-    aliases: ClassVar[dict[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
+    aliases = MappingProxyType({"encoder.embed_tokens.weight": "shared.weight"})
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return an UMT5EncoderModel."""
@@ -62,7 +34,7 @@ class TextEncoderPart(WanPart):
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
         """Return trials of one short prompt and of two, one padded, longer than the relative positions reach."""
-        generator = self.random()
+        generator = self._random()
         reach = self.config.relative_attention_max_distance
         trials = []
         for batch, length, padding in ((1, 7, 0), (2, 2 * reach + 3, reach)):
@@ -92,38 +64,24 @@ class TextEncoderPart(WanPart):
         ]
 
 
-class DenoiserPart(WanPart):
+class DenoiserPart(LoraPart):
     """WanTransformer3DModel to `denoiser.onnx` (or `denoiser_2.onnx`)."""
+
+    namings = NAMINGS
 
     def __init__(self, name: str, component: Component, facts: Mapping[str, Any] | None = None) -> None:
         """facts: see GraphSource."""
         super().__init__(name, component)
         self._facts = dict(facts or {})
-        self._loras: list[CheckedLora] = []
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return a WanTransformer3DModel."""
         return WanTransformer3DModel.from_config(config)
 
-    def add_lora(self, lora: Lora) -> FusedLora:
-        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError."""
-        skeleton = self.component.skeleton(self.build)
-        shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
-        checked = check_lora(lora, shapes, NAMINGS)
-        self._loras.append(checked)
-        return checked.record(self.name)
-
-    def load(self) -> Any:
-        """Return the torch module in float32, LoRAs fused in the order given."""
-        module = super().load()
-        for lora in self._loras:
-            lora.fuse(module)
-        return module
-
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
         """Return trials at two batch sizes, lengths, sizes, prompt lengths and noise levels."""
-        generator = self.random()
+        generator = self._random()
         trials = []
         for patches, times, tokens in (((2, 3, 5), (977.0,), 9), ((1, 4, 2), (731.0, 12.0), 6)):
             extent = [count * size for count, size in zip(patches, self.config.patch_size, strict=True)]
@@ -170,7 +128,7 @@ class DenoiserPart(WanPart):
         ]
 
 
-class DecoderPart(WanPart):
+class DecoderPart(ComponentPart):
     """AutoencoderKLWan's decoder to `decoder_first.onnx` and `decoder_next.onnx`."""
 
     streams = FrameStream(whole="latents", part="latent", first=1, later=1, made="frames")
@@ -193,7 +151,7 @@ class DecoderPart(WanPart):
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
         """Return clips of normalised latents and what diffusers decodes from each at once."""
-        generator = self.random()
+        generator = self._random()
         channels = self.config.z_dim
         mean = torch.tensor(self.config.latents_mean).view(1, channels, 1, 1, 1)
         std = torch.tensor(self.config.latents_std).view(1, channels, 1, 1, 1)

@@ -37,7 +37,7 @@ def whole_pass(model: Any, latents: Tensor, levels: Tensor, text: Tensor, before
     with _masked(model, mask), _noted(model, before * tokens, kept) as noted:
         of_token = levels.repeat_interleave(tokens, dim=1)
         prediction = model(latents, of_token, text, return_dict=False)[0]
-    by_frame = [tensor.unflatten(1, (frames, tokens)) for tensor in noted]
+    by_frame = [tensor.reshape(tensor.shape[0], frames, tokens, -1) for tensor in noted]
     return WholePass(
         prediction[:, :, before:], [part[:, :before] for part in by_frame], [part[:, before:] for part in by_frame]
     )
