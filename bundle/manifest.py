@@ -9,183 +9,70 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from itertools import count, islice, pairwise, takewhile
-from typing import Annotated, Any, Literal, get_args, get_origin
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     field_validator,
     model_serializer,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from .bounds import (
-    Count,
-    Extent,
     Guidance,
     LongText,
     Pixels,
     PlainFileName,
-    Scale,
     Sha256,
     Shift,
     ShortText,
-    Sigma,
     SigmaList,
     TimestepList,
     TokenId,
 )
+from .conditioning import Condition, Held, Stream
+from .record import Record
+from .roles import DecoderGraphs, DecoderName, Denoiser, Graph, ImageEncoder, Quantization, Roles, TensorSpec
 
-SCHEMA_VERSION = 1
-# The first release that reads this schema; a bundle says it, so that an older release can name it when it refuses.
-SCHEMA_RELEASE = "0.1.0"
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_RELEASES",
+    "SCHEMA_VERSION",
+    "Condition",
+    "DecoderGraphs",
+    "Defaults",
+    "Denoiser",
+    "EmbeddingTable",
+    "FileRecord",
+    "FusedLora",
+    "Graph",
+    "Held",
+    "ImageEncoder",
+    "LatentGeometry",
+    "Manifest",
+    "Parity",
+    "Precision",
+    "Quantization",
+    "Recipe",
+    "Record",
+    "Roles",
+    "Stream",
+    "TensorSpec",
+    "TextRules",
+    "digest_of",
+    "is_plain_file_name",
+]
+
+SCHEMA_RELEASES = {1: "0.1.0", 2: "0.2.0"}
+"""The first release that reads each schema. A bundle says it, so that an older release can name it when it refuses."""
+SCHEMA_VERSION = max(SCHEMA_RELEASES)
 MANIFEST_NAME = "reel.json"
 RCM_MOST_STEPS = 4
 """rCM's authors publish its angles for 1 to 4 steps."""
-
-
-class Record(BaseModel):
-    """Base of all parts of the manifest: strict types, unknown keys kept."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-
-class TensorSpec(Record):
-    """One graph input or output. A dimension is a size or, where it may vary, a name."""
-
-    dtype: Literal["float32", "int64"]
-    shape: Annotated[list[Extent | ShortText], Field(max_length=16)]
-
-
-TensorSpecs = Annotated[dict[ShortText, TensorSpec], Field(max_length=1024)]
-"""Tensors by name."""
-
-
-class Quantization(Record):
-    """How a graph's linears (matrix products with a weight) were quantized.
-
-    linears: their number by the type their weights are stored in. activations: what those quantized are multiplied with:
-    float32, or 8-bit numbers scaled at each run (`dynamic`) or as was measured beforehand (`static`).
-    balanced: number of linears whose inputs are divided, and weights multiplied, by a factor for each channel.
-    kept: names of the linears that were not quantized.
-    """
-
-    linears: Annotated[dict[ShortText, Count], Field(max_length=16)]
-    activations: Literal["float", "dynamic", "static"]
-    balanced: Count = 0
-    kept: Annotated[list[ShortText], Field(max_length=10_000)] = []
-
-
-class Graph(Record):
-    """One ONNX graph, the file its weights are in, and the tensors that are its interface.
-
-    activations: `dynamic` where the engine is to quantize what meets a quantized weight at each run; the graph alone says
-    only what its weights are. quantization: None where nothing is quantized.
-    """
-
-    file: PlainFileName
-    data: PlainFileName
-    inputs: TensorSpecs
-    outputs: TensorSpecs
-    activations: Literal["dynamic"] | None = None
-    quantization: Quantization | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_quantized(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        new = ("activations", "quantization")
-        return {key: value for key, value in to_data(self).items() if value is not None or key not in new}
-
-
-class Denoiser(Graph):
-    """A denoiser and the noise levels it is responsible for: sigma_low <= sigma < sigma_high (or = 1 at the top).
-
-    guidance: goes before a recipe's `guidance`, but not before its `expert_guidance`.
-    """
-
-    prediction: Literal["velocity"] = "velocity"
-    sigma_low: Sigma = 0.0
-    sigma_high: Sigma = 1.0
-    guidance: Scale | None = None
-
-
-class Roles(Record):
-    """The graphs by the part they play. Several denoisers split the noise levels among them.
-
-    Decoding is causal (`decoder_first`, `decoder_next`) or sees the whole clip at once (`decoder`).
-    """
-
-    text_encoder: Graph
-    denoiser: Annotated[list[Denoiser], Field(min_length=1, max_length=8)]
-    decoder_first: Graph | None = None
-    decoder_next: Graph | None = None
-    decoder: Graph | None = None
-
-    @classmethod
-    def of(cls, graphs: Mapping[str, Mapping[str, Any]]) -> Roles:
-        """Return the roles of what the manifest says about graphs, by name as `graphs` has it: a new role is a new field.
-
-        Raises ValueError for a name that no role has, and (as ValidationError) where a role has no graph.
-        """
-        roles: dict[str, Any] = {}
-        left = dict(graphs)
-        for role, field in cls.model_fields.items():
-            if not _holds_list(field):
-                if role in left:
-                    roles[role] = left.pop(role)
-                continue
-            names = list(takewhile(left.__contains__, _numbered(role)))
-            roles[role] = [left.pop(name) for name in names]
-        if left:
-            raise ValueError(f"no role has a graph of the name {', '.join(left)}")
-        return cls.model_validate(roles)
-
-    def graphs(self) -> dict[str, Graph]:
-        """Return every graph by a unique name: the role, where several have it numbered from the second on."""
-        named: dict[str, Graph] = {}
-        for role in type(self).model_fields:
-            held = getattr(self, role)
-            if isinstance(held, list):
-                named |= zip(_numbered(role), held, strict=False)
-            elif held is not None:
-                named[role] = held
-        return named
-
-    def denoiser_names(self) -> list[str]:
-        """Return the names of the denoisers among the graphs."""
-        return list(islice(_numbered("denoiser"), len(self.denoiser)))
-
-    def decoder_names(self) -> tuple[str, ...]:
-        """Return the names of the graphs that decode: of the first latent frame and the later ones, or of all at once."""
-        return ("decoder_first", "decoder_next") if self.decoder is None else ("decoder",)
-
-    @model_validator(mode="after")
-    def _there_is_one_decoder(self) -> Roles:
-        given = [role for role in ("decoder_first", "decoder_next", "decoder") if getattr(self, role) is not None]
-        if given not in (["decoder_first", "decoder_next"], ["decoder"]):
-            raise ValueError(f"needed are decoder_first and decoder_next, or decoder; given are: {', '.join(given)}")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_roles_that_nothing_has(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        known = type(self).model_fields
-        return {role: held for role, held in to_data(self).items() if held is not None or role not in known}
-
-
-def _numbered(role: str) -> Iterator[str]:
-    """Yield the names of the graphs that share a role."""
-    yield role
-    for number in count(2):
-        yield f"{role}_{number}"
-
-
-def _holds_list(field: FieldInfo) -> bool:
-    kinds = (field.annotation, *get_args(field.annotation))
-    return any(get_origin(kind) is list for kind in kinds)
 
 
 class EmbeddingTable(Record):
@@ -212,7 +99,9 @@ class TextRules(Record):
     max_tokens: Annotated[int, Field(gt=0, le=65536)]
     pad_token_id: TokenId
     unknown_token_id: TokenId | None = None
-    cleaning: Annotated[list[Literal["fix_text", "html_unescape", "collapse_whitespace"]], Field(max_length=8)] = []
+    cleaning: Annotated[list[Literal["fix_text", "html_unescape", "collapse_whitespace"]], Field(max_length=8)] = Field(
+        default_factory=list
+    )
     embedding_table: EmbeddingTable | None = None
     trim: bool = False
 
@@ -315,13 +204,27 @@ class Precision(Record):
     weights: ShortText
 
 
+FormatName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+"""No number comes first, so that it is told from 64x64."""
+
+
 class Defaults(Record):
-    """Picture size in pixels, number of frames and frames per second when the user asks for nothing else."""
+    """Picture size in pixels, number of frames and frames per second when the user asks for nothing else.
+
+    formats: other (width, height) that the model was made for, by name.
+    """
 
     width: Pixels
     height: Pixels
     frames: Annotated[int, Field(gt=0, le=2**14)]
     fps: Annotated[int, Field(ge=1, le=240)]
+    formats: Annotated[
+        dict[FormatName, Annotated[list[Pixels], Field(min_length=2, max_length=2)]], Field(max_length=64)
+    ] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_formats_where_there_are_none(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in to_data(self).items() if key != "formats" or value}
 
     def complete(self, size: tuple[int, int] | None, frames: int | None) -> tuple[int, int, int]:
         """Return (width, height, frames) with what the caller left open filled in."""
@@ -356,13 +259,14 @@ class Manifest(Record):
     """The whole of `reel.json`.
 
     quality: figures about the model's clips; `to_source` compares them with those of the bundle it was quantized from,
-    whose digest is `quantized_from`.
+    whose digest is `quantized_from`. held, condition, stream: how clips begin with pictures and go on, None where they do
+    not in that way. default_decoder: the one of several that is used where nobody asks for another.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
 
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = Field(SCHEMA_VERSION, alias="schema")
-    read_by: ShortText = SCHEMA_RELEASE
+    read_by: ShortText = SCHEMA_RELEASES[SCHEMA_VERSION]
     name: Annotated[str, Field(min_length=1, max_length=200)]
     license: LongText
     origin: LongText
@@ -374,10 +278,14 @@ class Manifest(Record):
     defaults: Defaults
     files: Annotated[dict[PlainFileName, FileRecord], Field(max_length=256)]
     written_by: Annotated[dict[ShortText, ShortText], Field(max_length=64)]
-    parity: Annotated[dict[ShortText, Parity], Field(max_length=64)] = {}
-    quality: Annotated[dict[ShortText, Any], Field(max_length=256)] = {}
-    loras: Annotated[list[FusedLora], Field(max_length=64)] = []
+    parity: Annotated[dict[ShortText, Parity], Field(max_length=64)] = Field(default_factory=dict)
+    quality: Annotated[dict[ShortText, Any], Field(max_length=256)] = Field(default_factory=dict)
+    loras: Annotated[list[FusedLora], Field(max_length=64)] = Field(default_factory=list)
     quantized_from: Sha256 | None = None
+    held: Held | None = None
+    condition: Condition | None = None
+    stream: Stream | None = None
+    default_decoder: DecoderName | None = None
     digest: Sha256 | Literal[""] = ""
 
     @field_validator("recipes")
@@ -419,6 +327,74 @@ class Manifest(Record):
                 raise ValueError(f"recipe {recipe.name} has a boundary between two denoisers, but there are {count}")
         return self
 
+    @model_validator(mode="after")
+    def _graphs_take_what_is_said(self) -> Manifest:
+        experts, encodes = self.roles.denoiser, self.roles.encoder_first is not None
+        for expert in experts:
+            if (self.condition is not None) != ("condition" in expert.inputs):
+                raise ValueError("condition must be told for denoisers that have this input, and for no others")
+            if ("image_embeds" in expert.inputs) != (self.roles.image_encoder is not None):
+                raise ValueError("an image_encoder must be there for denoisers with image_embeds, and for no others")
+            if (self.stream is not None) != bool(expert.context):
+                raise ValueError("stream must be told for denoisers that take a context, and for no others")
+            if self.held is not None and not expert.timestep_of_each_frame:
+                raise ValueError("held needs denoisers whose timestep is [batch, frames]")
+        if self.stream is not None and (len(experts) > 1 or self.latent.patch[0] > 1):
+            raise ValueError("stream needs one denoiser, and patches of one latent frame")
+        if (self.held is not None or self.condition is not None) and not encodes:
+            raise ValueError("held and condition need an encoder: encoder_first and encoder_next")
+        return self
+
+    @model_validator(mode="after")
+    def _condition_has_its_channels(self) -> Manifest:
+        if self.condition is None:
+            return self
+        latent = self.latent
+        needed = self.condition.channels(latent.channels, latent.temporal_scale, latent.spatial_scale)
+        for expert in self.roles.denoiser:
+            shape = expert.inputs["condition"].shape
+            if len(shape) != 5 or shape[1] != needed:
+                raise ValueError(f"the layout of condition makes {needed} channels, but the graph takes {shape}")
+        return self
+
+    @model_validator(mode="after")
+    def _default_decoder_is_there(self) -> Manifest:
+        names = list(self.roles.decoders_by_name)
+        if self.default_decoder is None and len(names) > 1:
+            raise ValueError(f"default_decoder must say which of {', '.join(names)}")
+        if self.default_decoder not in (None, *names):
+            raise ValueError(f"default_decoder is {self.default_decoder}, which is none of {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _schema_is_new_enough(self) -> Manifest:
+        if self.schema_version < self.least_schema:
+            raise ValueError(f"uses what schema {self.schema_version} does not have")
+        return self
+
+    @property
+    def least_schema(self) -> int:
+        """The oldest schema that has all that this manifest uses."""
+        roles = self.roles
+        newer = (self.held, self.condition, self.stream, self.default_decoder, roles.encoder_first, roles.image_encoder)
+        specs = (
+            spec for graph in roles.graphs().values() for spec in (*graph.inputs.values(), *graph.outputs.values())
+        )
+        uses = (
+            any(part is not None for part in (*newer, roles.decoder, roles.decoders)),
+            bool(self.defaults.formats),
+            self.text.trim,
+            any(expert.timestep_of_each_frame for expert in roles.denoiser),
+            any(spec.dtype == "float16" for spec in specs),
+        )
+        return 2 if any(uses) else 1
+
+    def decoder_name(self, asked: str | None = None) -> str | None:
+        """Return the decoder of that name, the default one for None; None where there is no such decoder."""
+        names = list(self.roles.decoders_by_name)
+        name = asked or self.default_decoder or names[0]
+        return name if name in names else None
+
     def recipe(self, name: str | None = None) -> Recipe | None:
         """Return the recipe of that name, the first (the default) for None, None where there is no such recipe."""
         if name is None:
@@ -427,8 +403,9 @@ class Manifest(Record):
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON data, keys as they stand in the file."""
-        # Bundles older than this key are shown as they are.
+        # Bundles older than these keys are shown as they are.
         absent = {key for key in ("loras", "quantized_from") if key not in self.model_fields_set}
+        absent |= {key for key in ("held", "condition", "stream", "default_decoder") if getattr(self, key) is None}
         return self.model_dump(mode="json", by_alias=True, exclude=absent)
 
 

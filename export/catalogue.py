@@ -32,7 +32,12 @@ class Family(NamedTuple):
 _WAN = Family("families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES")
 _LTX = Family("families.ltx.adapter:LtxAdapter", "families.ltx.recipes:LTX_RECIPES")
 
-FAMILIES = {"WanPipeline": _WAN, "LTXPipeline": _LTX, "LTXConditionPipeline": _LTX}
+FAMILIES = {
+    "WanPipeline": _WAN,
+    "WanImageToVideoPipeline": _WAN,
+    "LTXPipeline": _LTX,
+    "LTXConditionPipeline": _LTX,
+}
 """Families by the class name of their pipeline, as `model_index.json` has it."""
 
 

@@ -93,6 +93,7 @@ class ExportRequest:
     loras: tuple[Lora, ...]
     replaced: dict[str, Path]
     labels: dict[str, str]
+    encoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class ExportOptions:
     transformer, transformer_2: folders of denoisers to export instead of the checkpoint's own, as distilled models
     are published; what their `edgereel.json` says goes before what the checkpoint's says.
     name, license, origin: of the weights.
+    encoder: have an encoder of pictures, to go on from video files, even where the model itself takes no picture.
     """
 
     checkpoint: Path | str | None = None
@@ -119,6 +121,7 @@ class ExportOptions:
     name: str | None = None
     license: str | None = None
     origin: str | None = None
+    encoder: bool | None = None
 
     def complete(self) -> ExportRequest:
         """Check everything that can be checked without torch. Raises UsageError, OutputError or CheckpointError."""
@@ -135,6 +138,7 @@ class ExportOptions:
             loras=tuple(Lora.of(lora) for lora in self.loras or ()),
             replaced={name: Path(folder) for name, folder in replaced.items() if folder is not None},
             labels={key: label for key, label in labels.items() if label is not None},
+            encoder=bool(self.encoder),
         )
         _check(request)
         return request

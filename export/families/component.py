@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +13,7 @@ from ..checkpoint import Component
 from ..lora.fuse import CheckedLora, check_lora
 from ..lora.keys import Naming
 from ..request import Lora
+from .base import FrameStream
 
 TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
 
@@ -18,9 +21,9 @@ TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
 class ComponentPart:
     """A component as a part of the export; a ModelPart but for its trials and graphs."""
 
-    streams = False
-    aliases: ClassVar[dict[str, str]] = {}
-    """Tensors that may be absent because they are tied to another."""
+    streams: FrameStream | None = None
+    aliases: Mapping[str, str] = MappingProxyType({})
+    """Other names of tensors: what one is tied to, or how some files call it."""
 
     def __init__(self, name: str, component: Component) -> None:
         """Raises CheckpointError where a tensor is missing, or has another shape than the configuration asks for."""

@@ -112,7 +112,7 @@ def _buckets(attention: Any, offsets: torch.Tensor) -> torch.Tensor:
     if not isinstance(attention, T5Attention):
         found: torch.Tensor = attention._relative_position_bucket(offsets)
         return found
-    buckets: torch.Tensor = T5Attention._relative_position_bucket(  # type: ignore[no-untyped-call]
+    buckets: torch.Tensor = T5Attention._relative_position_bucket(
         offsets,
         bidirectional=True,
         num_buckets=attention.relative_attention_num_buckets,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLLTXVideo, LTXPipeline, LTXVideoTransformer3DModel
@@ -29,7 +30,7 @@ class TextEncoderPart(ComponentPart):
     """T5 encoder to `text_encoder.onnx`. It is run over the padding, unmasked, as LTXPipeline runs it."""
 
     # T5 stores the table under one of its two names, or both.
-    aliases: ClassVar[dict[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
+    aliases = MappingProxyType({"encoder.embed_tokens.weight": "shared.weight"})
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return a T5EncoderModel."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -13,7 +14,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from ....bundle.manifest import TensorSpec
 from ....core.errors import CheckpointError
 from ...checkpoint import Component
-from ..base import GraphSource, Trial
+from ..base import FrameStream, GraphSource, Trial
 from ..component import ComponentPart, LoraPart
 from ..t5 import MaskedTextEncoder
 from .decoder import DecoderFirst, DecoderNext
@@ -25,7 +26,7 @@ class TextEncoderPart(ComponentPart):
     """UMT5 encoder to `text_encoder.onnx`."""
 
     # T5 stores the table under one of its two names, or both.
-    aliases: ClassVar[dict[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
+    aliases = MappingProxyType({"encoder.embed_tokens.weight": "shared.weight"})
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return an UMT5EncoderModel."""
@@ -131,7 +132,7 @@ class DenoiserPart(LoraPart):
 class DecoderPart(ComponentPart):
     """AutoencoderKLWan's decoder to `decoder_first.onnx` and `decoder_next.onnx`."""
 
-    streams = True
+    streams = FrameStream(whole="latents", part="latent", first=1, later=1, made="frames")
 
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
@@ -173,13 +174,13 @@ class DecoderPart(ComponentPart):
         scales = [state.shape[3] // rows for state in states]
         latent_spec = {"latent": TensorSpec(dtype="float32", shape=["batch", self.config.z_dim, 1, "height", "width"])}
         specs = [
-            _picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
+            picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
         ]
         given = {f"state_{index:02}": spec for index, spec in enumerate(specs)}
         left = {f"{name}_next": spec for name, spec in given.items()}
         colours = self.config.out_channels // (self.config.patch_size or 1) ** 2
-        frames = [_picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
-        scaled = tuple({axis: _times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
+        frames = [picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
+        scaled = tuple({axis: times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
         return [
             GraphSource("decoder_first", first, (latent,), (axes,), latent_spec, {"frames": frames[0]} | given),
             GraphSource(
@@ -193,10 +194,12 @@ class DecoderPart(ComponentPart):
         ]
 
 
-def _times(scale: int, dim: Any) -> Any:
+def times(scale: int, dim: Any) -> Any:
+    """Return a dimension that is as many times another one."""
     return dim if scale == 1 else scale * dim
 
 
-def _picture_spec(channels: int, frames: int, scale: int) -> TensorSpec:
+def picture_spec(channels: int, frames: int, scale: int) -> TensorSpec:
+    """Return what the manifest says about pictures whose height and width are as many times those of the latents."""
     height, width = (name if scale == 1 else f"{name}*{scale}" for name in ("height", "width"))
     return TensorSpec(dtype="float32", shape=["batch", channels, frames, height, width])
