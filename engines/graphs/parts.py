@@ -6,16 +6,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...core.errors import MissingExtraError
 from ...core.interrupts import interrupts_wait
-from ..options import Part
+from ..options import Part, Window
 from .operators import check_operators
 from .read import read_graph, reading
-
-if TYPE_CHECKING:
-    from .reach import Window
 
 IN_PARTS = "running a part of a graph, as decoding in tiles does,"
 """What needs onnx, for MissingExtraError."""

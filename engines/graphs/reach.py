@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import onnx
 
 from ...core.errors import EngineError, one_line
+from ..options import Window
 from .graph import attributes, names_read
 from .places import PICTURES, growth, probe
 from .segments import interface_of
@@ -20,18 +21,6 @@ _FRAME_BY_FRAME = frozenset((
     "Sub", "Swish", "Tanh", "Tile", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 """Operators that, as decoders use them, mix no frames: norms run over channels. Export proves each rear it makes in windows."""
-
-
-class Window(NamedTuple):
-    """What of a clip a rear needs and gives, counted in the frames that the front hands on.
-
-    reach: frames before and after a frame that its pictures depend on. Of `frames` latent frames the front makes
-    1 + growth·(frames - 1); of n of those, the first of them at the clip's start, the rear makes 1 + pictures·(n - 1).
-    """
-
-    reach: int
-    growth: int
-    pictures: int
 
 
 def window_of(rear: bytes, name: str) -> Window:
