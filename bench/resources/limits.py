@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...bundle.geometry import latent_shape
+from ...bundle.geometry import latent_shape, token_count
 from ...bundle.manifest import Quantization
 from ...bundle.reader import Bundle
 from ...core.errors import EngineError, MissingExtraError
@@ -66,7 +66,8 @@ def count_work(bundle: Bundle, request: Request) -> dict[str, Work]:
     runs["decoder_first"], runs["decoder_next"] = 1, latents[2] - 1
     recipe = manifest.recipe(request.recipe)
     assert recipe is not None
-    for timestep in schedule_of(recipe, request.sampler, request.steps).timesteps:
+    tokens = token_count(manifest.latent, latents)
+    for timestep in schedule_of(recipe, request.sampler, request.steps, tokens).timesteps:
         expert = pick_expert(roles.denoiser, float(timestep), recipe.train_timesteps, recipe.boundary)
         runs[roles.denoiser_names()[expert]] += 1 + (request.guidances[expert] > 1)
     stages = {"text": ["text_encoder"], "denoise": roles.denoiser_names(), "decode": ["decoder_first", "decoder_next"]}
