@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ...bundle.manifest import Manifest
 from ...core.errors import BundleError
-from ...engines import Part
+from ...engines import Part, Window
 from ...engines.graphs.extents import parse_extent
-from ...engines.graphs.parts import part_inputs
+from ...engines.graphs.parts import part_inputs, rear_window
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -52,6 +52,16 @@ def part_extents(path: Path, part: Part) -> dict[str, tuple[int | str, ...]]:
 def _part_inputs(path: Path, part: Part, changed: int) -> dict[str, tuple[int | str, ...]]:
     """Cut the graph once: plans and sessions ask again and again. changed: the file's time of last change."""
     return part_inputs(path, part)
+
+
+def window_of(path: Path) -> Window:
+    """Return what the rear of a decoder of whole clips needs; see engines.graphs.parts.rear_window."""
+    return _window(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _window(path: Path, changed: int) -> Window:
+    return rear_window(path)
 
 
 def _extent(graph: str, extent: int | str, known: dict[str, int]) -> int:
