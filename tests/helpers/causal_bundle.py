@@ -67,7 +67,8 @@ CAUSAL_BODY = """
   all_keys = Concat<axis = 1>(seen_keys, own_keys)
   all_values = Concat<axis = 1>(seen_values, own_values)
   mixed = Mul(all_keys, all_values)
-  each = Reshape(mixed, by_frame)
+  by_frame = Squeeze(mixed, first)
+  each = Flatten<axis = 1>(by_frame)
   places = Concat<axis = 0>(context_positions, positions)
   here = Unsqueeze(positions, second)
   there = Unsqueeze(places, first)
@@ -89,7 +90,8 @@ CAUSAL_BODY = """
 """
 
 ENCODER = f"""{_HEAD}
-encoder (float[1, 3, TIME, rows, columns] pictures STATE_IN) => (float[1, 3, 1, height, width] latent, float[1, 3, 1, height, width] STATE)
+encoder (float[1, 3, TIME, rows, columns] pictures STATE_IN)
+  => (float[1, 3, 1, height, width] latent, float[1, 3, 1, height, width] STATE)
 <int64[1] time = {{2}}, float[1] quarter = {{0.25}}>
 {{
   small = AveragePool<kernel_shape = [1, 2, 2], strides = [1, 2, 2]>(pictures)
@@ -99,7 +101,8 @@ encoder (float[1, 3, TIME, rows, columns] pictures STATE_IN) => (float[1, 3, 1, 
 }}"""
 
 DECODER = f"""{_HEAD}
-decoder (float[1, 3, 1, height, width] latent STATE_IN) => (float[1, 3, TIME, rows, columns] frames, float[1, 3, 1, height, width] STATE)
+decoder (float[1, 3, 1, height, width] latent STATE_IN)
+  => (float[1, 3, TIME, rows, columns] frames, float[1, 3, 1, height, width] STATE)
 <float[1] half = {{0.5}}, float[1] much = {{0.75}}, float[1] little = {{0.25}}, float[5] scales = {{1, 1, 1, 2, 2}}>
 {{
   BODY
@@ -108,51 +111,46 @@ decoder (float[1, 3, 1, height, width] latent STATE_IN) => (float[1, 3, TIME, ro
 }}"""
 
 
-def _graphs(kind: str | None) -> dict[str, str]:
-    number = {"float16": 10, "float": 1}.get(kind or "float")
+STATE_IN = ", float[1, 3, 1, height, width] state_00"
+FIRST_CODE = "latent = Identity(mean)"
+NEXT_CODE = """
+  older = Mul(state_00, quarter)
+  latent = Add(mean, older)"""
+FIRST_SHOWN = """
+  told = Identity(latent)
+  state_00 = Identity(latent)"""
+NEXT_SHOWN = """
+  both = Add(latent, state_00)
+  between = Mul(both, half)
+  told = Concat<axis = 2>(between, latent)
+  newer = Mul(latent, much)
+  older = Mul(state_00, little)
+  state_00_next = Add(newer, older)"""
+
+
+def _filled(text: str, time: int, body: str) -> str:
+    following = time > 1
+    text = text.replace("TIME", str(time)).replace("STATE_IN", STATE_IN if following else "")
+    return text.replace("STATE", "state_00_next" if following else "state_00").replace("BODY", body)
+
+
+def _graphs(kind: str) -> dict[str, str]:
     denoiser = DENOISER.format(
         head=_HEAD,
         latents=3,
         timestep="float[1]",
         inputs=CONTEXT_INPUTS.format(kind=kind),
         outputs=CONTEXT_OUTPUTS.format(kind=kind),
-        initializers=", int64[2] by_frame = {-1, 0}",
-        body=CAUSAL_BODY.format(number=number),
+        initializers="",
+        body=CAUSAL_BODY.format(number={"float16": 10, "float": 1}[kind]),
     )
-    # A Reshape cannot keep axis 1 of four as axis 1 of two, so that frames come to the front and the rest is flattened.
-    denoiser = denoiser.replace(
-        "each = Reshape(mixed, by_frame)",
-        "frames_first = Squeeze(mixed, first)\n  each = Flatten<axis = 1>(frames_first)",
-    )
-    state = ", float[1, 3, 1, height, width] state_00"
-    first, following = (
-        ENCODER.replace("TIME", "1")
-        .replace("STATE_IN", "")
-        .replace("STATE", "state_00")
-        .replace("BODY", "latent = Identity(mean)"),
-        ENCODER.replace("TIME", "2")
-        .replace("STATE_IN", state)
-        .replace("STATE", "state_00_next")
-        .replace("BODY", "older = Mul(state_00, quarter)\n  latent = Add(mean, older)"),
-    )
-    shown, next_shown = (
-        DECODER.replace("TIME", "1").replace("STATE_IN", "").replace("STATE", "state_00")
-        .replace("BODY", "told = Identity(latent)\n  state_00 = Identity(latent)"),
-        DECODER.replace("TIME", "2").replace("STATE_IN", state).replace("STATE", "state_00_next").replace("BODY", """
-  both = Add(latent, state_00)
-  between = Mul(both, half)
-  told = Concat<axis = 2>(between, latent)
-  newer = Mul(latent, much)
-  older = Mul(state_00, little)
-  state_00_next = Add(newer, older)"""),
-    )  # fmt: skip
     return {
         "text_encoder": TEXT,
         "denoiser": denoiser,
-        "encoder_first": first,
-        "encoder_next": following,
-        "decoder_first": shown,
-        "decoder_next": next_shown,
+        "encoder_first": _filled(ENCODER, 1, FIRST_CODE),
+        "encoder_next": _filled(ENCODER, 2, NEXT_CODE),
+        "decoder_first": _filled(DECODER, 1, FIRST_SHOWN),
+        "decoder_next": _filled(DECODER, 2, NEXT_SHOWN),
     }
 
 
