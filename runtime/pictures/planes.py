@@ -44,7 +44,8 @@ def to_rgb(frame: av.VideoFrame) -> NDArray[np.uint8] | None:
 
 
 def _array(plane: av.video.plane.VideoPlane) -> NDArray[np.uint8]:
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+    rows: NDArray[np.uint8] = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return rows[: plane.height, : plane.width]
 
 
 def _interpolated(plane: NDArray[np.uint8], rows: NDArray[np.int64], width: int, height: int) -> NDArray[np.float32]:
@@ -53,7 +54,7 @@ def _interpolated(plane: NDArray[np.uint8], rows: NDArray[np.int64], width: int,
     low, high, share = _neighbours(rows, -(-height // tall), tall)
     lines = plane[low] * (1 - share)[:, None] + plane[high] * share[:, None]
     low, high, share = _neighbours(np.arange(width), -(-width // wide), wide)
-    return lines[:, low] * (1 - share) + lines[:, high] * share
+    return (lines[:, low] * (1 - share) + lines[:, high] * share).astype(np.float32, copy=False)
 
 
 def _neighbours(
