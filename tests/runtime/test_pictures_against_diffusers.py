@@ -16,11 +16,11 @@ from diffusers import (
     WanImageToVideoPipeline,
     WanPipeline,
 )
+from helpers.tiny_wan import write_tiny_wan
 
 import edgereel
 from edgereel.export import export_checkpoint
 from edgereel.runtime import conditioning
-from helpers.tiny_wan import write_tiny_wan
 
 LATENTS_LIMIT = 1e-3
 FRAMES_LIMIT_DB = 60.0
