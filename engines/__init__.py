@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..core.errors import EngineError, UsageError
-from .base import Engine, EngineReport, Session, Tensor
+from .base import Engine, EngineReport, Ring, Session, Tensor
 from .choosing import Choice, choose_engine
 from .onnxruntime.cpu import OnnxRuntimeCpu
 from .options import Activations, Compute, EngineOptions, GraphSpecs, Part, Shapes, TensorInfo
@@ -24,6 +24,7 @@ __all__ = [
     "EngineReport",
     "GraphSpecs",
     "Part",
+    "Ring",
     "Session",
     "Shapes",
     "Tensor",

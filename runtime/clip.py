@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,50 @@ from ..core.progress import Progress, report_progress
 from ..core.version import __version__
 from .clip_decoder import ClipDecoder
 from .decoding.frame_check import FrameCheck
-from .request import Request
+from .request import OpenRequest, Request
 from .video.output import Output
 
 
 class Video:
     """Frames as a stream, uint8 [H, W, 3]; every iteration decodes anew, with memory that does not grow with length.
 
-    latents: float32 [1, C, F, H, W], the sampled clip in normalised units. request: the settings it was made with. decoder:
-    what decodes it, for as long as its reel is open.
+    latents: float32 [1, C, F, H, W], the sampled clip in normalised units, after those of the clip that it continues. request:
+    the settings it was made with. decoder: what decodes it, for as long as its reel is open.
     """
 
-    def __init__(self, decoder: ClipDecoder, request: Request, latents: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        decoder: ClipDecoder,
+        request: Request,
+        latents: NDArray[np.float32],
+        continue_it: Callable[[Video, OpenRequest, float | None, Progress | None], Video],
+    ) -> None:
+        """continue_it: samples what follows a clip."""
         self.latents = latents
         self.request = request
         self._decoder = decoder
+        self._continue = continue_it
 
     def __len__(self) -> int:
-        return self.request.frames
+        return self.request.frames - self.request.overlap
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        return self._decoder.pictures(self.latents, self._size, None)
+        return self._pictures(None)
+
+    def _pictures(self, on_progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
+        pictures = self._decoder.pictures(self.latents, self._size, on_progress, self.request.decoder)
+        return islice(pictures, self.request.overlap, None)
+
+    def continue_(
+        self, prompt: str, seconds: float | None = None, *, on_progress: Progress | None = None, **settings: Any
+    ) -> Video:
+        """Sample what follows this clip; the video is of the new pictures alone.
+
+        seconds: of them, to the nearest length that the model can do; None fills a clip of the bundle's own length. settings:
+        those of Reel.generate but for `size`, `frames`, `fps`, `latents` and pictures; without a seed it is this clip's, plus 1.
+        Raises UsageError where the bundle continues no clips, and what Reel.generate raises.
+        """
+        return self._continue(self, OpenRequest.of(prompt, settings), seconds, on_progress)
 
     @property
     def _size(self) -> tuple[int, int, int]:
@@ -75,14 +99,14 @@ class Video:
         def counted() -> Iterator[NDArray[np.uint8]]:
             report_progress(on_progress, "decode", 0, len(self))
             check = FrameCheck()
-            for done, picture in enumerate(self._decoder.pictures(self.latents, self._size, on_progress), start=1):
+            for done, picture in enumerate(self._pictures(on_progress), start=1):
                 check.add(picture)
                 yield picture
                 report_progress(on_progress, "decode", done, len(self))
             check.finish()
 
         if not self._decoder.facts():  # the metadata say what ran
-            self._decoder.open_first(self._size)
+            self._decoder.open_first(self._size, self.request.decoder)
         metadata = {
             "title": "AI-generated video" if private else self.request.prompt,
             "description": "AI-generated video",

@@ -17,7 +17,7 @@ from ..core.progress import Progress, report_progress
 from .decoding.decoder import decode_frames
 from .decoding.tiling import decode_tiled
 from .memory.plan import MemoryPlan
-from .memory.sizes import DECODER, DECODER_GRAPHS
+from .memory.sizes import DECODER, Uses, decoder_graphs, streaming_graphs
 from .open_graphs import OpenGraphs
 
 
@@ -25,32 +25,37 @@ from .open_graphs import OpenGraphs
 class ClipDecoder:
     """What turns the latents of a bundle's clips into pictures.
 
-    plan_of(width, height, frames): the memory plan of a clip's size. add_time: see Reel.add_time. facts: what ran so far, for
-    a clip's metadata. seconds: spent decoding so far.
+    plan_of(width, height, frames, on_progress, uses): the memory plan of a clip's size; see Reel.plan. add_time: see
+    Reel.add_time. facts: what ran so far, for a clip's metadata. seconds: spent decoding so far.
     """
 
     bundle: Bundle
     graphs: OpenGraphs
-    plan_of: Callable[[int, int, int], MemoryPlan]
+    plan_of: Callable[[int, int, int, Progress | None, Uses], MemoryPlan]
     add_time: Callable[[str, float], None]
     facts: Callable[[], dict[str, Any]]
     seconds: float = 0.0
 
     def pictures(
-        self, latents: NDArray[np.float32], size: tuple[int, int, int], on_progress: Progress | None
+        self,
+        latents: NDArray[np.float32],
+        size: tuple[int, int, int],
+        on_progress: Progress | None,
+        decoder: str | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield the pictures, uint8 [H, W, 3], of latents [1, C, F, H, W] (normalised units) as they are decoded.
 
-        size: the clip's width, height and frames. on_progress is told of tiles. Other clips may be made or decoded between
-        two pictures. Raises EngineError, PlanError where the plan does not fit, Cancelled.
+        size: the clip's width, height and frames. decoder: its name, None for the default one. on_progress is told of
+        tiles. Other clips may be made or decoded between two pictures. Raises EngineError, PlanError where the plan does
+        not fit, Cancelled.
         """
         self.graphs.begin()
-        plan = self.plan_of(*size)
+        plan = self.plan_of(*size, None, Uses(decoder))
         shown = 0
         while True:
             with self.graphs.lock:
                 self.graphs.hold_to(plan)
-                pictures = self._decode(latents, on_progress)
+                pictures = self._decode(latents, on_progress, plan.sizes.uses)
             try:
                 for _ in range(shown):  # memory ran out in the middle: those before are with the caller already
                     self._next(pictures, plan)
@@ -63,12 +68,13 @@ class ClipDecoder:
                     self.graphs.hold_to(plan)
                     self.graphs.step_down(DECODER, error)
 
-    def open_first(self, size: tuple[int, int, int]) -> None:
+    def open_first(self, size: tuple[int, int, int], decoder: str | None = None) -> None:
         """Open the decoder's first graph, as far as memory allows, so that `facts` has something to tell."""
         with self.graphs.lock:
-            self.graphs.hold_to(self.plan_of(*size))
+            uses = Uses(decoder)
+            self.graphs.hold_to(self.plan_of(*size, None, uses))
             with suppress(OutOfMemory):
-                self.graphs.sessions(DECODER_GRAPHS[0])
+                self.graphs.sessions(decoder_graphs(self.bundle.manifest, uses)[0])
 
     def _next(self, pictures: Iterator[NDArray[np.uint8]], plan: MemoryPlan) -> NDArray[np.uint8] | None:
         """Return the next picture, None after the last; the time that takes is decoding's."""
@@ -80,9 +86,11 @@ class ClipDecoder:
             self.add_time("decode", started)
         return picture
 
-    def _decode(self, latents: NDArray[np.float32], on_progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
+    def _decode(
+        self, latents: NDArray[np.float32], on_progress: Progress | None, uses: Uses
+    ) -> Iterator[NDArray[np.uint8]]:
         """Yield the pictures, decoded as the memory plan says."""
-        first, following = (self.graphs.sessions(name) for name in DECODER_GRAPHS)
+        first, following = (self.graphs.sessions(name) for name in streaming_graphs(self.bundle.manifest, uses))
         plan, geometry = self.graphs.plan, self.bundle.manifest.latent
         if plan is None or plan.tile is None:
             yield from decode_frames(first[None], following[None], latents, geometry)

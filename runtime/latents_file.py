@@ -28,7 +28,6 @@ from ..core.machine import free_host_memory
 from ..core.units import format_bytes
 from ..core.version import __version__
 from .clip import Video
-from .memory.sizes import DECODER_GRAPHS
 from .reel import Reel
 from .request import Request
 from .video.frame_rate import frame_rate, parse_frame_rate
@@ -100,13 +99,17 @@ def read_video(path: Path, reel: Reel) -> Video:
         raise UsageError(f"{path}: latents of {latents.shape[1]} channels, the decoder takes {geometry.channels}")
     if clip_size(geometry, latents.shape) != (request.width, request.height, request.frames):
         raise UsageError(f"{path}: the latents are not of the size that the settings say: it is damaged")
-    return Video(reel.decoder, request, latents)
+    return reel.video(request, latents)
 
 
 def decoder_digest(bundle: Bundle) -> str:
     """Return a digest of all that decides what latents decode to."""
     manifest = bundle.manifest
-    graphs = [manifest.roles.graphs()[name] for name in DECODER_GRAPHS]
+    graphs = [
+        manifest.roles.graphs()[graph]
+        for name in manifest.roles.decoders_by_name
+        for graph in manifest.roles.decoder_names(name).values()
+    ]
     names = sorted({name for graph in graphs for name in (graph.file, graph.data)})
     facts: list[Any] = [[manifest.files[name].sha256 for name in names], manifest.latent.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

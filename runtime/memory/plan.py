@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ...core.units import format_bytes
 from ..decoding.tiling import DEFAULT_OVERLAP, Tile
 from .budget import UNKNOWN, Budget
-from .sizes import DECODER, TEXT_ENCODER, ClipSizes, ComponentSizes
+from .sizes import DECODER, ENCODER, IMAGE_ENCODER, TEXT_ENCODER, ClipSizes, ComponentSizes
 
 Placement = Literal["resident", "swapped", "streamed", "cpu"]
 OVERHEAD = {"cpu": 170 * 2**20, "gpu": 600 * 2**20}
@@ -27,7 +27,13 @@ LEAST_TILE = DEFAULT_OVERLAP + 2
 STREAMING_MARGIN = 1.25
 """Of a streamed component's weight budget: a part, an eighth of it, takes three times its size for a moment as it is opened."""
 _PROCESS = {"cpu": "Python, libraries, video encoder", "gpu": "CUDA and its libraries"}
-_TITLES = {TEXT_ENCODER: "the text encoder", DECODER: "the decoder", "denoiser": "the denoiser"}
+_TITLES = {
+    TEXT_ENCODER: "the text encoder",
+    ENCODER: "the encoder",
+    IMAGE_ENCODER: "the image encoder",
+    DECODER: "the decoder",
+    "denoiser": "the denoiser",
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class MemoryPlan:
         ]
         beside = sum(other.weights + other.activations for other in others)
         activations = 0 if own.placement == "cpu" else sizes.activations
-        return OVERHEAD[self.device] + beside + own.held(sizes) + activations
+        return OVERHEAD[self.device] + self.sizes.context + beside + own.held(sizes) + activations
 
     def place(self, name: str, plan: ComponentPlan) -> MemoryPlan:
         """Return this plan with a component held in another way."""
@@ -124,6 +130,7 @@ class MemoryPlan:
             "fits": self.fits,
             "components": parts,
             "tile": tile,
+            "context": self.sizes.context,
             "unknown": self.sizes.unknown,
         }
 
@@ -134,7 +141,7 @@ def plan_memory(sizes: ClipSizes, budget: Budget, device: Literal["cpu", "gpu"] 
     Components leave memory in the order in which keeping them open saves least: the text encoder works once a clip.
     """
     plan = MemoryPlan(sizes, budget, device, {name: ComponentPlan("resident") for name in sizes.components})
-    first = [name for name in (TEXT_ENCODER, DECODER) if name in sizes.components]
+    first = [name for name in (IMAGE_ENCODER, ENCODER, TEXT_ENCODER, DECODER) if name in sizes.components]
     for name in (*first, *(name for name in sizes.components if name not in first)):
         if plan.fits:
             return plan
@@ -210,7 +217,8 @@ def _streamed(plan: MemoryPlan, name: str, weight_budgets: list[int]) -> Iterato
 
 def _left(plan: MemoryPlan, name: str) -> int:
     """Return what a component that works alone may hold of its weights."""
-    return int((plan.budget.bytes - OVERHEAD[plan.device] - plan.sizes_of(name).activations) / STREAMING_MARGIN)
+    taken = OVERHEAD[plan.device] + plan.sizes.context + plan.sizes_of(name).activations
+    return int((plan.budget.bytes - taken) / STREAMING_MARGIN)
 
 
 def describe_step(before: MemoryPlan, after: MemoryPlan, name: str) -> str:
@@ -237,6 +245,8 @@ def describe_plan(plan: MemoryPlan) -> list[str]:
     if plan.sizes.unknown:
         lines.append(f"  counted    weights alone: {plan.sizes.unknown}")
     lines.append(f"  {'process':<12} {format_bytes(OVERHEAD[plan.device])}: {_PROCESS[plan.device]}, whatever runs")
+    if plan.sizes.context:
+        lines.append(f"  {'context':<12} {format_bytes(plan.sizes.context)}: what a stream remembers, whatever runs")
     for name, own in plan.components.items():
         sizes = plan.sizes_of(name)
         weights = format_bytes(sizes.weights)

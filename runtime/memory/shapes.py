@@ -18,7 +18,8 @@ Shapes = dict[str, tuple[int, ...]]
 def input_shapes(manifest: Manifest, graph: str, latents: tuple[int, ...]) -> Shapes:
     """Return the shape of each input of a graph (see Roles.graphs) for latents [B, C, F, H, W].
 
-    Decoders take one latent frame at a time. Raises BundleError where the manifest names an extent that is not known.
+    Encoders and decoders take one latent frame at a time; a denoiser of streams takes its longest chunk, and as much context
+    as it ever has. Raises BundleError where the manifest names an extent that is not known.
     """
     specs = manifest.roles.graphs()[graph].inputs
     return shapes_of(manifest, graph, latents, {name: tuple(spec.shape) for name, spec in specs.items()})
@@ -29,8 +30,16 @@ def shapes_of(
 ) -> Shapes:
     """Return the shape of each input of a part of a graph. inputs: its shapes in the extents' names; see input_shapes."""
     batch, _, frames, height, width = latents
-    tokens = manifest.text.max_tokens
-    known = {"batch": batch, "frames": frames, "height": height, "width": width, "tokens": tokens}
+    stream, (_, patch_height, patch_width) = manifest.stream, manifest.latent.patch
+    known = {
+        "batch": batch,
+        "frames": frames if stream is None else max(stream.first, stream.chunk),
+        "height": height,
+        "width": width,
+        "tokens": manifest.text.max_tokens,
+        "context": 0 if stream is None else stream.window,
+        "patches": height // patch_height * (width // patch_width),
+    }
     return {name: tuple(_extent(graph, extent, known) for extent in shape) for name, shape in inputs.items()}
 
 

@@ -317,7 +317,7 @@ def test_progress_is_told_by_tiles_and_may_cancel(tmp_path):
     assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     with load(DEMO_REEL, threads=1) as reel:
         plan = reel.plan(128, 128, 5)
-        reel.graphs.plans[plan.sizes.latents] = replace(plan, tile=Tile(7, 8))
+        reel.graphs.plans[plan.sizes.key] = replace(plan, tile=Tile(7, 8))
         video = reel.generate("a red ball", size=(128, 128), frames=5, steps=1)
         stages = []
 
