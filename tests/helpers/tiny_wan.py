@@ -35,6 +35,7 @@ def write_tiny_wan(
     experts: bool = False,
     begins: str = "words",
     patch: int = 2,
+    res_blocks: int | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Path:
     """Write the checkpoint and return its folder.
@@ -42,16 +43,18 @@ def write_tiny_wan(
     vae_patch, residual: the VAE's `patch_size` and `is_residual` (both as in Wan 2.2 where set).
     vae_levels: 4 scales by 8 in space and 4 in time as Wan does, 3 by 4 and 4, 2 by 2 and 2.
     sharded: weights of every component in several safetensors files with an index.
-    begins: one of BEGINNINGS. patch: of the transformer, in height and width.
+    begins: one of BEGINNINGS. patch: of the transformer, in height and width. res_blocks: of each level of the VAE, None
+    for the fewest: one where its encoder is needed.
     experts: two transformers that share the noise levels at 0.875, as in Wan 2.2's large models.
     extra: content of `edgereel.json`.
     """
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
+    blocks = (0 if begins == "words" else 1) if res_blocks is None else res_blocks
     components = {
         "text_encoder": _text_encoder(),
         "transformer": tiny_transformer(depth, heads, latent_channels, begins, patch),
-        "vae": tiny_vae(latent_channels, vae_patch, residual, vae_levels, res_blocks=0 if begins == "words" else 1),
+        "vae": tiny_vae(latent_channels, vae_patch, residual, vae_levels, blocks),
     }
     if experts:
         components["transformer_2"] = tiny_transformer(depth, heads, latent_channels, begins, patch)

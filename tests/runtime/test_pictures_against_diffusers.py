@@ -128,7 +128,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def pipelines(checkpoint: Path, kind: str) -> tuple[Any, Any]:
-    with_picture = WanImageToVideoPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    with_picture = WanImageToVideoPipeline.from_pretrained(checkpoint).to(torch.float32)
     with_picture.set_progress_bar_config(disable=True)
     if kind != "held":
         return with_picture, None
