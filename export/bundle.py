@@ -22,7 +22,7 @@ from .checkpoint import OVERRIDES_NAME, Checkpoint, open_checkpoint
 from .families.base import Adapter, Facts, GraphSource, ModelPart, Trial
 from .graphs import DataFile, save_graph
 from .model_card import model_card
-from .parity import LIMITS, Run, decoder_differences, graph_differences, judge, opened, traced_module
+from .parity import LIMITS, Run, graph_differences, judge, opened, stream_differences, traced_module
 from .request import Compute, ExportRequest
 
 COMPUTE = {"fp32": torch.float32, "fp16": torch.float16}
@@ -46,7 +46,9 @@ class ProvedGraphs:
 def export_request(request: ExportRequest, on_progress: Progress | None) -> Manifest:
     """Do what edgereel.export.run_export says, once the request is checked."""
     checkpoint = open_checkpoint(request.checkpoint, request.replaced)
-    adapter = open_family(checkpoint)
+    if request.stream is not None:
+        checkpoint.overrides["stream"] = request.stream
+    adapter = open_family(replace(checkpoint, encoder=request.encoder))
     adapter.add_loras(request.loras)
     facts = _chosen_facts(adapter.facts, checkpoint, request)
     labels = _labels(checkpoint, request)
@@ -114,8 +116,8 @@ def _export_part(
 
 def _prove(part: ModelPart, names: list[str], runs: list[Run], trials: list[Trial], limit: float) -> dict[str, Parity]:
     """Return the parity of each of a part's graphs; raise ParityError where one is over the limit."""
-    if part.streams:
-        differences = list(decoder_differences(runs[0], runs[1], trials))
+    if part.streams is not None:
+        differences = list(stream_differences(runs[0], runs[1], trials, part.streams))
     else:
         differences = [graph_differences(run, trials) for run in runs]
     return {name: judge(name, found, trials, limit) for name, found in zip(names, differences, strict=True)}
@@ -148,6 +150,9 @@ def _write_manifest(
             parity=proved.parity,
             quality=facts.quality,
             loras=facts.loras,
+            held=facts.held,
+            condition=facts.condition,
+            stream=facts.stream,
         )
     except (ValidationError, TypeError) as error:
         raise CheckpointError(f"{OVERRIDES_NAME}: cannot go into the manifest: {brief(error)}") from error

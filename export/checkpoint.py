@@ -34,12 +34,14 @@ class Checkpoint:
     """An opened folder: its `model_index.json` and, where it has one, its `edgereel.json`.
 
     replaced: components by name that are read from folders elsewhere, whose `edgereel.json` goes before the checkpoint's.
+    encoder: whether the bundle is to have an encoder of pictures even if nothing the checkpoint says needs one.
     """
 
     folder: Path
     index: dict[str, Any]
     overrides: dict[str, Any] = field(default_factory=dict)
     replaced: dict[str, Path] = field(default_factory=dict)
+    encoder: bool = False
 
     @property
     def family(self) -> str:
@@ -86,7 +88,7 @@ class Component:
     def check(self, skeleton: Any, aliases: Mapping[str, str] | None = None) -> None:
         """Compare names and shapes in the safetensors headers with the skeleton's; raise CheckpointError.
 
-        aliases: names that may be absent because they are tied to another.
+        aliases: other names of tensors: what a tensor is tied to, or how files of another layout call it.
         """
         stored = self._stored()
         expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
@@ -94,7 +96,8 @@ class Component:
         ignored = [
             re.compile(pattern) for pattern in getattr(skeleton, "_keys_to_ignore_on_load_unexpected", None) or ()
         ]
-        extra = [name for name in stored if name not in expected and not any(p.search(name) for p in ignored)]
+        known = {*expected, *(aliases or {}).values()}
+        extra = [name for name in stored if name not in known and not any(p.search(name) for p in ignored)]
         for names, problem in ((absent, "is missing"), (extra, "does not belong to this configuration")):
             if names:
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..bundle.writer import check_new_bundle
 from ..core.errors import CheckpointError, UsageError
-from .catalogue import family_of, published_recipe, published_recipes
+from .catalogue import check_stream, family_of, published_recipe, published_recipes
 from .layout import (
     INDEX_NAME,
     PICKLE_SUFFIXES,
@@ -93,6 +93,8 @@ class ExportRequest:
     loras: tuple[Lora, ...]
     replaced: dict[str, Path]
     labels: dict[str, str]
+    encoder: bool = False
+    stream: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class ExportOptions:
     transformer, transformer_2: folders of denoisers to export instead of the checkpoint's own, as distilled models
     are published; what their `edgereel.json` says goes before what the checkpoint's says.
     name, license, origin: of the weights.
+    encoder: have an encoder of pictures, to go on from video files, even where the model itself takes no picture.
+    stream: name of a published way to make clips chunk by chunk, for a denoiser that was trained so.
     """
 
     checkpoint: Path | str | None = None
@@ -119,6 +123,8 @@ class ExportOptions:
     name: str | None = None
     license: str | None = None
     origin: str | None = None
+    encoder: bool | None = None
+    stream: str | None = None
 
     def complete(self) -> ExportRequest:
         """Check everything that can be checked without torch. Raises UsageError, OutputError or CheckpointError."""
@@ -135,6 +141,8 @@ class ExportOptions:
             loras=tuple(Lora.of(lora) for lora in self.loras or ()),
             replaced={name: Path(folder) for name, folder in replaced.items() if folder is not None},
             labels={key: label for key, label in labels.items() if label is not None},
+            encoder=bool(self.encoder),
+            stream=self.stream,
         )
         _check(request)
         return request
@@ -159,3 +167,5 @@ def _check(request: ExportRequest) -> None:
     family = family_of(pipeline_of(read_json(request.checkpoint / INDEX_NAME)), request.checkpoint)
     if request.recipe is not None:
         published_recipe(request.recipe, published_recipes(family))
+    if request.stream is not None:
+        check_stream(request.stream, family)

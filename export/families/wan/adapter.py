@@ -1,6 +1,7 @@
-"""The Wan family (diffusers' WanPipeline): which components make it up, how they must fit, and what the manifest says.
+"""The Wan family (diffusers' WanPipeline and WanImageToVideoPipeline): which components make it up, how they must fit.
 
-The networks are in wan_modules.py and wan_decoder.py, the graphs made of them in wan_parts.py.
+What clips may begin with is in conditions.py; the networks are in modules.py, conditioned.py, decoder.py, encoder.py and
+image_encoder.py, the graphs made of them in parts.py and *_part.py.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from pydantic import ValidationError
 
 from ....bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
 from ....core.errors import CheckpointError, UsageError, brief
-from ...checkpoint import OVERRIDES_NAME, Checkpoint
+from ...checkpoint import OVERRIDES_NAME, Checkpoint, Component
 from ...layout import INDEX_NAME, read_json
 from ...request import Lora
 from ...tokenizer import pad_token_id, unknown_token_id
 from ..base import Facts, ModelPart
+from .conditioned_part import ConditionedDenoiserPart
+from .conditions import IMAGE_TO_VIDEO, Conditions, conditions_of, streaming_facts
+from .encoder_part import EncoderPart
+from .image_encoder import image_encoder_of
 from .parts import DecoderPart, DenoiserPart, TextEncoderPart
 
 MAX_TOKENS = 512  # this and the next two: WanPipeline's defaults
@@ -26,7 +31,7 @@ SAMPLER_OF_SCHEDULER = {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscr
 
 
 class WanAdapter:
-    """A WanPipeline checkpoint. Construction checks every configuration and every tensor's name and shape."""
+    """A checkpoint of a Wan pipeline. Construction checks every configuration and every tensor's name and shape."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -36,18 +41,26 @@ class WanAdapter:
         boundary = checkpoint.index.get("boundary_ratio")
         if boundary is not None:
             names.append("transformer_2")
+        images = image_encoder_of(checkpoint)
+        components = [checkpoint.component(name, "WanTransformer3DModel") for name in names]
+        self._conditions = conditions_of(
+            checkpoint, components[0].config, decoder.config, None if images is None else images.tokens
+        )
         denoisers = [
-            DenoiserPart(
-                "denoiser" if index == 0 else f"denoiser_{index + 1}",
-                checkpoint.component(name, "WanTransformer3DModel"),
-                levels,
+            _denoiser("denoiser" if index == 0 else f"denoiser_{index + 1}", component, levels, self._conditions)
+            for index, (component, levels) in enumerate(
+                zip(components, _noise_levels(checkpoint, boundary), strict=True)
             )
-            for index, (name, levels) in enumerate(zip(names, _noise_levels(checkpoint, boundary), strict=True))
         ]
         for denoiser in denoisers:
-            _check_fit(denoiser, encoder, decoder)
+            _check_fit(denoiser, encoder, decoder, self._conditions)
         self._denoisers = denoisers
-        self.parts: Sequence[ModelPart] = [encoder, *denoisers, decoder]
+        of_pictures: list[ModelPart] = []
+        if self._conditions.encodes or checkpoint.encoder:
+            of_pictures.append(EncoderPart("encoder", decoder.component))
+        if images is not None and self._conditions.denoiser.images is not None:
+            of_pictures.append(images)
+        self.parts: Sequence[ModelPart] = [encoder, *denoisers, *of_pictures, decoder]
         self.facts = self._facts(encoder, decoder)
 
     def add_loras(self, loras: Sequence[Lora]) -> None:
@@ -61,6 +74,7 @@ class WanAdapter:
         denoiser = self._denoisers[0]
         tokenizer = self._checkpoint.folder / "tokenizer" / "tokenizer.json"
         overrides = self._checkpoint.overrides
+        formats = {key: value for key, value in streaming_facts(self._checkpoint).items() if key == "formats"}
         try:
             return Facts(
                 text=TextRules(
@@ -77,10 +91,13 @@ class WanAdapter:
                     max_patches=denoiser.config.rope_max_seq_len,
                 ),
                 recipes=self._recipes(),
-                defaults=Defaults.model_validate(DEFAULTS | dict(overrides.get("defaults", {}))),
+                defaults=Defaults.model_validate(DEFAULTS | formats | dict(overrides.get("defaults", {}))),
                 tokenizer=tokenizer,
                 denoisers=len(self._denoisers),
                 quality=dict(overrides.get("quality", {})),
+                held=self._conditions.held,
+                condition=self._conditions.condition,
+                stream=self._conditions.stream,
             )
         except (ValidationError, TypeError, ValueError) as error:
             path = self._checkpoint.folder / OVERRIDES_NAME
@@ -123,13 +140,23 @@ def _noise_levels(checkpoint: Checkpoint, boundary: Any) -> list[dict[str, Any]]
     ]
 
 
-def _check_fit(denoiser: DenoiserPart, encoder: TextEncoderPart, decoder: DecoderPart) -> None:
+def _denoiser(name: str, component: Component, levels: dict[str, Any], conditions: Conditions) -> DenoiserPart:
+    if not conditions.denoiser:
+        return DenoiserPart(name, component, levels)
+    return ConditionedDenoiserPart(name, component, levels, conditions.denoiser)
+
+
+def _check_fit(denoiser: DenoiserPart, encoder: TextEncoderPart, decoder: DecoderPart, conditions: Conditions) -> None:
     """Raise CheckpointError where the components' configurations do not fit together."""
     path = denoiser.component.folder / "config.json"
-    if denoiser.config.image_dim is not None or denoiser.config.added_kv_proj_dim is not None:
-        raise CheckpointError(f"{path}: an image-to-video transformer; edgereel exports text-to-video ones")
+    takes_images = conditions.denoiser.images is not None
+    if (denoiser.config.image_dim is not None, denoiser.config.added_kv_proj_dim is not None) != (takes_images,) * 2:
+        raise CheckpointError(
+            f"{path}: image_dim is {denoiser.config.image_dim}, added_kv_proj_dim {denoiser.config.added_kv_proj_dim}: "
+            f"of an image-to-video transformer, which goes with {IMAGE_TO_VIDEO} in {INDEX_NAME}"
+        )
     wanted = {
-        "in_channels": decoder.config.z_dim,
+        "in_channels": decoder.config.z_dim + conditions.denoiser.condition,
         "out_channels": decoder.config.z_dim,
         "text_dim": encoder.config.d_model,
     }

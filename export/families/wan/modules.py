@@ -105,17 +105,23 @@ class Denoiser(nn.Module):
         for block in model.blocks:
             block.attn1.set_processor(ExportAttention())
             block.attn2.set_processor(ExportAttention())
-        if compute != torch.float32:
-            keep = ("rope", "time_embedder", "norm1", "norm2", "norm3", "norm_out")
-            for name, module in model.named_modules():
-                if not any(part in keep for part in name.split(".")):
-                    cast_own_weights(module, compute, except_for=("scale_shift_table",))
+        cast_denoiser(model, compute)
 
     def forward(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Return the predicted velocity, float32, of the latents' shape."""
         embeds = prompt_embeds.to(self.compute)
         prediction: torch.Tensor = self.model(latents.to(self.compute), timestep, embeds, return_dict=False)[0]
         return prediction.float()
+
+
+def cast_denoiser(model: Any, compute: torch.dtype) -> None:
+    """Make a WanTransformer3DModel's weights count as `compute`, but those that diffusers keeps in float32."""
+    if compute == torch.float32:
+        return
+    keep = ("rope", "time_embedder", "norm1", "norm2", "norm3", "norm_out")
+    for name, module in model.named_modules():
+        if not any(part in keep for part in name.split(".")):
+            cast_own_weights(module, compute, except_for=("scale_shift_table",))
 
 
 class RotaryTables(nn.Module):
@@ -136,18 +142,31 @@ class RotaryTables(nn.Module):
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (cosines, sines) for latents [B, C, F, H, W], in the latents' type."""
         sizes = [extent // patch for extent, patch in zip(latents.shape[2:], self.patch, strict=True)]
-        grids = [self._grid(table, sizes, latents) for table in (self.cosines, self.sines)]
+        grids = [self._grid(table, sizes, latents, None) for table in (self.cosines, self.sines)]
         return grids[0], grids[1]
 
-    def _grid(self, table: torch.Tensor, sizes: list[int], latents: torch.Tensor) -> torch.Tensor:
+    def at(self, positions: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (cosines, sines) of frames that stand at positions int64 [F] in time, of the latents' size and type."""
+        sizes = [extent // patch for extent, patch in zip(latents.shape[2:], self.patch, strict=True)]
+        sizes[0] = positions.shape[0]
+        grids = [self._grid(table, sizes, latents, positions) for table in (self.cosines, self.sines)]
+        return grids[0], grids[1]
+
+    def _grid(
+        self, table: torch.Tensor, sizes: list[int], latents: torch.Tensor, positions: torch.Tensor | None
+    ) -> torch.Tensor:
         frames, rows, columns = sizes
         of_frame, of_row, of_column = torch.split(table, self.half_sizes, dim=1)
+        if positions is None:
+            of_frame = of_frame[:frames].view(frames, 1, 1, -1)
+        else:  # of which there may be none, so that no size can be left to be found out
+            of_frame = of_frame.index_select(0, positions)[:, None, None]
         parts = [
-            of_frame[:frames].view(frames, 1, 1, -1).expand(frames, rows, columns, -1),
+            of_frame.expand(frames, rows, columns, -1),
             of_row[:rows].view(1, rows, 1, -1).expand(frames, rows, columns, -1),
             of_column[:columns].view(1, 1, columns, -1).expand(frames, rows, columns, -1),
         ]
-        tokens = torch.cat(parts, dim=-1).reshape(1, frames * rows * columns, -1)
+        tokens = torch.cat(parts, dim=-1).reshape(1, frames * rows * columns, sum(self.half_sizes))
         return tokens.expand(latents.shape[0], -1, -1).to(latents.dtype)
 
 

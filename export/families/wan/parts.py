@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.export import Dim
 from transformers import UMT5Config, UMT5EncoderModel
 
-from ....bundle.manifest import FusedLora, TensorSpec
+from ....bundle.manifest import TensorSpec
 from ....core.errors import CheckpointError
 from ...checkpoint import Component
-from ...lora.fuse import CheckedLora, check_lora
-from ...request import Lora
-from ..base import GraphSource, Trial
+from ..base import FrameStream, GraphSource, Trial
+from ..component import ComponentPart, LoraPart
 from .decoder import DecoderFirst, DecoderNext
-from .lora import NAMINGS
+from .lora import NAMINGS, original_name
 from .modules import Denoiser, TextEncoder
 
-TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
 
-
-class _WanPart:
-    """A component, compared with its configuration as soon as it is named."""
-
-    streams = False
-    aliases: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, name: str, component: Component) -> None:
-        self.name = name
-        self.component = component
-        skeleton = component.skeleton(self.build)
-        component.check(skeleton, self.aliases)
-        self.config: Any = skeleton.config
-
-    def build(self, config: dict[str, Any]) -> Any:
-        """Return the torch module of a configuration."""
-        raise NotImplementedError
-
-    def load(self) -> Any:
-        """Return the torch module with its weights, in float32."""
-        return self.component.load(self.component.skeleton(self.build), self.aliases)
-
-    def _random(self) -> torch.Generator:
-        return torch.Generator().manual_seed(TRIAL_SEED)
-
-
-class TextEncoderPart(_WanPart):
+class TextEncoderPart(ComponentPart):
     """UMT5 encoder to `text_encoder.onnx`."""
 
     # T5 stores the table under one of its two names, or both.
-    aliases: ClassVar[dict[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
+    aliases = MappingProxyType({"encoder.embed_tokens.weight": "shared.weight"})
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return an UMT5EncoderModel."""
@@ -91,33 +64,21 @@ class TextEncoderPart(_WanPart):
         ]
 
 
-class DenoiserPart(_WanPart):
+class DenoiserPart(LoraPart):
     """WanTransformer3DModel to `denoiser.onnx` (or `denoiser_2.onnx`)."""
+
+    namings = NAMINGS
 
     def __init__(self, name: str, component: Component, facts: Mapping[str, Any] | None = None) -> None:
         """facts: see GraphSource."""
+        # Most distilled denoisers are published under the authors' names of tensors.
+        self.aliases = {key: original_name(key) for key in component.skeleton(self.build).state_dict()}
         super().__init__(name, component)
         self._facts = dict(facts or {})
-        self._loras: list[CheckedLora] = []
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return a WanTransformer3DModel."""
         return WanTransformer3DModel.from_config(config)
-
-    def add_lora(self, lora: Lora) -> FusedLora:
-        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError."""
-        skeleton = self.component.skeleton(self.build)
-        shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
-        checked = check_lora(lora, shapes, NAMINGS)
-        self._loras.append(checked)
-        return checked.record(self.name)
-
-    def load(self) -> Any:
-        """Return the torch module in float32, LoRAs fused in the order given."""
-        module = super().load()
-        for lora in self._loras:
-            lora.fuse(module)
-        return module
 
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
@@ -169,10 +130,10 @@ class DenoiserPart(_WanPart):
         ]
 
 
-class DecoderPart(_WanPart):
+class DecoderPart(ComponentPart):
     """AutoencoderKLWan's decoder to `decoder_first.onnx` and `decoder_next.onnx`."""
 
-    streams = True
+    streams = FrameStream(whole="latents", part="latent", first=1, later=1, made="frames")
 
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
@@ -214,13 +175,13 @@ class DecoderPart(_WanPart):
         scales = [state.shape[3] // rows for state in states]
         latent_spec = {"latent": TensorSpec(dtype="float32", shape=["batch", self.config.z_dim, 1, "height", "width"])}
         specs = [
-            _picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
+            picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
         ]
         given = {f"state_{index:02}": spec for index, spec in enumerate(specs)}
         left = {f"{name}_next": spec for name, spec in given.items()}
         colours = self.config.out_channels // (self.config.patch_size or 1) ** 2
-        frames = [_picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
-        scaled = tuple({axis: _times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
+        frames = [picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
+        scaled = tuple({axis: times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
         return [
             GraphSource("decoder_first", first, (latent,), (axes,), latent_spec, {"frames": frames[0]} | given),
             GraphSource(
@@ -234,10 +195,12 @@ class DecoderPart(_WanPart):
         ]
 
 
-def _times(scale: int, dim: Any) -> Any:
+def times(scale: int, dim: Any) -> Any:
+    """Return a dimension that is as many times another one."""
     return dim if scale == 1 else scale * dim
 
 
-def _picture_spec(channels: int, frames: int, scale: int) -> TensorSpec:
+def picture_spec(channels: int, frames: int, scale: int) -> TensorSpec:
+    """Return what the manifest says about pictures whose height and width are as many times those of the latents."""
     height, width = (name if scale == 1 else f"{name}*{scale}" for name in ("height", "width"))
     return TensorSpec(dtype="float32", shape=["batch", channels, frames, height, width])
