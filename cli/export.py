@@ -38,6 +38,14 @@ def export(
     transformer_2: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The same for the second of two experts.")
     ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(help="How a denoiser trained chunk by chunk goes on: self-forcing, causvid or longlive."),
+    ] = None,
+    encoder: Annotated[
+        bool,
+        typer.Option("--encoder", help="Have the encoder of pictures, to continue video files, whatever the model."),
+    ] = False,
     name: Annotated[str | None, typer.Option(help="The bundle's name; the folder's if left out.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Licence of the weights.")] = None,
     origin: Annotated[str | None, typer.Option(help="Where the weights come from.")] = None,
@@ -56,6 +64,8 @@ def export(
         loras=lora,
         transformer=transformer,
         transformer_2=transformer_2,
+        stream=stream,
+        encoder=encoder,
         name=name,
         license=license_,
         origin=origin,

@@ -47,6 +47,8 @@ class ProvedGraphs:
 def export_request(request: ExportRequest, on_progress: Progress | None) -> Manifest:
     """Do what edgereel.export.run_export says, once the request is checked."""
     checkpoint = open_checkpoint(request.checkpoint, request.replaced)
+    if request.stream is not None:
+        checkpoint.overrides["stream"] = request.stream
     adapter = open_family(replace(checkpoint, encoder=request.encoder))
     adapter.add_loras(request.loras)
     facts = _chosen_facts(adapter.facts, checkpoint, request)

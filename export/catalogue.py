@@ -23,13 +23,17 @@ class Family(NamedTuple):
     """Where a family's parts stand, each as MODULE:NAME below this package.
 
     adapter: a class that takes a Checkpoint and is an Adapter. recipes: the published ways of sampling, a sequence of Recipe.
+    streams: the published ways of making clips chunk by chunk, Stream by name; empty where there are none.
     """
 
     adapter: str
     recipes: str
+    streams: str = ""
 
 
-_WAN = Family("families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES")
+_WAN = Family(
+    "families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES", "families.wan.streams:PUBLISHED_STREAMS"
+)
 _LTX = Family("families.ltx.adapter:LtxAdapter", "families.ltx.recipes:LTX_RECIPES")
 
 FAMILIES = {
@@ -69,6 +73,16 @@ def published_recipe(name: str, published: Sequence[Recipe]) -> Recipe:
         known = ", ".join(recipe.name for recipe in published) or "none for this family"
         raise UsageError(f"unknown recipe {name!r}: choose from {known}")
     return found
+
+
+def check_stream(name: str, family: Family) -> None:
+    """Raise UsageError where a family has no published stream of that name."""
+    published = _load(family.streams) if family.streams else {}
+    if name not in published:
+        known = ", ".join(published) or "none for this family"
+        raise UsageError(
+            f"unknown stream {name!r}: choose from {known}, or describe it in the checkpoint's edgereel.json"
+        )
 
 
 def put_first(name: str, published: Sequence[Recipe], own: Sequence[Recipe], denoisers: int) -> list[Recipe]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..bundle.writer import check_new_bundle
 from ..core.errors import CheckpointError, UsageError
-from .catalogue import family_of, published_recipe, published_recipes
+from .catalogue import check_stream, family_of, published_recipe, published_recipes
 from .layout import (
     INDEX_NAME,
     PICKLE_SUFFIXES,
@@ -94,6 +94,7 @@ class ExportRequest:
     replaced: dict[str, Path]
     labels: dict[str, str]
     encoder: bool = False
+    stream: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class ExportOptions:
     are published; what their `edgereel.json` says goes before what the checkpoint's says.
     name, license, origin: of the weights.
     encoder: have an encoder of pictures, to go on from video files, even where the model itself takes no picture.
+    stream: name of a published way to make clips chunk by chunk, for a denoiser that was trained so.
     """
 
     checkpoint: Path | str | None = None
@@ -122,6 +124,7 @@ class ExportOptions:
     license: str | None = None
     origin: str | None = None
     encoder: bool | None = None
+    stream: str | None = None
 
     def complete(self) -> ExportRequest:
         """Check everything that can be checked without torch. Raises UsageError, OutputError or CheckpointError."""
@@ -139,6 +142,7 @@ class ExportOptions:
             replaced={name: Path(folder) for name, folder in replaced.items() if folder is not None},
             labels={key: label for key, label in labels.items() if label is not None},
             encoder=bool(self.encoder),
+            stream=self.stream,
         )
         _check(request)
         return request
@@ -163,3 +167,5 @@ def _check(request: ExportRequest) -> None:
     family = family_of(pipeline_of(read_json(request.checkpoint / INDEX_NAME)), request.checkpoint)
     if request.recipe is not None:
         published_recipe(request.recipe, published_recipes(family))
+    if request.stream is not None:
+        check_stream(request.stream, family)

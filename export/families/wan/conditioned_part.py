@@ -189,8 +189,8 @@ class ConditionedDenoiserPart(DenoiserPart):
                 name=self.name,
                 module=ConditionedDenoiser(module, wanted, compute),
                 examples=tuple(inputs.examples),
-                # What follows the named arguments is one tuple to the tracer.
-                dynamic=(*inputs.axes[:named], tuple(inputs.axes[named:])),
+                # What follows the named arguments is one tuple to the tracer, where there is any.
+                dynamic=(*inputs.axes[:named], *([tuple(inputs.axes[named:])] if inputs.axes[named:] else [])),
                 inputs=inputs.specs,
                 outputs=outputs,
                 facts=self._facts,

@@ -4,7 +4,7 @@
 |---|---|---|
 | `expand_timesteps` (Wan 2.2 TI2V-5B) | a timestep for each latent frame | `held` |
 | `WanImageToVideoPipeline` (I2V, first-last frame) | `condition`; Wan 2.1's `image_embeds` too | `condition` |
-| `stream` in its edgereel.json or streaming.json (Self-Forcing, CausVid, LongLive, the demo) | a context | `stream` |
+| `stream` in its edgereel.json or streaming.json, or asked for (Self-Forcing, CausVid, LongLive, the demo) | a context | `stream` |
 | any other | nothing more | nothing |
 """
 
@@ -21,12 +21,14 @@ from ....bundle.manifest import Condition, Held, Stream
 from ....core.errors import CheckpointError, brief
 from ...checkpoint import OVERRIDES_NAME, Checkpoint
 from ...layout import INDEX_NAME, read_json
-from .conditioned import CONTEXT_TYPES, UNCONDITIONED, Conditioning
+from .conditioned import CONTEXT_TYPES, UNCONDITIONED, Conditioning, ContextType
+from .streams import PUBLISHED_STREAMS
 
 STREAMING_NAME = "streaming.json"
 """Of a folder whose denoiser was trained chunk by chunk: `stream` as the manifest has it, and `formats`."""
 IMAGE_TO_VIDEO = "WanImageToVideoPipeline"
 CONTEXT_KEY = "context_type"
+DEFAULT_CONTEXT: ContextType = "float16"
 """Beside the manifest's keys of `stream`: float16, which halves the context, or float32."""
 
 
@@ -64,7 +66,7 @@ def conditions_of(
     """
     try:
         if (stream := streaming_facts(checkpoint).get("stream")) is not None:
-            return _streaming(checkpoint, dict(stream))
+            return _streaming(checkpoint, stream)
         if checkpoint.index.get("expand_timesteps"):
             held = Held.model_validate({"frames": 1} | dict(checkpoint.overrides.get("held", {})))
             return Conditions(Conditioning(levels=True), held=held)
@@ -76,15 +78,21 @@ def conditions_of(
     return Conditions()
 
 
-def _streaming(checkpoint: Checkpoint, stream: dict[str, Any]) -> Conditions:
+def _streaming(checkpoint: Checkpoint, given: Any) -> Conditions:
+    """Return the conditions of a stream, as the manifest has it or as the name of a published one."""
     if checkpoint.family == IMAGE_TO_VIDEO or checkpoint.index.get("boundary_ratio") is not None:
         raise CheckpointError(
             f"{checkpoint.folder / INDEX_NAME}: a stream needs one denoiser, of words alone; this is another model"
         )
-    kept = stream.pop(CONTEXT_KEY, "float16")
+    if isinstance(given, str) and given not in PUBLISHED_STREAMS:
+        raise ValueError(f"unknown stream {given!r}: choose from {', '.join(PUBLISHED_STREAMS)}, or describe one")
+    if isinstance(given, str):
+        return Conditions(Conditioning(levels=True, context=DEFAULT_CONTEXT), stream=PUBLISHED_STREAMS[given])
+    described = dict(given)
+    kept = described.pop(CONTEXT_KEY, DEFAULT_CONTEXT)
     if kept not in CONTEXT_TYPES:
         raise ValueError(f"{CONTEXT_KEY} is {kept!r}: choose {' or '.join(CONTEXT_TYPES)}")
-    return Conditions(Conditioning(levels=True, context=kept), stream=Stream.model_validate(stream))
+    return Conditions(Conditioning(levels=True, context=kept), stream=Stream.model_validate(described))
 
 
 def _of_pictures(

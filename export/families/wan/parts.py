@@ -18,7 +18,7 @@ from ..base import FrameStream, GraphSource, Trial
 from ..component import ComponentPart, LoraPart
 from ..t5 import MaskedTextEncoder
 from .decoder import DecoderFirst, DecoderNext
-from .lora import NAMINGS
+from .lora import NAMINGS, original_name
 from .modules import Denoiser
 
 
@@ -72,6 +72,8 @@ class DenoiserPart(LoraPart):
 
     def __init__(self, name: str, component: Component, facts: Mapping[str, Any] | None = None) -> None:
         """facts: see GraphSource."""
+        # Most distilled denoisers are published under the authors' names of tensors.
+        self.aliases = {key: original_name(key) for key in component.skeleton(self.build).state_dict()}
         super().__init__(name, component)
         self._facts = dict(facts or {})
 
