@@ -23,13 +23,21 @@ class Family(NamedTuple):
     """Where a family's parts stand, each as MODULE:NAME below this package.
 
     adapter: a class that takes a Checkpoint and is an Adapter. recipes: the published ways of sampling, a sequence of Recipe.
+    recipe: name of the published recipe that checkpoints of a pipeline's class were distilled for.
     """
 
     adapter: str
     recipes: str
+    recipe: str | None = None
 
 
-FAMILIES = {"WanPipeline": Family("families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES")}
+_WAN = Family("families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES")
+
+FAMILIES = {
+    "WanPipeline": _WAN,
+    "WanVideoToVideoPipeline": _WAN,
+    "WanDMDPipeline": _WAN._replace(recipe="fastwan"),
+}
 """Families by the class name of their pipeline, as `model_index.json` has it."""
 
 
@@ -66,10 +74,10 @@ def published_recipe(name: str, published: Sequence[Recipe]) -> Recipe:
 def put_first(name: str, published: Sequence[Recipe], own: Sequence[Recipe], denoisers: int) -> list[Recipe]:
     """Return the published recipe of that name, followed by a checkpoint's own ones of other names.
 
-    denoisers: how many the checkpoint has; an expert boundary is left out where it has one. Raises UsageError.
+    denoisers: how many the checkpoint has; what a recipe says of two is left out where it has one. Raises UsageError.
     """
     found = published_recipe(name, published)
-    chosen = found if denoisers == 2 else found.model_copy(update={"boundary": None})
+    chosen = found if denoisers == 2 else found.model_copy(update={"boundary": None, "expert_guidance": None})
     return [chosen, *(recipe for recipe in own if recipe.name != name)]
 
 

@@ -88,20 +88,28 @@ def _text_encoder() -> UMT5EncoderModel:
     )
 
 
-def _transformer(depth: int, heads: int, channels: int) -> WanTransformer3DModel:
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=heads,
-        attention_head_dim=12,
-        in_channels=channels,
-        out_channels=channels,
-        text_dim=32,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=depth,
-        cross_attn_norm=True,
-        rope_max_seq_len=64,
-    )
+def tiny_transformer(depth: int = 2, heads: int = 2, channels: int = 4, **config: Any) -> WanTransformer3DModel:
+    """Return a small random denoiser, every parameter off its initial value; config goes before what is usual here."""
+    module = _transformer(depth, heads, channels, config)
+    _randomize(module)
+    return module
+
+
+def _transformer(depth: int, heads: int, channels: int, config: dict[str, Any] | None = None) -> WanTransformer3DModel:
+    usual: dict[str, Any] = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": heads,
+        "attention_head_dim": 12,
+        "in_channels": channels,
+        "out_channels": channels,
+        "text_dim": 32,
+        "freq_dim": 32,
+        "ffn_dim": 64,
+        "num_layers": depth,
+        "cross_attn_norm": True,
+        "rope_max_seq_len": 64,
+    }
+    return WanTransformer3DModel(**(usual | (config or {})))
 
 
 def _vae(channels: int, patch: int | None, residual: bool, levels: int) -> AutoencoderKLWan:

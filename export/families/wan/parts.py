@@ -13,10 +13,11 @@ from transformers import UMT5Config, UMT5EncoderModel
 from ....bundle.manifest import FusedLora, TensorSpec
 from ....core.errors import CheckpointError
 from ...checkpoint import Component
-from ...lora.fuse import CheckedLora, check_lora
-from ...request import Lora
+from ...lora.fuse import CheckedLora, check_lora, fuse_all
+from ...request import FusedAs, Lora
 from ..base import GraphSource, Trial
-from .decoder import DecoderFirst, DecoderNext
+from .decoder import DecoderFirst, DecoderNext, pixel_shuffle
+from .latents import check_latent_statistics, shuffle_of
 from .lora import NAMINGS
 from .modules import Denoiser, TextEncoder
 
@@ -104,19 +105,23 @@ class DenoiserPart(_WanPart):
         """Return a WanTransformer3DModel."""
         return WanTransformer3DModel.from_config(config)
 
-    def add_lora(self, lora: Lora) -> FusedLora:
-        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError."""
+    def add_lora(self, lora: Lora, expert: int | None = None, fused_as: FusedAs = "fp32") -> FusedLora:
+        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError.
+
+        expert: which one of two this denoiser is. fused_as: what the sums are stored as.
+        """
         skeleton = self.component.skeleton(self.build)
         shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
-        checked = check_lora(lora, shapes, NAMINGS)
+        checked = check_lora(lora, shapes, NAMINGS, expert)
         self._loras.append(checked)
+        self._fused_as: FusedAs = fused_as
         return checked.record(self.name)
 
     def load(self) -> Any:
         """Return the torch module in float32, LoRAs fused in the order given."""
         module = super().load()
-        for lora in self._loras:
-            lora.fuse(module)
+        if self._loras:
+            fuse_all(self._loras, module, self._fused_as)
         return module
 
     @torch.no_grad()
@@ -177,11 +182,14 @@ class DecoderPart(_WanPart):
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
         self.temporal_scale = 2 ** sum(map(bool, self.config.temperal_downsample))
-        self.spatial_scale = 2 ** (len(self.config.dim_mult) - 1) * (self.config.patch_size or 1)
+        scale = 2 ** (len(self.config.dim_mult) - 1) * (self.config.patch_size or 1)
+        self.shuffle = shuffle_of(self.config, component.config_path)
+        self.spatial_scale = scale * self.shuffle
+        check_latent_statistics(self.config, component.config_path)
         stated = (self.config.scale_factor_temporal, self.config.scale_factor_spatial)
-        if stated != (self.temporal_scale, self.spatial_scale):
+        if stated not in ((self.temporal_scale, scale), (self.temporal_scale, self.spatial_scale)):
             raise CheckpointError(
-                f"{component.folder / 'config.json'}: scale_factor_temporal, scale_factor_spatial are {stated}, "
+                f"{component.config_path}: scale_factor_temporal, scale_factor_spatial are {stated}, "
                 f"but its layers scale by {(self.temporal_scale, self.spatial_scale)}"
             )
 
@@ -199,13 +207,13 @@ class DecoderPart(_WanPart):
         trials = []
         for shape in ((1, channels, 4, 3, 5), (2, channels, 3, 4, 2)):
             latents = torch.randn(shape, generator=generator)
-            frames = module.decode(latents * std + mean, return_dict=False)[0]
+            frames = pixel_shuffle(module.decode(latents * std + mean, return_dict=False)[0], self.shuffle)
             trials.append(Trial(f"{'x'.join(map(str, shape))} latents", {"latents": latents.numpy()}, frames.numpy()))
         return trials
 
     def graphs(self, module: Any, compute: torch.dtype) -> list[GraphSource]:
         """Return both graphs; batch, height and width dynamic, states the size of the layer they belong to."""
-        first, later = DecoderFirst(module, compute), DecoderNext(module, compute)
+        first, later = DecoderFirst(module, compute, self.shuffle), DecoderNext(module, compute, self.shuffle)
         rows, columns = 2, 3
         latent = torch.zeros(2, self.config.z_dim, 1, rows, columns)
         with torch.no_grad():
@@ -218,7 +226,7 @@ class DecoderPart(_WanPart):
         ]
         given = {f"state_{index:02}": spec for index, spec in enumerate(specs)}
         left = {f"{name}_next": spec for name, spec in given.items()}
-        colours = self.config.out_channels // (self.config.patch_size or 1) ** 2
+        colours = self.config.out_channels // ((self.config.patch_size or 1) * self.shuffle) ** 2
         frames = [_picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
         scaled = tuple({axis: _times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
         return [
