@@ -31,9 +31,7 @@ from .request import Compute, ExportRequest
 
 Note = Callable[[str], None]
 """Takes one line that people should know."""
-LABELS = {
-    key: TypeAdapter(Manifest.model_fields[key].rebuild_annotation()) for key in ("name", "license", "origin")
-}
+LABELS = {key: TypeAdapter(Manifest.model_fields[key].rebuild_annotation()) for key in ("name", "license", "origin")}
 COMPUTE = {"fp32": torch.float32, "fp16": torch.float16}
 WRITERS = ("edgereel", "torch", "diffusers", "transformers", "onnx")
 WEIGHT_NAMES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}

@@ -18,6 +18,7 @@ from edgereel.export.checkpoint import open_checkpoint
 from edgereel.export.liveness import check_alive, check_trials
 
 DENOISER = "transformer/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
 ENCODER = "text_encoder/model.safetensors"
 
 
@@ -56,7 +57,7 @@ DEAD_FILES = {
         r"tensor blocks\.0\.attn1\.to_q\.bias has values that are not finite",
     ),
     "infinite": (
-        lambda f: retensor(f / "vae/diffusion_pytorch_model.safetensors", lambda t: t["decoder.conv_in.weight"][0].fill_(torch.inf)),
+        lambda f: retensor(f / VAE, lambda t: t["decoder.conv_in.weight"][0].fill_(torch.inf)),
         r"vae/\S+: tensor decoder\.conv_in\.weight has values that are not finite",
     ),
     "two tables": (
@@ -80,9 +81,7 @@ def test_dead_weights_are_named_before_anything_is_traced(case, whole, tmp_path,
 def test_a_table_under_both_names_is_one(whole, tmp_path):
     """Row 49: as long as they agree."""
     folder = Path(shutil.copytree(whole, tmp_path / "checkpoint"))
-    retensor(
-        folder / ENCODER, lambda t: t.update({"encoder.embed_tokens.weight": t["shared.weight"].clone()})
-    )
+    retensor(folder / ENCODER, lambda t: t.update({"encoder.embed_tokens.weight": t["shared.weight"].clone()}))
     checkpoint = open_checkpoint(folder)
     open_family(checkpoint)
     checkpoint.check_alive()

@@ -87,16 +87,25 @@ def by_diffusers(kind: str, config: dict[str, Any]) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     latents = start()
     for timestep in scheduler.timesteps:
-        latents = scheduler.step(velocity(latents, float(timestep)), timestep, latents, return_dict=False, **(
-            {"generator": generator} if kind == EULER else {}
-        ))[0]
+        latents = scheduler.step(
+            velocity(latents, float(timestep)),
+            timestep,
+            latents,
+            return_dict=False,
+            **({"generator": generator} if kind == EULER else {}),
+        )[0]
     return latents
 
 
 def by_edgereel(kind: str, config: dict[str, Any]) -> torch.Tensor:
     said = read_schedule(PATH, {"_class_name": kind, **config}, kind)
     recipe = Recipe(
-        name="own", sampler=said.sampler, steps=STEPS, shift=said.shift, guidance=1, train_timesteps=said.train_timesteps
+        name="own",
+        sampler=said.sampler,
+        steps=STEPS,
+        shift=said.shift,
+        guidance=1,
+        train_timesteps=said.train_timesteps,
     )
     sample = {"unipc": sample_unipc, "euler": sample_euler}[said.sampler]
 
@@ -253,7 +262,10 @@ REFUSED_FILES = {
         r"latents_std has 16 numbers for 4 channels .* a file without them gets the 16 of Wan 2\.1",
     ),
     "a deviation of 0": (lambda f: edit(f / "vae/config.json", latents_std=[1, 1, 0, 1]), r"not above 0"),
-    "mean that is no number": (lambda f: edit(f / "vae/config.json", latents_mean=[1, 1, "x", 1]), r"not finite numbers"),
+    "mean that is no number": (
+        lambda f: edit(f / "vae/config.json", latents_mean=[1, 1, "x", 1]),
+        r"not finite numbers",
+    ),
 }
 
 

@@ -9,8 +9,9 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import torch
-from helpers.lora_files import original
 from safetensors.torch import save_file
+
+from helpers.lora_files import original
 
 RANK = 4
 ALPHA = 6.0

@@ -233,7 +233,9 @@ def test_types_that_alpha_is_stored_in_and_layers_without_rank(kind, model, tmp_
 
 def test_a_gguf_is_not_called_damaged(model, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(CheckpointError, match="is a GGUF file, quantized for other programs; edgereel reads LoRAs from"):
+    with pytest.raises(
+        CheckpointError, match="is a GGUF file, quantized for other programs; edgereel reads LoRAs from"
+    ):
         check(model, tmp_path / "x.safetensors")
 
 
