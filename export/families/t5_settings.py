@@ -36,6 +36,7 @@ def t5_settings(name: str) -> Settings:
             "initializer_factor",
             "classifier_dropout",
             "num_decoder_layers",
+            "scale_decoder_outputs",
             "decoder_start_token_id",
             "bos_token_id",
             "is_encoder_decoder",
