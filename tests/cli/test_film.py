@@ -93,7 +93,11 @@ def test_the_plan_is_of_a_decoder_and_of_pictures(run, small):
     code, out, _ = run("plan", small[1], "--engine", "cpu", "--pictures", "--decoder", "tiny", "--json")
     assert code == 0
     assert list(json.loads(out)["components"]) == ["text_encoder", "encoder", "denoiser", "decoder"]
-    refused(run("plan", small[1], "--engine", "cpu", "--decoder", "huge"), 2, "has no decoder 'huge': choose from full, tiny")
+    refused(
+        run("plan", small[1], "--engine", "cpu", "--decoder", "huge"),
+        2,
+        "has no decoder 'huge': choose from full, tiny",
+    )
 
 
 @pytest.mark.parametrize(
