@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,34 @@ def test_the_authors_names_are_those_that_diffusers_converts(checkpoint: Path, t
     assert set(transformer) == set(load_file(checkpoint / "transformer" / WEIGHTS))
 
 
-def test_a_single_file_gives_the_bundle_of_the_folder(ltx_checkpoint: Path, ltx_reel: Path, tmp_path: Path) -> None:
-    """The file replaces transformer and VAE of a folder that has other ones; bundles are equal to the last bit."""
-    file = original_file(ltx_checkpoint, tmp_path / "ltxv-2b.safetensors", BLOCKS_095)
-    other = write_tiny_ltx(tmp_path / "other", seed=9, depth=1)
+def with_other_weights(ltx_checkpoint: Path, folder: Path) -> Path:
+    """Return a checkpoint with the same text encoder, another transformer and another VAE."""
+    other = write_tiny_ltx(folder, seed=9, depth=1)
     shutil.rmtree(other / "text_encoder")
     shutil.copytree(ltx_checkpoint / "text_encoder", other / "text_encoder")
+    return other
+
+
+def test_a_single_file_holds_what_the_folder_does(ltx_checkpoint: Path, tmp_path: Path) -> None:
+    """It replaces transformer and VAE of a folder that has other ones: every weight and every fact is the folder's."""
+    file = original_file(ltx_checkpoint, tmp_path / "ltxv-2b.safetensors", BLOCKS_095)
+    other = with_other_weights(ltx_checkpoint, tmp_path / "other")
+    opened = open_checkpoint(other, {"transformer": file})
+    found, expected = open_family(opened), open_family(open_checkpoint(ltx_checkpoint))
+    assert any(note.endswith("the vae in it is taken, too") for note in opened.notes)
+    assert replace(found.facts, tokenizer=expected.facts.tokenizer) == expected.facts
+    for part, other_part in zip(found.parts, expected.parts, strict=True):
+        ours, theirs = part.load().state_dict(), other_part.load().state_dict()
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert torch.equal(ours[name], tensor), name
+
+
+@pytest.mark.full
+def test_a_single_file_gives_the_bundle_of_the_folder(ltx_checkpoint: Path, ltx_reel: Path, tmp_path: Path) -> None:
+    """As above to the end: bundles are equal to the last bit."""
+    file = original_file(ltx_checkpoint, tmp_path / "ltxv-2b.safetensors", BLOCKS_095)
+    other = with_other_weights(ltx_checkpoint, tmp_path / "other")
     manifest = export_checkpoint(other, tmp_path / "ltx.reel", max_tokens=16, transformer=file)
     assert manifest.digest == open_bundle(ltx_reel).manifest.digest
     for path in ltx_reel.iterdir():
