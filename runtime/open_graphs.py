@@ -65,7 +65,9 @@ class OpenGraphs:
         options = replace(self._options, activations=graph.activations or "float", part=part)
         if self.plan is None:
             return options
-        if self.engine.fixed_shapes and not self.plan.sizes.unknown:
+        # A stream's denoiser remembers more with each chunk, until its window is full.
+        varies = self._bundle.manifest.stream is not None and name in self._bundle.manifest.roles.denoiser_names()
+        if self.engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
             options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)
 
