@@ -142,6 +142,10 @@ def test_manifests_that_contradict_themselves(reel, change, message):
         (lambda data: data["roles"]["denoiser"][0]["inputs"].pop("positions"), "needs the input positions"),
         (lambda data: data["roles"]["denoiser"][0]["outputs"].pop("context_01_new"), "needs the output context_01_new"),
         (lambda data: data["latent"].update(patch=[2, 1, 1]), "patches of one latent frame"),
+        (
+            lambda data: [denoiser_takes("condition")(data), data.update(condition={"layout": ["latents"]})],
+            "has no end",
+        ),
         (lambda data: data["roles"].update(denoiser=data["roles"]["denoiser"] * 2), "needs one denoiser"),
     ],
 )
