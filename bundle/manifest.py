@@ -8,169 +8,74 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
-from itertools import count, islice, pairwise, takewhile
-from typing import Annotated, Any, Literal, get_args, get_origin
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     field_validator,
     model_serializer,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from .bounds import (
     Count,
-    Extent,
     Guidance,
     LongText,
     Pixels,
     PlainFileName,
-    Scale,
     Sha256,
     Shift,
     ShortText,
-    Sigma,
     SigmaList,
     TimestepList,
     TokenId,
 )
+from .conditioning import Condition, Held, Stream
+from .record import Record
+from .roles import DecoderGraphs, DecoderName, Denoiser, Graph, ImageEncoder, Quantization, Roles, TensorSpec
 
-SCHEMA_VERSION = 1
-# The first release that reads this schema; a bundle says it, so that an older release can name it when it refuses.
-SCHEMA_RELEASE = "0.1.0"
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_RELEASES",
+    "SCHEMA_VERSION",
+    "Condition",
+    "DecoderGraphs",
+    "Defaults",
+    "Denoiser",
+    "EmbeddingTable",
+    "FileRecord",
+    "FusedLora",
+    "Graph",
+    "Held",
+    "ImageEncoder",
+    "LatentGeometry",
+    "Manifest",
+    "Parity",
+    "Precision",
+    "Quantization",
+    "Recipe",
+    "Record",
+    "Roles",
+    "Stream",
+    "TensorSpec",
+    "TextRules",
+    "TokenShift",
+    "digest_of",
+    "is_plain_file_name",
+]
+
+SCHEMA_RELEASES = {1: "0.1.0", 2: "0.2.0"}
+"""The first release that reads each schema. A bundle says it, so that an older release can name it when it refuses."""
+SCHEMA_VERSION = max(SCHEMA_RELEASES)
 MANIFEST_NAME = "reel.json"
 RCM_MOST_STEPS = 4
 """rCM's authors publish its angles for 1 to 4 steps."""
-
-
-class Record(BaseModel):
-    """Base of all parts of the manifest: strict types, unknown keys kept."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-
-class TensorSpec(Record):
-    """One graph input or output. A dimension is a size or, where it may vary, a name."""
-
-    dtype: Literal["float32", "int64"]
-    shape: Annotated[list[Extent | ShortText], Field(max_length=16)]
-
-
-TensorSpecs = Annotated[dict[ShortText, TensorSpec], Field(max_length=1024)]
-"""Tensors by name."""
-
-
-class Quantization(Record):
-    """How a graph's linears (matrix products with a weight) were quantized.
-
-    linears: their number by the type their weights are stored in. activations: what those quantized are multiplied with:
-    float32, or 8-bit numbers scaled at each run (`dynamic`) or as was measured beforehand (`static`).
-    balanced: number of linears whose inputs are divided, and weights multiplied, by a factor for each channel.
-    kept: names of the linears that were not quantized.
-    """
-
-    linears: Annotated[dict[ShortText, Count], Field(max_length=16)]
-    activations: Literal["float", "dynamic", "static"]
-    balanced: Count = 0
-    kept: Annotated[list[ShortText], Field(max_length=10_000)] = []
-
-
-class Graph(Record):
-    """One ONNX graph, the file its weights are in, and the tensors that are its interface.
-
-    activations: `dynamic` where the engine is to quantize what meets a quantized weight at each run; the graph alone says
-    only what its weights are. quantization: None where nothing is quantized.
-    """
-
-    file: PlainFileName
-    data: PlainFileName
-    inputs: TensorSpecs
-    outputs: TensorSpecs
-    activations: Literal["dynamic"] | None = None
-    quantization: Quantization | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_quantized(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        new = ("activations", "quantization")
-        return {key: value for key, value in to_data(self).items() if value is not None or key not in new}
-
-
-class Denoiser(Graph):
-    """A denoiser and the noise levels it is responsible for: sigma_low <= sigma < sigma_high (or = 1 at the top).
-
-    guidance: goes before a recipe's `guidance`, but not before its `expert_guidance`.
-    """
-
-    prediction: Literal["velocity"] = "velocity"
-    sigma_low: Sigma = 0.0
-    sigma_high: Sigma = 1.0
-    guidance: Scale | None = None
-
-
-class Roles(Record):
-    """The graphs by the part they play. Several denoisers split the noise levels among them."""
-
-    text_encoder: Graph
-    denoiser: Annotated[list[Denoiser], Field(min_length=1, max_length=8)]
-    decoder_first: Graph
-    decoder_next: Graph
-
-    @classmethod
-    def of(cls, graphs: Mapping[str, Mapping[str, Any]]) -> Roles:
-        """Return the roles of what the manifest says about graphs, by name as `graphs` has it: a new role is a new field.
-
-        Raises ValueError for a name that no role has, and (as ValidationError) where a role has no graph.
-        """
-        roles: dict[str, Any] = {}
-        left = dict(graphs)
-        for role, field in cls.model_fields.items():
-            if not _holds_list(field):
-                if role in left:
-                    roles[role] = left.pop(role)
-                continue
-            names = list(takewhile(left.__contains__, _numbered(role)))
-            roles[role] = [left.pop(name) for name in names]
-        if left:
-            raise ValueError(f"no role has a graph of the name {', '.join(left)}")
-        return cls.model_validate(roles)
-
-    def graphs(self) -> dict[str, Graph]:
-        """Return every graph by a unique name: the role, where several have it numbered from the second on."""
-        named: dict[str, Graph] = {}
-        for role in type(self).model_fields:
-            held = getattr(self, role)
-            if isinstance(held, list):
-                named |= zip(_numbered(role), held, strict=False)
-            elif held is not None:
-                named[role] = held
-        return named
-
-    def denoiser_names(self) -> list[str]:
-        """Return the names of the denoisers among the graphs."""
-        return list(islice(_numbered("denoiser"), len(self.denoiser)))
-
-    @model_serializer(mode="wrap")
-    def _without_roles_that_nothing_has(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        known = type(self).model_fields
-        return {role: held for role, held in to_data(self).items() if held is not None or role not in known}
-
-
-def _numbered(role: str) -> Iterator[str]:
-    """Yield the names of the graphs that share a role."""
-    yield role
-    for number in count(2):
-        yield f"{role}_{number}"
-
-
-def _holds_list(field: FieldInfo) -> bool:
-    kinds = (field.annotation, *get_args(field.annotation))
-    return any(get_origin(kind) is list for kind in kinds)
 
 
 class EmbeddingTable(Record):
@@ -190,18 +95,23 @@ class TextRules(Record):
     max_tokens: length that ids are padded to. It matters: families whose cross-attention is unmasked see the padding.
     unknown_token_id: where set, a prompt that produces this id is refused and its unknown words are named.
     embedding_table: where set, the text encoder takes `token_embeds`, rows of this table, in the place of `input_ids`.
+    trim: whether the denoiser gets the embeddings of the prompt's tokens alone, without those of the padding.
     """
 
     tokenizer: PlainFileName = "tokenizer.json"
     max_tokens: Annotated[int, Field(gt=0, le=65536)]
     pad_token_id: TokenId
     unknown_token_id: TokenId | None = None
-    cleaning: Annotated[list[Literal["fix_text", "html_unescape", "collapse_whitespace"]], Field(max_length=8)] = []
+    cleaning: Annotated[list[Literal["fix_text", "html_unescape", "collapse_whitespace"]], Field(max_length=8)] = Field(
+        default_factory=list
+    )
     embedding_table: EmbeddingTable | None = None
+    trim: bool = False
 
     @model_serializer(mode="wrap")
-    def _without_a_table_that_is_not_there(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in to_data(self).items() if key != "embedding_table" or value is not None}
+    def _without_what_is_not_there(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        new = ("embedding_table", "trim")
+        return {key: value for key, value in to_data(self).items() if value or key not in new}
 
 
 class LatentGeometry(Record):
@@ -219,6 +129,29 @@ class LatentGeometry(Record):
     max_patches: Annotated[int, Field(gt=0, le=2**16)] = 1024
 
 
+class TokenShift(Record):
+    """A shift that grows with the clip: its logarithm, between two numbers of tokens on the line through them and beyond.
+
+    Tokens are the patches that the denoiser sees.
+    """
+
+    base_tokens: Annotated[int, Field(ge=0, le=2**24)]
+    max_tokens: Annotated[int, Field(gt=0, le=2**24)]
+    base_shift: Annotated[float, Field(ge=-20, le=20)]
+    max_shift: Annotated[float, Field(ge=-20, le=20)]
+
+    @model_validator(mode="after")
+    def _is_a_line(self) -> TokenShift:
+        if self.base_tokens >= self.max_tokens:
+            raise ValueError(f"base_tokens is {self.base_tokens}: it must be less than max_tokens, {self.max_tokens}")
+        return self
+
+    def shift(self, tokens: int) -> float:
+        """Return the shift for a clip of so many tokens."""
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        return math.exp(min(20.0, max(-20.0, self.base_shift + slope * (tokens - self.base_tokens))))
+
+
 class Recipe(Record):
     """How to sample: one way of running the model that its makers (or distillers) recommend.
 
@@ -226,6 +159,8 @@ class Recipe(Record):
 
     - By the sampler's own rule, for any number of steps: `shift` is the s of shift(s, t) = s·t / (1 + (s - 1)·t) for
       `euler`, `unipc` and `sde`; `rcm` has `sigma_max` in its place and takes 1 to 4 steps.
+    - `shift_by_tokens`, for `euler` and `sde` and any number of steps: levels spread evenly from 1 down, moved by the shift for
+      the clip's size, then stretched so that the last before 0 is `terminal`, where that is given.
     - `warp`: listed timesteps k, moved by the shift: sigma = shift(s, k / train_timesteps).
     - `timesteps`: what the model is told, sigma = timestep / train_timesteps.
     - `sigmas`: what they are; the model is told train_timesteps·sigma or, where both are given, `timesteps`.
@@ -240,6 +175,8 @@ class Recipe(Record):
     sampler: Literal["euler", "unipc", "sde", "rcm"]
     steps: Annotated[int, Field(ge=1, le=1000)]
     shift: Shift | None = None
+    shift_by_tokens: TokenShift | None = None
+    terminal: Annotated[float, Field(gt=0, lt=1)] | None = None
     sigma_max: Shift | None = None
     warp: TimestepList | None = None
     timesteps: TimestepList | None = None
@@ -267,8 +204,14 @@ class Recipe(Record):
             raise ValueError(f"shift does not apply to {', '.join(given)}")
         for key, levels in given.items():
             _check_list(key, levels, self.steps, 1 if key == "sigmas" else self.train_timesteps)
+        if self.shift_by_tokens is not None and (
+            given or self.shift is not None or self.sampler not in ("euler", "sde")
+        ):
+            raise ValueError("shift_by_tokens is for euler and sde, and goes with no shift and no list of noise levels")
+        if self.terminal is not None and self.shift_by_tokens is None:
+            raise ValueError("terminal needs shift_by_tokens")
         needed = "sigma_max" if self.sampler == "rcm" else "shift"
-        if not given and getattr(self, needed) is None:
+        if not given and self.shift_by_tokens is None and getattr(self, needed) is None:
             raise ValueError(f"{self.sampler} needs {needed} or a list of noise levels")
         if self.sampler == "rcm" and self.steps > RCM_MOST_STEPS:
             raise ValueError(f"rcm takes 1 to {RCM_MOST_STEPS} steps, not {self.steps}")
@@ -297,13 +240,27 @@ class Precision(Record):
     weights: ShortText
 
 
+FormatName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+"""No number comes first, so that it is told from 64x64."""
+
+
 class Defaults(Record):
-    """Picture size in pixels, number of frames and frames per second when the user asks for nothing else."""
+    """Picture size in pixels, number of frames and frames per second when the user asks for nothing else.
+
+    formats: other (width, height) that the model was made for, by name.
+    """
 
     width: Pixels
     height: Pixels
     frames: Annotated[int, Field(gt=0, le=2**14)]
     fps: Annotated[int, Field(ge=1, le=240)]
+    formats: Annotated[
+        dict[FormatName, Annotated[list[Pixels], Field(min_length=2, max_length=2)]], Field(max_length=64)
+    ] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_formats_where_there_are_none(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in to_data(self).items() if key != "formats" or value}
 
     def complete(self, size: tuple[int, int] | None, frames: int | None) -> tuple[int, int, int]:
         """Return (width, height, frames) with what the caller left open filled in."""
@@ -326,25 +283,51 @@ class Parity(Record):
 
 
 class FusedLora(Record):
-    """A LoRA that was fused into the weights: its file's name and hash, its scale, and the graph it is in."""
+    """A LoRA that was fused into the weights: its file's name and hash, its scale, and the graph it is in.
+
+    strength: where its alpha was found, "" where that was not recorded. left_out: number of the file's tensors that did not
+    fit; left_out_keys: their names, the first thousand.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=255)]
     sha256: Sha256
     scale: Annotated[float, Field(allow_inf_nan=False)]
     denoiser: ShortText
+    strength: ShortText = ""
+    left_out: Count = 0
+    left_out_keys: Annotated[list[ShortText], Field(max_length=1000)] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        new = ("strength", "left_out", "left_out_keys")
+        return {key: value for key, value in to_data(self).items() if value or key not in new}
+
+    def notes(self) -> list[str]:
+        """Return what people should know of it, a line each."""
+        notes = []
+        if "no alpha found" in self.strength:
+            notes.append(f"{self.name}: {self.strength}")
+        if self.left_out:
+            more = self.left_out - len(self.left_out_keys)
+            listed = ", ".join(self.left_out_keys) + (f" and {more} more" if more else "")
+            notes.append(
+                f"{self.name}: left out, since it does not fit this model: {self.left_out} of its tensors, {listed}"
+            )
+        return notes
 
 
 class Manifest(Record):
     """The whole of `reel.json`.
 
     quality: figures about the model's clips; `to_source` compares them with those of the bundle it was quantized from,
-    whose digest is `quantized_from`.
+    whose digest is `quantized_from`. held, condition, stream: how clips begin with pictures and go on, None where they do
+    not in that way. default_decoder: the one of several that is used where nobody asks for another.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, populate_by_name=True)
 
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = Field(SCHEMA_VERSION, alias="schema")
-    read_by: ShortText = SCHEMA_RELEASE
+    read_by: ShortText = SCHEMA_RELEASES[SCHEMA_VERSION]
     name: Annotated[str, Field(min_length=1, max_length=200)]
     license: LongText
     origin: LongText
@@ -356,10 +339,14 @@ class Manifest(Record):
     defaults: Defaults
     files: Annotated[dict[PlainFileName, FileRecord], Field(max_length=256)]
     written_by: Annotated[dict[ShortText, ShortText], Field(max_length=64)]
-    parity: Annotated[dict[ShortText, Parity], Field(max_length=64)] = {}
-    quality: Annotated[dict[ShortText, Any], Field(max_length=256)] = {}
-    loras: Annotated[list[FusedLora], Field(max_length=64)] = []
+    parity: Annotated[dict[ShortText, Parity], Field(max_length=64)] = Field(default_factory=dict)
+    quality: Annotated[dict[ShortText, Any], Field(max_length=256)] = Field(default_factory=dict)
+    loras: Annotated[list[FusedLora], Field(max_length=64)] = Field(default_factory=list)
     quantized_from: Sha256 | None = None
+    held: Held | None = None
+    condition: Condition | None = None
+    stream: Stream | None = None
+    default_decoder: DecoderName | None = None
     digest: Sha256 | Literal[""] = ""
 
     @field_validator("recipes")
@@ -401,6 +388,77 @@ class Manifest(Record):
                 raise ValueError(f"recipe {recipe.name} has a boundary between two denoisers, but there are {count}")
         return self
 
+    @model_validator(mode="after")
+    def _graphs_take_what_is_said(self) -> Manifest:
+        experts, encodes = self.roles.denoiser, self.roles.encoder_first is not None
+        for expert in experts:
+            if (self.condition is not None) != ("condition" in expert.inputs):
+                raise ValueError("condition must be told for denoisers that have this input, and for no others")
+            if ("image_embeds" in expert.inputs) != (self.roles.image_encoder is not None):
+                raise ValueError("an image_encoder must be there for denoisers with image_embeds, and for no others")
+            if (self.stream is not None) != bool(expert.context):
+                raise ValueError("stream must be told for denoisers that take a context, and for no others")
+            if self.held is not None and not expert.timestep_of_each_frame:
+                raise ValueError("held needs denoisers whose timestep is [batch, frames]")
+        if self.stream is not None and (len(experts) > 1 or self.latent.patch[0] > 1):
+            raise ValueError("stream needs one denoiser, and patches of one latent frame")
+        if self.stream is not None and self.condition is not None:
+            raise ValueError("a stream has no end that a condition of pictures could be made for")
+        if (self.held is not None or self.condition is not None) and not encodes:
+            raise ValueError("held and condition need an encoder: encoder_first and encoder_next")
+        return self
+
+    @model_validator(mode="after")
+    def _condition_has_its_channels(self) -> Manifest:
+        if self.condition is None:
+            return self
+        latent = self.latent
+        needed = self.condition.channels(latent.channels, latent.temporal_scale, latent.spatial_scale)
+        for expert in self.roles.denoiser:
+            shape = expert.inputs["condition"].shape
+            if len(shape) != 5 or shape[1] != needed:
+                raise ValueError(f"the layout of condition makes {needed} channels, but the graph takes {shape}")
+        return self
+
+    @model_validator(mode="after")
+    def _default_decoder_is_there(self) -> Manifest:
+        names = list(self.roles.decoders_by_name)
+        if self.default_decoder is None and len(names) > 1:
+            raise ValueError(f"default_decoder must say which of {', '.join(names)}")
+        if self.default_decoder not in (None, *names):
+            raise ValueError(f"default_decoder is {self.default_decoder}, which is none of {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _schema_is_new_enough(self) -> Manifest:
+        if self.schema_version < self.least_schema:
+            raise ValueError(f"uses what schema {self.schema_version} does not have")
+        return self
+
+    @property
+    def least_schema(self) -> int:
+        """The oldest schema that has all that this manifest uses."""
+        roles = self.roles
+        newer = (self.held, self.condition, self.stream, self.default_decoder, roles.encoder_first, roles.image_encoder)
+        specs = (
+            spec for graph in roles.graphs().values() for spec in (*graph.inputs.values(), *graph.outputs.values())
+        )
+        uses = (
+            any(part is not None for part in (*newer, roles.decoder, roles.decoders)),
+            bool(self.defaults.formats),
+            self.text.trim,
+            any(recipe.shift_by_tokens is not None for recipe in self.recipes),
+            any(expert.timestep_of_each_frame for expert in roles.denoiser),
+            any(spec.dtype == "float16" for spec in specs),
+        )
+        return 2 if any(uses) else 1
+
+    def decoder_name(self, asked: str | None = None) -> str | None:
+        """Return the decoder of that name, the default one for None; None where there is no such decoder."""
+        names = list(self.roles.decoders_by_name)
+        name = asked or self.default_decoder or names[0]
+        return name if name in names else None
+
     def recipe(self, name: str | None = None) -> Recipe | None:
         """Return the recipe of that name, the first (the default) for None, None where there is no such recipe."""
         if name is None:
@@ -409,8 +467,9 @@ class Manifest(Record):
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON data, keys as they stand in the file."""
-        # Bundles older than this key are shown as they are.
+        # Bundles older than these keys are shown as they are.
         absent = {key for key in ("loras", "quantized_from") if key not in self.model_fields_set}
+        absent |= {key for key in ("held", "condition", "stream", "default_decoder") if getattr(self, key) is None}
         return self.model_dump(mode="json", by_alias=True, exclude=absent)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.errors import OutputError, UsageError, brief
 from ..core.files import check_parent
 from ..core.interrupts import temporary_folder
-from .manifest import MANIFEST_NAME, FileRecord, Manifest, digest_of
+from .manifest import MANIFEST_NAME, SCHEMA_RELEASES, FileRecord, Manifest, digest_of
 from .reader import hash_file
 
 
@@ -56,7 +56,9 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Sign a manifest with its digest and write it as reel.json."""
+    """Sign a manifest with its digest and write it as reel.json, in the oldest schema that has all that it uses."""
+    manifest.schema_version = manifest.least_schema
+    manifest.read_by = SCHEMA_RELEASES[manifest.schema_version]
     manifest.digest = digest_of(manifest.to_json())
     text = json.dumps(manifest.to_json(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8", newline="\n")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..core.errors import EngineError, UsageError
-from .base import Engine, EngineReport, Session, Tensor
+from .base import Engine, EngineReport, Ring, Session, Tensor
 from .choosing import Choice, choose_engine
 from .onnxruntime.cpu import OnnxRuntimeCpu
-from .options import Activations, Compute, EngineOptions, GraphSpecs, Part, Shapes, TensorInfo
+from .options import Activations, Compute, EngineOptions, GraphSpecs, Part, Shapes, TensorInfo, Window
 
 __all__ = [
     "ENGINES",
@@ -24,10 +24,12 @@ __all__ = [
     "EngineReport",
     "GraphSpecs",
     "Part",
+    "Ring",
     "Session",
     "Shapes",
     "Tensor",
     "TensorInfo",
+    "Window",
     "choose",
     "get_engine",
 ]

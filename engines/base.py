@@ -47,6 +47,25 @@ class Tensor:
         return Tensor(self._array.copy())
 
 
+class Ring:
+    """Room for some frames side by side where a session reads its inputs, written in place, frame by frame.
+
+    This base class holds it on the host.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        """shape: (frames, ...), what each frame has."""
+        self._array = np.zeros((1, *shape), np.dtype(dtype))
+
+    def tensor(self, count: int) -> Tensor:
+        """Return the first `count` frames, [1, count, ...], without a copy: they change as the ring is written to."""
+        return Tensor.from_numpy(self._array[:, :count])
+
+    def write(self, place: int, made: Tensor, index: int) -> None:
+        """Put the frame `index` of a tensor [1, F, ...] into a place of the ring."""
+        self._array[:, place] = made.numpy()[:, index]
+
+
 @dataclass(frozen=True)
 class EngineReport:
     """What really runs, as the opened session tells it, not as it was asked for.
@@ -92,6 +111,13 @@ class Session(ABC):
         May be called from any thread. Where a device was given a run in one piece (TensorRT, a replayed CUDA graph), it ends
         when that does. Ctrl-C needs no call: it comes into a run by itself, see engines/stopping.py.
         """
+
+    def ring(self, shape: tuple[int, ...], dtype: str) -> Ring:
+        """Return a new ring of frames that this session reads, and that outlives it. shape: (frames, ...).
+
+        Raises OutOfMemory.
+        """
+        return Ring(shape, dtype)
 
     @abstractmethod
     def close(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .base import Engine, Session, Tensor
+from .base import Engine, Ring, Session, Tensor
 from .options import EngineOptions
 
 Observer = Callable[[str, Mapping[str, Tensor], Mapping[str, Tensor]], None]
@@ -60,6 +60,10 @@ class WrappedSession(Session):
     def stop(self) -> None:
         """See Session.stop."""
         self.inner.stop()
+
+    def ring(self, shape: tuple[int, ...], dtype: str) -> Ring:
+        """See Session.ring."""
+        return self.inner.ring(shape, dtype)
 
     def close(self) -> None:
         """Release the graph."""

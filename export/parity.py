@@ -14,7 +14,7 @@ import torch
 from ..bundle.manifest import Parity
 from ..core.errors import EngineError, ParityError, brief
 from ..core.machine import usable_cores
-from .families.base import Array, GraphSource, Trial
+from .families.base import Array, FrameStream, GraphSource, Trial
 
 LIMITS: dict[Literal["fp32", "fp16"], float] = {"fp32": 1e-4, "fp16": 5e-3}
 
@@ -83,24 +83,34 @@ def traced_module(source: GraphSource) -> Run:
 
 
 def graph_differences(run: Run, trials: list[Trial]) -> list[float]:
-    """Return the relative difference of a graph with one output on every trial."""
-    return [relative_difference(next(iter(run(trial.inputs).values())), trial.expected) for trial in trials]
+    """Return the relative difference of a graph on every trial, of the output that differs most."""
+    return [_difference(run(trial.inputs), trial) for trial in trials]
 
 
-def decoder_differences(first: Run, later: Run, trials: list[Trial]) -> tuple[list[float], list[float]]:
-    """Decode every trial frame by frame, states handed on; return the differences of the first and of later frames."""
+def _difference(made: dict[str, Array], trial: Trial) -> float:
+    first, *_ = made.values()
+    also = [relative_difference(made[name].astype(expected.dtype), expected) for name, expected in trial.also.items()]
+    return (
+        max(relative_difference(first, trial.expected), *also) if also else relative_difference(first, trial.expected)
+    )
+
+
+def stream_differences(
+    first: Run, later: Run, trials: list[Trial], stream: FrameStream
+) -> tuple[list[float], list[float]]:
+    """Pass every trial piece by piece, states handed on; return the differences of the first and of later pieces."""
     of_first, of_later = [], []
     for trial in trials:
-        latents = trial.inputs["latents"]
-        outputs = first({"latent": latents[:, :, :1]})
-        begin = outputs["frames"].shape[2]
-        of_first.append(relative_difference(outputs["frames"], trial.expected[:, :, :begin]))
-        frames = []
-        for index in range(1, latents.shape[2]):
-            states = {name.removesuffix("_next"): array for name, array in outputs.items() if name != "frames"}
-            outputs = later({"latent": latents[:, :, index : index + 1], **states})
-            frames.append(outputs["frames"])
-        of_later.append(relative_difference(np.concatenate(frames, axis=2), trial.expected[:, :, begin:]))
+        whole = trial.inputs[stream.whole]
+        outputs = first({stream.part: whole[:, :, : stream.first]})
+        begin = outputs[stream.made].shape[2]
+        of_first.append(relative_difference(outputs[stream.made], trial.expected[:, :, :begin]))
+        made = []
+        for start in range(stream.first, whole.shape[2], stream.later):
+            states = {name.removesuffix("_next"): array for name, array in outputs.items() if name != stream.made}
+            outputs = later({stream.part: whole[:, :, start : start + stream.later], **states})
+            made.append(outputs[stream.made])
+        of_later.append(relative_difference(np.concatenate(made, axis=2), trial.expected[:, :, begin:]))
     return of_first, of_later
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.geometry import token_count
 from ..bundle.manifest import Denoiser, Manifest
 from ..core.errors import BundleError, EngineError
 from ..core.progress import InterruptibleProgress, Progress
 from ..engines import Tensor
 from ..engines.base import run_graph
 from ..engines.stopping import stop_when
+from .chunks.context import Context
+from .conditioning import Known
 from .memory.plan import MemoryPlan
 from .open_graphs import OpenGraphs
 from .request import Request
@@ -22,13 +25,16 @@ from .sampling.noise import NoiseSource
 from .sampling.recipes import schedule_of
 from .sampling.samplers import SAMPLERS
 
+SeenContext = Callable[[], dict[str, Tensor]]
+"""Gives what a denoiser takes of the frames before: `positions`, `context_positions`, `context_NN`."""
+
 
 @dataclass(frozen=True)
 class Denoising:
     """What the sampling of one clip runs on.
 
-    plan: the one to hold to. prompt_embeds: of the prompt and, where a denoiser is guided, of the negative prompt.
-    add_time: see Reel.add_time.
+    plan: the one to hold to. prompt_embeds: of the prompt and, where a denoiser is guided, of the negative prompt. known:
+    what goes in beside them. add_time: see Reel.add_time.
     """
 
     manifest: Manifest
@@ -37,13 +43,20 @@ class Denoising:
     request: Request
     prompt_embeds: Sequence[Tensor]
     add_time: Callable[[str, float, str], None]
+    known: Known = field(default_factory=Known)
 
     def sample(
-        self, latents: NDArray[np.float32], noise: NoiseSource, on_progress: Progress | None
+        self,
+        latents: NDArray[np.float32],
+        noise: NoiseSource,
+        on_progress: Progress | None,
+        seen: Sequence[SeenContext] = (),
+        chunk: tuple[int, int] = (0, 1),
     ) -> NDArray[np.float32]:
         """Return the denoised latents [1, C, F, H, W]. latents: initial noise. noise: where the sampler takes more from.
 
-        Raises EngineError where a graph fails or the result is not finite, Cancelled.
+        seen: what each of prompt_embeds looks back at, nothing where empty. chunk: which of how many these latents are, as
+        on_progress is told. Raises EngineError where a graph fails or the result is not finite, Cancelled.
         """
         request = self.request
         recipe = self.manifest.recipe(request.recipe)
@@ -51,36 +64,61 @@ class Denoising:
 
         def velocity_of(noisy: NDArray[np.float32], timestep: float, sigma: float) -> NDArray[np.float32]:
             index = pick_expert(self.manifest.roles.denoiser, timestep, recipe.train_timesteps, recipe.boundary)
-            velocity = self._predict(index, noisy, timestep, self.prompt_embeds[0])
+            velocity = self._predict(index, noisy, timestep, 0, seen)
             if request.guidances[index] > 1:
-                without = self._predict(index, noisy, timestep, self.prompt_embeds[1])
+                without = self._predict(index, noisy, timestep, 1, seen)
                 velocity = without + np.float32(request.guidances[index]) * (velocity - without)
             return velocity
 
-        progress = InterruptibleProgress(on_progress, "denoise", request.steps)
-        progress(0, request.steps)
+        total, before = request.steps * chunk[1], request.steps * chunk[0]
+        progress = InterruptibleProgress(on_progress, "denoise", total)
+        progress(before, total)
         with stop_when(progress.is_cancelled):
             sampled = SAMPLERS[request.sampler].sample(
                 velocity_of,
                 latents,
-                schedule_of(recipe, request.sampler, request.steps),
+                schedule_of(recipe, request.sampler, request.steps, token_count(self.manifest.latent, latents.shape)),
                 lambda: noise.draw(latents.shape),
-                progress,
+                lambda done, _: progress(before + done, total),
             )
         if not np.isfinite(sampled).all():
             raise EngineError("sampling gave values that are not numbers: try another precision or engine")
-        return sampled
+        return self.known.put_back(sampled)
+
+    def remember(self, latents: NDArray[np.float32], timestep: float, which: int, context: Context, first: int) -> None:
+        """Put what the denoiser leaves of clean latents [1, C, F, H, W] into a context.
+
+        which: of prompt_embeds, whose context it is. first: the number of the first of these frames in the film. Raises
+        EngineError, Cancelled.
+        """
+        name = self.manifest.roles.denoiser_names()[0]
+        count = latents.shape[2]
+        plain = replace(self.known, held=None)
+        inputs = plain.inputs(self.manifest.roles.denoiser[0], latents, timestep)
+        inputs |= {"prompt_embeds": self.prompt_embeds[which], **context.inputs(first, count)}
+
+        def run() -> None:
+            session = self.graphs.session(name)
+            started = time.perf_counter()
+            context.remember(session, session.run(inputs), first, count)
+            self.add_time("remember", started, name)
+
+        self.graphs.run(name, run, self.plan)
 
     def _predict(
-        self, index: int, noisy: NDArray[np.float32], timestep: float, prompt_embeds: Tensor
+        self,
+        index: int,
+        noisy: NDArray[np.float32],
+        timestep: float,
+        which: int,
+        seen: Sequence[SeenContext],
     ) -> NDArray[np.float32]:
-        """Return what the denoiser of that index predicts of these latents."""
+        """Return what the denoiser of that index predicts of these latents for one of prompt_embeds."""
         name = self.manifest.roles.denoiser_names()[index]
-        inputs = {
-            "latents": Tensor.from_numpy(noisy),
-            "timestep": Tensor.from_numpy(np.array([timestep], np.float32)),
-            "prompt_embeds": prompt_embeds,
-        }
+        inputs = self.known.inputs(self.manifest.roles.denoiser[index], noisy, timestep)
+        inputs["prompt_embeds"] = self.prompt_embeds[which]
+        if seen:
+            inputs |= seen[which]()
 
         def run() -> NDArray[np.float32]:
             session = self.graphs.session(name)

@@ -13,7 +13,7 @@ from ..core.errors import Cancelled, EngineError, OutOfMemory
 from ..engines import Engine, EngineOptions, EngineReport, Part, Session, Tensor, get_engine
 from .memory.plan import ComponentPlan, MemoryPlan, describe_step, step_down
 from .memory.shapes import input_shapes, part_extents, shapes_of
-from .memory.sizes import DECODER, component_of
+from .memory.sizes import DECODER, PlanKey, component_of
 
 Result = TypeVar("Result")
 
@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 class OpenGraphs:
     """Opens each graph when it is first needed, closes what the plan does not keep open beside it.
 
-    plan: the one that is held to; None keeps everything open. plans: those for clips made so far, by the latents' shape, with
-    what memory running out has taught. steps_down: what had to be given up, in words, in order. on_step: told of each.
+    plan: the one that is held to; None keeps everything open. plans: those for clips made so far, by their sizes' key, with what
+    memory running out has taught. steps_down: what had to be given up, in words, in order. on_step: told of each.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class OpenGraphs:
         self.engine = engine
         self.lock = threading.RLock()
         self.plan: MemoryPlan | None = None
-        self.plans: dict[tuple[int, ...], MemoryPlan] = {}
+        self.plans: dict[PlanKey, MemoryPlan] = {}
         self.steps_down: list[str] = []
         self.on_step: Callable[[str], object] | None = None
         self._bundle = bundle
@@ -42,6 +42,7 @@ class OpenGraphs:
         self._reports: dict[str, EngineReport] = {}
         self._closed = False
         self._stopped = threading.Event()
+        self._at_work = {component_of(name): threading.RLock() for name in bundle.manifest.roles.graphs()}
 
     def begin(self) -> None:
         """Begin a clip or its decoding: what was stopped before is over."""
@@ -63,17 +64,21 @@ class OpenGraphs:
         options = replace(self._options, activations=graph.activations or "float", part=part)
         if self.plan is None:
             return options
-        if self.engine.fixed_shapes and not self.plan.sizes.unknown:
+        # A stream's denoiser remembers more with each chunk, until its window is full; a trimmed prompt has its own length.
+        manifest = self._bundle.manifest
+        varies = (manifest.stream is not None or manifest.text.trim) and name in manifest.roles.denoiser_names()
+        if self.engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
             options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)
 
     def sessions(self, name: str) -> dict[Part | None, Session]:
-        """Return what a graph is run in, opened: itself (None), or under a plan with tiles its parts; see `session`.
+        """Return what a graph is run in, opened: itself (None), or under a plan with tiles or windows its parts; see `session`.
 
         There is no front where the graph has none: the rear takes the latents then. Each is opened again where it is run
         after another clip had it closed.
         """
-        if component_of(name) != DECODER or self.plan is None or self.plan.tile is None:
+        plan = self.plan
+        if component_of(name) != DECODER or plan is None or (plan.tile is None and plan.window is None):
             return {None: _ReopenedSession(self, name, None)}
         rear = _ReopenedSession(self, name, "rear")
         if "latent" in rear.specs.inputs:
@@ -95,11 +100,11 @@ class OpenGraphs:
         self._bundle.check_graph(name)
         self._close_others(component_of(name))
         key, options = (name, part), self.options_of(name, part)
-        for other, (opened_with, session) in list(self._sessions.items()):
+        for other, (opened_with, _) in list(self._sessions.items()):
             instead = other[0] == name and (other[1] is None) != (part is None)
-            if instead or (other == key and opened_with != options):
-                del self._sessions[other]
-                session.close()
+            another = component_of(other[0]) == component_of(name) == DECODER and not _same_decoder(other[0], name)
+            if instead or another or (other == key and opened_with != options):
+                self._close(other)
         if key not in self._sessions:
             started = time.perf_counter()
             path = self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
@@ -109,6 +114,24 @@ class OpenGraphs:
             self._reports[label] = session.report
             self._add_time("open", started, label)
         return self._sessions[key][1]
+
+    def run_beside(self, name: str, plan: MemoryPlan, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run a graph while another thread, which has the lock, runs graphs of another component.
+
+        It is opened, and opened again where another clip had it closed, when nobody has the lock. plan: the one to hold to then.
+        Raises EngineError, Cancelled.
+        """
+        while True:
+            held = self._sessions.get((name, None))
+            if held is None:
+                with self.lock:
+                    self.hold_to(plan)
+                    held = self._sessions.get((name, None)) or (EngineOptions(), self.session(name))
+            with self._at_work[component_of(name)]:
+                if self._stopped.is_set():
+                    raise Cancelled("stopped")
+                if self._sessions.get((name, None), (None, None))[1] is held[1]:
+                    return held[1].run(inputs)
 
     def run(self, component: str, work: Callable[[], Result], plan: MemoryPlan) -> Result:
         """Return what `work` does with a component's sessions, stepping down for as long as memory runs out.
@@ -126,7 +149,7 @@ class OpenGraphs:
 
     def hold_to(self, plan: MemoryPlan) -> None:
         """Hold to a clip's plan again, or to what memory running out has made of it since."""
-        self.plan = self.plans.get(plan.sizes.latents, plan)
+        self.plan = self.plans.get(plan.sizes.key, plan)
 
     def step_down(self, component: str, error: OutOfMemory) -> None:
         """Change the plan to one that needs less while this component works. Raises OutOfMemory where there is none."""
@@ -134,9 +157,9 @@ class OpenGraphs:
         if self.plan is None or lower is None:
             raise OutOfMemory(f"{error}; no way is left that needs less: try a smaller size or fewer frames") from error
         self.steps_down.append(describe_step(self.plan, lower, component))
-        self.plan = self.plans[lower.sizes.latents] = lower
+        self.plan = self.plans[lower.sizes.key] = lower
         for key in [key for key in self._sessions if component_of(key[0]) == component]:
-            self._sessions.pop(key)[1].close()
+            self._close(key)
         self._close_others(component)
         if self.on_step is not None:
             self.on_step(self.steps_down[-1])
@@ -144,31 +167,47 @@ class OpenGraphs:
     def close(self) -> None:
         """Release every opened graph; nothing can be opened afterwards."""
         with self.lock:
-            while self._sessions:
-                self._sessions.popitem()[1][1].close()
             self._closed = True
+            while self._sessions:
+                self._close(next(reversed(self._sessions)))
 
     def _close_others(self, component: str) -> None:
         """Close what is not to stay open beside a component."""
         for key in list(self._sessions):
             if component_of(key[0]) != component and self._held_as(key[0]).placement != "resident":
-                self._sessions.pop(key)[1].close()
+                self._close(key)
+
+    def _close(self, key: tuple[str, Part | None]) -> None:
+        """Close a graph, once nobody runs it in another thread."""
+        _, session = self._sessions.pop(key)
+        with self._at_work[component_of(key[0])]:
+            session.close()
 
     def _held_as(self, name: str) -> ComponentPlan:
-        return ComponentPlan("resident") if self.plan is None else self.plan.components[component_of(name)]
+        if self.plan is None:
+            return ComponentPlan("resident")
+        # What the plan does not tell about is not for the clip that it is for.
+        return self.plan.components.get(component_of(name), ComponentPlan("swapped"))
 
     def _engine_of(self, name: str) -> Engine:
         return get_engine("cpu") if self._held_as(name).placement == "cpu" else self.engine
 
     def _shapes(self, name: str, part: Part | None, plan: MemoryPlan) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each input of a graph or a part of it: the rear takes tiles, all else whole pictures."""
+        """Return the shape of each input of a graph or a part of it: the rear takes tiles or windows, all else whole clips."""
         manifest, latents = self._bundle.manifest, plan.sizes.latents
         if part is None:
             return input_shapes(manifest, name, latents)
         if part == "rear" and plan.tile is not None:
             latents = (*latents[:3], plan.tile.height, plan.tile.width)
+        if part == "rear" and plan.window is not None:
+            latents = (*latents[:2], plan.window, *latents[3:])
         inputs = part_extents(self._bundle.path(manifest.roles.graphs()[name].file), part)
         return shapes_of(manifest, name, latents, inputs)
+
+
+def _same_decoder(one: str, other: str) -> bool:
+    """Tell whether two graphs are of the same decoder: `tiny_decoder_first` and `tiny_decoder_next`."""
+    return one[: one.rindex(DECODER)] == other[: other.rindex(DECODER)]
 
 
 class _ReopenedSession(Session):

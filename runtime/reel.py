@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..bundle.geometry import latent_shape
 from ..bundle.reader import Bundle, open_bundle
 from ..core.machine import check_threads, gpu_memory_of_process
 from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, Span
-from ..engines import Engine, EngineOptions, EngineReport, Session, get_engine
+from ..engines import Engine, EngineOptions, EngineReport, Session, Tensor, get_engine
+from .chunks.loop import ChunkLoop, sample_chunks
 from .clip import Video
-from .clip_decoder import ClipDecoder
+from .clip_decoder import ClipDecoder, decoder_noise
+from .conditioning import GivenPictures, PictureEncoder, to_float
+from .continuation import continue_file, continue_video
 from .decoding.tiling import check_scratch
 from .denoise import Denoising
 from .engine_facts import engine_facts
 from .memory.budget import budget_of
 from .memory.fit import plan_clip
 from .memory.plan import MemoryPlan
-from .memory.sizes import TEXT_ENCODER
+from .memory.sizes import TEXT_ENCODER, Uses
 from .open_graphs import OpenGraphs
-from .request import OpenRequest
+from .request import OpenRequest, Request
 from .sampling.noise import NoiseSource
+from .streaming import Stream
 from .text.embedder import NEGATIVE, Prompt, PromptEmbedder
 from .text.embedding_cache import EmbeddingCache
 
@@ -43,7 +52,7 @@ class Reel:
     embedder: embeds prompts; those in the cache need neither the tokenizer nor the text encoder.
     on_span: told of every piece of work as it ends, by who measures; None for nobody.
     only_decodes: whether nothing will be sampled, so that memory is planned for the decoder alone.
-    on_plan: told of the memory plan before the first clip of each size.
+    on_plan: told of the memory plan before the first clip of each size. streams: those that have not ended.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class Reel:
         self.on_span: Callable[[Span], None] | None = None
         self.only_decodes = False
         self.on_plan: Callable[[MemoryPlan], object] | None = None
+        self.streams: WeakSet[Stream] = WeakSet()
         self._engine = engine
         self._options = options
         self._budget = budget_of(memory, engine.device)
@@ -87,7 +97,9 @@ class Reel:
         self.close()
 
     def close(self) -> None:
-        """Release every opened graph. Videos made by this reel can no longer be decoded."""
+        """End its streams and release every opened graph. Videos made by this reel can no longer be decoded."""
+        for stream in list(self.streams):
+            stream.close()
         self.graphs.close()
 
     def stop(self) -> None:
@@ -124,15 +136,18 @@ class Reel:
         """Return the opened graph of that name; see OpenGraphs.session."""
         return self.graphs.session(name)
 
-    def plan(self, width: int, height: int, frames: int, on_progress: Progress | None = None) -> MemoryPlan:
-        """Return how memory will be used for clips of this size, and hold to it from now on. on_progress: see plan_clip.
+    def plan(
+        self, width: int, height: int, frames: int, on_progress: Progress | None = None, uses: Uses = Uses()
+    ) -> MemoryPlan:
+        """Return how memory will be used for clips of this size, and hold to it from now on. on_progress, uses: see plan_clip.
 
         Raises GeometryError where the model cannot do the size, PlanError where nothing fits, naming what would.
         """
         size = (width, height, frames)
         latents = latent_shape(self.bundle.manifest.latent, *size)
+        key = (latents, uses)
         with self.graphs.lock:
-            if latents not in self.graphs.plans:
+            if key not in self.graphs.plans:
                 started = time.perf_counter()
                 plan = plan_clip(
                     self.bundle,
@@ -141,23 +156,25 @@ class Reel:
                     self._options,
                     self._budget,
                     only_decoder=self.only_decodes,
+                    uses=uses,
                     on_progress=on_progress,
                 )
                 if plan.tile is not None:
                     check_scratch(latents, self.bundle.manifest.latent, plan.tile)
-                self.graphs.plans[latents] = plan
+                self.graphs.plans[key] = plan
                 if self.on_plan is not None:
                     self.on_plan(plan)
                 self.add_time("open", started, "plan")
-            self.graphs.plan = self.graphs.plans[latents]
+            self.graphs.plan = self.graphs.plans[key]
             return self.graphs.plan
 
     def generate(self, prompt: str, *, on_progress: Progress | None = None, **settings: Any) -> Video:
         """Sample a clip's latents; the video decodes them when it is iterated or saved.
 
-        settings: `seed`, `steps`, `guidance`, `negative_prompt`, `size`, `frames`, `fps`, `latents`, `sampler`, `recipe`, as
-        OpenRequest describes them; what is left out, or None, is the bundle's own. on_progress(stage, done, total), called
-        before the first and after each step of a stage, may return False to cancel.
+        settings: `seed`, `steps`, `guidance`, `negative_prompt`, `size`, `frames`, `fps`, `latents`, `sampler`, `recipe`,
+        `image`, `last_image`, `fit`, `decoder`, as OpenRequest describes them; what is left out, or None, is the bundle's
+        own. on_progress(stage, done, total), called before the first and after each step of a stage, may return False to
+        cancel.
 
         Raises PromptError, GeometryError, UsageError before anything is computed; TypeError for a setting that is none;
         EngineError; Cancelled.
@@ -168,22 +185,99 @@ class Reel:
         """Sample the clip of a request; see `generate`."""
         self.graphs.begin()
         manifest = self.bundle.manifest
+        asked = asked.with_pictures(manifest)
         request = asked.complete(manifest)
-        plan = self.plan(request.width, request.height, request.frames, on_progress)
+        denoising, given = self.prepare(request, asked.pictures(request), on_progress)
+        shape = latent_shape(manifest.latent, request.width, request.height, request.frames)
+        noise = NoiseSource(request.seed)
+        if manifest.stream is not None:
+            loop = ChunkLoop(denoising, noise, shape)
+            if given is not None:
+                loop.resume(given)
+            latents = sample_chunks(loop, shape[2], given, asked.latents, on_progress)
+        else:
+            # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
+            drawn = noise.draw(shape)
+            latents = denoising.sample(drawn if asked.latents is None else asked.latents, noise, on_progress)
+        return self.video(request, latents, decoder_noise(manifest, request.decoder, latents.shape, noise))
+
+    def video(self, request: Request, latents: NDArray[np.float32], noise: NDArray[np.float32] | None) -> Video:
+        """Return the clip of latents that were sampled; it can be decoded and continued while the reel is open.
+
+        noise: see decoder_noise.
+        """
+        return Video(self.decoder, request, latents, noise, partial(continue_video, self))
+
+    def continue_file(
+        self,
+        path: str | Path,
+        prompt: str,
+        *,
+        seconds: float | None = None,
+        on_progress: Progress | None = None,
+        **settings: Any,
+    ) -> Video:
+        """Sample what follows the clip in a video file, from its last pictures; the video is of the new pictures alone.
+
+        seconds, settings: see Video.continue_. Raises UsageError where the bundle takes no pictures, or the file is no video
+        or too short; what `generate` raises.
+        """
+        return continue_file(self, Path(path), OpenRequest.of(prompt, settings), seconds, on_progress)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        seconds: float | None = None,
+        then: Sequence[tuple[float, str]] = (),
+        on_progress: Progress | None = None,
+        **settings: Any,
+    ) -> Stream:
+        """Return a film without end, or of so many seconds: an iterator of pictures, uint8 [H, W, 3].
+
+        then: (seconds, prompt): from the first chunk on that begins at or after that time the film is of this prompt; so is it
+        from the next chunk on where `stream.prompt` is set meanwhile. settings: those of `generate` but for `frames` and
+        `latents`. on_progress is told of the stages before the first picture.
+        Raises UsageError where the bundle makes no streams, PlanError where the decoder would have to work in tiles, and what
+        `generate` raises.
+        """
+        stream = Stream(self, OpenRequest.of(prompt, settings), seconds, then, on_progress)
+        self.streams.add(stream)
+        return stream
+
+    def prepare(
+        self, request: Request, pictures: GivenPictures, on_progress: Progress | None
+    ) -> tuple[Denoising, NDArray[np.float32] | None]:
+        """Return what a clip is sampled on, and the latents [1, C, F, H, W] that a film begins with, None for none.
+
+        Raises EngineError, PlanError, PromptError, Cancelled.
+        """
+        manifest = self.bundle.manifest
+        # A stream is as large as its chunks, however long it is.
+        uses = Uses(request.decoder, bool(pictures) or manifest.condition is not None)
+        plan = self.plan(request.width, request.height, request.frames, on_progress, uses)
+        embeddings = self.embed_request(request, plan, on_progress)
+        encoder = PictureEncoder(manifest, self.graphs, plan, self.add_time, on_progress)
+        size = (request.width, request.height)
+        known = encoder.known(pictures, size, request.frames, float(request.fps))
+        given = None
+        if pictures.before and manifest.stream is not None and manifest.held is None:
+            given = encoder.latents([to_float(picture) for picture in pictures.before])
+        return Denoising(manifest, self.graphs, plan, request, embeddings, self.add_time, known), given
+
+    def embed_request(self, request: Request, plan: MemoryPlan, on_progress: Progress | None = None) -> list[Tensor]:
+        """Return the embeddings of a request's prompt and, where it is guided, of its negative prompt.
+
+        They are in memory of their own. Raises PromptError, EngineError, Cancelled.
+        """
         prompts = [Prompt(request.prompt)]
         if max(request.guidances) > 1:
             prompts.append(Prompt(request.negative_prompt, NEGATIVE))
-        embeddings = self.graphs.run(
+        return self.graphs.run(
             TEXT_ENCODER,
             lambda: [embedding.detached() for embedding in self.embedder.embed(prompts, on_progress)],
             plan,
         )
-        noise = NoiseSource(request.seed)
-        # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
-        drawn = noise.draw(latent_shape(manifest.latent, request.width, request.height, request.frames))
-        denoising = Denoising(manifest, self.graphs, plan, request, embeddings, self.add_time)
-        initial = drawn if asked.latents is None else asked.latents
-        return Video(self.decoder, request, denoising.sample(initial, noise, on_progress))
 
     def check_prompt(self, prompt: str) -> None:
         """Raise PromptError where the model cannot take this prompt, as generate would."""

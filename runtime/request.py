@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import numbers
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +17,10 @@ from numpy.typing import NDArray
 from ..bundle.geometry import clip_size, latent_shape
 from ..bundle.manifest import Manifest, Recipe
 from ..core.errors import GeometryError, UsageError
+from .conditioning import GivenPictures, check_pictures
+from .memory.sizes import Uses, contexts_of, decoder_graphs
+from .pictures.file import read_picture
+from .pictures.fit import FITS, Fit, Picture, fit_picture
 from .sampling.noise import LARGEST_SEED
 from .sampling.recipes import schedule_of
 from .video.frame_rate import FrameRate, frame_rate
@@ -26,9 +31,11 @@ class OpenRequest:
     """What a caller asks for; None leaves it to the bundle's recipe and defaults.
 
     negative_prompt: what the video should not show. seed: 0 to 2**32 - 1; None is 0. guidance: classifier-free, 0 to 100;
-    1 and below turns it off. size: (width, height) in pixels. fps: 1 to 240, also a fraction, see frame_rate. latents:
-    initial noise, float32 [1, C, F, H, W], unit normal, instead of the seed's; what the sampler draws later on stays the
-    seed's. sampler, recipe: names. Whole numbers may be of any type that is one, numpy's too.
+    1 and below turns it off. size: (width, height) in pixels, or the name of one of the bundle's formats. fps: 1 to 240,
+    also a fraction, see frame_rate. latents: initial noise, float32 [1, C, F, H, W], unit normal, instead of the seed's;
+    what the sampler draws later on stays the seed's. sampler, recipe, decoder: names. image, last_image: the clip's first
+    and last picture, a PNG, JPEG or WebP file or pixels uint8 [H, W, 3]. fit: how pictures of another shape become the
+    clip's, `crop` or `pad`. Whole numbers may be of any type that is one, numpy's too.
 
     Raises UsageError for values of another kind.
     """
@@ -38,12 +45,16 @@ class OpenRequest:
     steps: int | None = None
     guidance: float | None = None
     negative_prompt: str | None = None
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | str | None = None
     frames: int | None = None
     fps: FrameRate | None = None
     latents: NDArray[Any] | None = None
     sampler: str | None = None
     recipe: str | None = None
+    image: Any = None
+    last_image: Any = None
+    fit: str | None = None
+    decoder: str | None = None
 
     def __post_init__(self) -> None:
         converted: dict[str, Any] = {}
@@ -56,16 +67,20 @@ class OpenRequest:
         for name in ("steps", "frames"):
             if (value := getattr(self, name)) is not None:
                 converted[name] = _whole(name, value)
-        if self.size is not None:
+        if self.size is not None and not isinstance(self.size, str):
             converted["size"] = _size(self.size)
         if self.fps is not None:
             converted["fps"] = frame_rate(self.fps)
         if self.guidance is not None:
             converted["guidance"] = _number("guidance", self.guidance)
-        for name in ("sampler", "recipe"):
+        for name in ("sampler", "recipe", "decoder"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise UsageError(f"{name} is {_told(value)}: give its name")
+        if self.fit not in (None, *FITS):
+            raise UsageError(f"fit is {_told(self.fit)}: choose {' or '.join(FITS)}")
+        if self.fit is not None and self.image is None and self.last_image is None:
+            raise UsageError("fit is for pictures, and none is given: leave it out")
         for name, value in converted.items():
             object.__setattr__(self, name, value)
 
@@ -77,10 +92,26 @@ class OpenRequest:
             raise TypeError(f"there is no setting {unknown[0]!r}: choose from {known}")
         return OpenRequest(prompt, **settings)
 
+    def with_pictures(self, manifest: Manifest) -> OpenRequest:
+        """Return the request with its pictures read from their files, once. Raises UsageError."""
+        check_pictures(manifest, first=self.image is not None, last=self.last_image is not None)
+        first, last = (None if image is None else read_picture(image) for image in (self.image, self.last_image))
+        return replace(self, image=first, last_image=last)
+
+    def pictures(self, request: Request) -> GivenPictures:
+        """Return its pictures, which were read, in the size of the completed request."""
+        fit: Fit = "pad" if self.fit == "pad" else "crop"
+
+        def fitted(image: Any) -> Picture | None:
+            return None if image is None else fit_picture(image, request.width, request.height, fit)
+
+        first, last = fitted(self.image), fitted(self.last_image)
+        return GivenPictures(() if first is None else (first,), last)
+
     def complete(self, manifest: Manifest) -> Request:
         """Fill in what was left open and refuse what the model cannot do, before anything is computed.
 
-        Raises UsageError, GeometryError.
+        Pictures are checked and read by `with_pictures`, before. Raises UsageError, GeometryError.
         """
         chosen = _recipe(manifest, self.recipe, self.steps)
         steps = schedule_of(chosen, self.sampler, self.steps).steps
@@ -91,11 +122,15 @@ class OpenRequest:
                 f"a negative prompt has no effect at guidance {max(guidances):g}{made_for}: leave it out, or choose more "
                 "guidance"
             )
-        size, frames = self.size, self.frames
+        size, frames = named_size(manifest, self.size), self.frames
         if self.latents is not None:
             size, frames = _size_of_latents(manifest, self.latents, size, frames)
         width, height, frames = manifest.defaults.complete(size, frames)
         latent_shape(manifest.latent, width, height, frames)
+        if frames == 1 and self.last_image is not None:
+            raise UsageError("a clip of one frame has no last picture beside its first: ask for more frames")
+        if manifest.stream is not None and manifest.stream.negative_context == "own":
+            _check_contexts(manifest, guidances)
         return Request(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt or "",
@@ -110,6 +145,10 @@ class OpenRequest:
             frames=frames,
             fps=frame_rate(manifest.defaults.fps) if self.fps is None else self.fps,
             own_latents=self.latents is not None,
+            image=_hash(self.image),
+            last_image=_hash(self.last_image),
+            fit=self.fit,
+            decoder=_decoder(manifest, self.decoder),
         )
 
 
@@ -117,7 +156,9 @@ class OpenRequest:
 class Request:
     """Everything that decides what a clip looks like; written into the video's metadata.
 
-    guidances: classifier-free guidance of each denoiser. shift: None where the recipe has none.
+    guidances: classifier-free guidance of each denoiser. shift: None where the recipe has none. image, last_image: sha256 of
+    the pixels given, None where none are. decoder: None where the bundle has only one. overlap: pictures at the beginning that
+    are another clip's, which this one continues, and are not shown; frames counts them.
     """
 
     prompt: str
@@ -133,11 +174,52 @@ class Request:
     frames: int
     fps: FrameRate
     own_latents: bool
+    image: str | None = None
+    last_image: str | None = None
+    fit: str | None = None
+    decoder: str | None = None
+    overlap: int = 0
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings as plain data; a speed that is no whole number as text, `24000/1001`."""
-        plain = asdict(self)
+        """Return the settings as plain data; a speed that is no whole number as text, `24000/1001`.
+
+        What the clip does without is left out: pictures, a choice of decoders, an earlier clip.
+        """
+        without = {name for name in ("image", "last_image", "fit", "decoder") if getattr(self, name) is None}
+        plain = {name: value for name, value in asdict(self).items() if name not in without}
+        if not self.overlap:
+            del plain["overlap"]
         return {**plain, "fps": str(self.fps)} if isinstance(self.fps, Fraction) else plain
+
+
+def named_size(manifest: Manifest, size: tuple[int, int] | str | None) -> tuple[int, int] | None:
+    """Return (width, height) of a size that may be the name of one of the bundle's formats. Raises UsageError."""
+    if not isinstance(size, str):
+        return size
+    formats = manifest.defaults.formats
+    if size not in formats:
+        known = f"choose from {', '.join(formats)}, or write" if formats else "it has no named ones: write"
+        raise UsageError(f"this bundle has no format {_told(size)}: {known} it as WIDTHxHEIGHT, for example 64x64")
+    width, height = formats[size]
+    return width, height
+
+
+def _decoder(manifest: Manifest, asked: str | None) -> str | None:
+    """Return the decoder that is used, None where there is no choice. Raises UsageError for one that is not there."""
+    decoder_graphs(manifest, Uses(asked))
+    return manifest.decoder_name(asked) if len(manifest.roles.decoders_by_name) > 1 else None
+
+
+def _check_contexts(manifest: Manifest, guidances: Sequence[float]) -> None:
+    """Raise UsageError for guidance where the memory of only one context is planned for."""
+    if max(guidances) > 1 and contexts_of(manifest) < 2:
+        raise UsageError(
+            f"guidance {max(guidances):g} would need a second context, and none of this bundle's recipes is guided: leave it out"
+        )
+
+
+def _hash(image: Any) -> str | None:
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() if isinstance(image, np.ndarray) else None
 
 
 def _whole(name: str, value: object) -> int:

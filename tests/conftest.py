@@ -153,6 +153,21 @@ def random_reel(random_checkpoint: Path, made_once: Callable[..., Path]) -> Path
 
 
 @pytest.fixture(scope="session")
+def ltx_checkpoint(made_once: Callable[..., Path]) -> Path:
+    """A random LTX-Video checkpoint of 0.9.5's kind, whose decoder takes a whole clip, a timestep and noise."""
+    from helpers.tiny_ltx import write_tiny_ltx
+
+    return made_once("ltx", lambda folder: write_tiny_ltx(folder, seed=1))
+
+
+@pytest.fixture(scope="session")
+def ltx_reel(ltx_checkpoint: Path, made_once: Callable[..., Path]) -> Path:
+    from edgereel.export import export_checkpoint
+
+    return made_once("ltx.reel", lambda reel: export_checkpoint(ltx_checkpoint, reel, max_tokens=16))
+
+
+@pytest.fixture(scope="session")
 def experts_checkpoint(made_once: Callable[..., Path]) -> Path:
     """A random checkpoint of two experts: see helpers/experts.py."""
     from helpers.experts import write_experts

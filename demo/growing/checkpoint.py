@@ -45,7 +45,7 @@ def write_grown(growth: Growth, run: RunFolder, folder: Path) -> None:
         write_json(folder / "tiny_decoder" / "config.json", shape)
     vae = open_full_decoder(growth, run)
     write_layout(folder / "checkpoint", models, vae, growth.sampling_shift, growth.max_tokens, _labels(growth))
-    write_json(folder / "streaming.json", _streaming(growth))
+    write_json(folder / "checkpoint" / "streaming.json", _streaming(growth))
     forget_origin(folder)
 
 
@@ -71,6 +71,6 @@ def _streaming(growth: Growth) -> dict[str, Any]:
         "formats": {name: list(size) for name, size in zip(names, growth.formats, strict=False)},
         "stream": {
             "chunk": growth.chunk, "first_chunk": growth.chunk, "window": growth.chunk, "sink": 0,
-            "positions": "window", "remember_timestep": 0,
+            "positions": "window", "remember_timestep": 0, "negative_context": "shared", "context_type": "float32",
         },
     }  # fmt: skip

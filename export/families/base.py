@@ -10,8 +10,18 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ...bundle.manifest import Defaults, FusedLora, LatentGeometry, Recipe, TensorSpec, TextRules
-from ..request import Lora
+from ...bundle.manifest import (
+    Condition,
+    Defaults,
+    FusedLora,
+    Held,
+    LatentGeometry,
+    Recipe,
+    Stream,
+    TensorSpec,
+    TextRules,
+)
+from ..request import FusedAs, Lora
 
 Array = np.ndarray[Any, Any]
 
@@ -38,19 +48,39 @@ class GraphSource:
 class Trial:
     """Random inputs and what the untouched torch module makes of them, in float32.
 
-    A streaming decoder's trial has the input `latents` [B, C, F, H, W] and expects all `frames` at once.
+    expected: the graph's first output. also: its other outputs, by name.
+    The trial of graphs that stream has one input (a `FrameStream`'s `whole`), and expects all that comes of it at once.
     """
 
     label: str
     inputs: dict[str, Array]
     expected: Array
+    also: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FrameStream:
+    """How a clip passes through two graphs, one for its beginning and one for the rest, which hand on states.
+
+    whole: name of the clip in a trial, frames on axis 2. part: the graphs' input that a piece of it becomes.
+    first, later: how many frames each graph takes. made: the output that is joined.
+    """
+
+    whole: str
+    part: str
+    first: int
+    later: int
+    made: str
 
 
 class ModelPart(Protocol):
     """One component of a checkpoint: one set of weights, one or more graphs that share them."""
 
     name: str
-    streams: bool
+
+    @property
+    def streams(self) -> FrameStream | None:
+        """How two graphs share a clip; None where they are graphs of their own."""
 
     def load(self) -> Any:
         """Return the real torch module in float32, LoRAs fused."""
@@ -76,6 +106,9 @@ class Facts:
     """How many denoisers share the noise levels."""
     loras: list[FusedLora] = field(default_factory=list)
     """What `add_loras` was given."""
+    held: Held | None = None
+    condition: Condition | None = None
+    stream: Stream | None = None
 
 
 class Adapter(Protocol):
@@ -83,8 +116,10 @@ class Adapter(Protocol):
 
     facts: Facts
 
-    def add_loras(self, loras: Sequence[Lora]) -> None:
+    def add_loras(self, loras: Sequence[Lora], fused_as: FusedAs = "fp32") -> None:
         """Check LoRAs against the denoisers, which fuse them as they load, and note them in the facts.
+
+        fused_as: what weights that a LoRA changed are stored as.
 
         Raises UsageError for a denoiser that the model does not have, CheckpointError for a file that does not fit.
         """

@@ -55,7 +55,7 @@ def run_front(first: Session, following: Session, latents: NDArray[np.float32]) 
     for index, frame in enumerate(latent_frames(latents)):
         session = first if index == 0 else following
         outputs = session.run({**_tensors(frame), **state})
-        state = _next_state(outputs, state, index)
+        state = next_state(outputs, state, f"decoding latent frame {index + 1}")
         maps = {name: tensor.numpy() for name, tensor in outputs.items() if name.startswith(_HIDDEN)}
         del outputs
         if not maps:
@@ -76,14 +76,29 @@ def decode_inputs(
 
     inputs: what it takes for each latent frame beside its state. size: height and width of the pictures.
     """
+    for frames in frames_of_inputs(first, following, inputs, size, geometry):
+        yield from to_uint8(frames)
+
+
+def frames_of_inputs(
+    first: Session,
+    following: Session,
+    inputs: Iterable[Mapping[str, NDArray[Any]]],
+    size: tuple[int, int],
+    geometry: LatentGeometry,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the frames, float32 [1, 3, T, H, W] in [-1, 1], of one latent frame after the other; see decode_inputs.
+
+    The state is handed on for as long as inputs come, so that a clip that never ends has no seam.
+    """
     state: dict[str, Tensor] = {}
     for index, frame in enumerate(inputs):
         session, count = (first, 1) if index == 0 else (following, geometry.temporal_scale)
         outputs = session.run({**_tensors(frame), **state})
         frames = _checked_frames(outputs, (1, 3, count, *size), index)
-        state = _next_state(outputs, state, index)
+        state = next_state(outputs, state, f"decoding latent frame {index + 1}")
         del outputs  # the state of before is large, and the pictures may take long to be used
-        yield from to_uint8(frames)
+        yield frames
 
 
 def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
@@ -102,11 +117,12 @@ def _checked_frames(outputs: Mapping[str, Tensor], shape: tuple[int, ...], index
     return frames
 
 
-def _next_state(outputs: Mapping[str, Tensor], before: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-    """Return the state among a decoder's outputs, under the names that `decoder_next` takes it by."""
+def next_state(outputs: Mapping[str, Tensor], before: Mapping[str, Tensor], doing: str) -> dict[str, Tensor]:
+    """Return the state among a decoder's or encoder's outputs, under the names that the next run takes it by.
+
+    before: the state that went in, empty at first. Raises EngineError, which says what it was `doing`.
+    """
     state = {name.removesuffix(_NEXT): tensor for name, tensor in outputs.items() if name.startswith(_STATE)}
     if not state or (before and set(state) != set(before)):
-        raise EngineError(
-            f"decoding latent frame {index + 1} gave the state {sorted(state)}, needed is {sorted(before) or 'state_00, ...'}"
-        )
+        raise EngineError(f"{doing} gave the state {sorted(state)}, needed is {sorted(before) or 'state_00, ...'}")
     return state

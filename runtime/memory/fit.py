@@ -16,7 +16,7 @@ from ...core.units import format_bytes
 from ...engines import ENGINES, Engine, EngineOptions, get_engine
 from .budget import Budget, budget_of
 from .plan import MemoryPlan, plan_memory
-from .sizes import clip_sizes
+from .sizes import Uses, clip_sizes
 
 Size = tuple[int, int, int]
 """Width and height in pixels, frames."""
@@ -32,12 +32,13 @@ def plan_clip(
     budget: Budget,
     *,
     only_decoder: bool = False,
+    uses: Uses = Uses(),
     on_progress: Progress | None = None,
 ) -> MemoryPlan:
     """Return how memory is used for clips of a size on an engine, which need not be able to run here.
 
-    only_decoder: the latents are there, and nothing else is opened. on_progress is told of the stage `fit` where the size
-    does not fit and the nearest that does is looked for, which takes seconds.
+    only_decoder: the latents are there, and nothing else is opened. uses: what else is. on_progress is told of the stage
+    `fit` where the size does not fit and the nearest that does is looked for, which takes seconds.
     Raises GeometryError where the model cannot do the size, PlanError where nothing fits, naming what would; Cancelled.
     """
 
@@ -48,7 +49,7 @@ def plan_clip(
         if tried:
             report_progress(on_progress, "fit", min(tried - 1, _MOST_TRIED), _MOST_TRIED)
         tried += 1
-        sizes = clip_sizes(bundle, *candidate, engine, options, only_decoder=only_decoder)
+        sizes = clip_sizes(bundle, *candidate, engine, options, only_decoder=only_decoder, uses=uses)
         return plan_memory(sizes, budget, engine.device)
 
     plan = plan_of(size)
@@ -104,18 +105,20 @@ def plan_bundle(
     memory: str | None = None,
     engine: str = "auto",
     compute_capability: str | None = None,
+    uses: Uses = Uses(),
     on_progress: Progress | None = None,
 ) -> MemoryPlan:
     """Return how memory would be used for clips of a size and length (None: the bundle's defaults); nothing is opened.
 
-    compute_capability: plan for an NVIDIA GPU of this kind in the place of what this machine has; `memory` says how much of
-    it there is. Raises BundleError, GeometryError, UsageError, EngineError; PlanError where nothing fits.
+    uses: what clips need beside what every clip does. compute_capability: plan for an NVIDIA GPU of this kind in the place of
+    what this machine has; `memory` says how much of it there is. Raises BundleError, GeometryError, UsageError, EngineError;
+    PlanError where nothing fits.
     """
     bundle = peek_bundle(path or demo_bundle_path())
     runs_on = _engine(engine, compute_capability, memory)
     wanted = bundle.manifest.defaults.complete(size, frames)
     budget = budget_of(memory, runs_on.device)
-    return plan_clip(bundle, wanted, runs_on, EngineOptions(), budget, on_progress=on_progress)
+    return plan_clip(bundle, wanted, runs_on, EngineOptions(), budget, uses=uses, on_progress=on_progress)
 
 
 def _engine(name: str, capability: str | None, memory: str | None) -> Engine:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ...core.units import format_bytes
 from ..decoding.tiling import DEFAULT_OVERLAP, Tile
 from .budget import UNKNOWN, Budget
-from .sizes import DECODER, TEXT_ENCODER, ClipSizes, ComponentSizes
+from .sizes import DECODER, ENCODER, IMAGE_ENCODER, TEXT_ENCODER, ClipSizes, ComponentSizes
 
 Placement = Literal["resident", "swapped", "streamed", "cpu"]
 OVERHEAD = {"cpu": 170 * 2**20, "gpu": 600 * 2**20}
@@ -27,7 +27,13 @@ LEAST_TILE = DEFAULT_OVERLAP + 2
 STREAMING_MARGIN = 1.25
 """Of a streamed component's weight budget: a part, an eighth of it, takes three times its size for a moment as it is opened."""
 _PROCESS = {"cpu": "Python, libraries, video encoder", "gpu": "CUDA and its libraries"}
-_TITLES = {TEXT_ENCODER: "the text encoder", DECODER: "the decoder", "denoiser": "the denoiser"}
+_TITLES = {
+    TEXT_ENCODER: "the text encoder",
+    ENCODER: "the encoder",
+    IMAGE_ENCODER: "the image encoder",
+    DECODER: "the decoder",
+    "denoiser": "the denoiser",
+}
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,18 @@ class ComponentPlan:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How every component is held for clips of one size. tile: how the decoder cuts pictures, None for not at all."""
+    """How every component is held for clips of one size.
+
+    tile: how the decoder cuts pictures, None for not at all. window: how many latent frames the rear of a decoder of whole
+    clips sees at a time, None for all.
+    """
 
     sizes: ClipSizes = field(repr=False)
     budget: Budget
     device: Literal["cpu", "gpu"]
     components: dict[str, ComponentPlan]
     tile: Tile | None = None
+    window: int | None = None
 
     @property
     def phases(self) -> dict[str, int]:
@@ -73,7 +84,9 @@ class MemoryPlan:
         return self.peak <= self.budget.bytes
 
     def sizes_of(self, name: str) -> ComponentSizes:
-        """Return a component's sizes under this plan: the decoder's are those of a tile."""
+        """Return a component's sizes under this plan: the decoder's are those of a tile or window."""
+        if name == DECODER and self.window is not None and self.sizes.within is not None:
+            return self.sizes.within(self.window)
         if name == DECODER and self.tile is not None:
             return self.sizes.decoder_of(self.tile.height, self.tile.width)
         return self.sizes.components[name]
@@ -87,7 +100,7 @@ class MemoryPlan:
         ]
         beside = sum(other.weights + other.activations for other in others)
         activations = 0 if own.placement == "cpu" else sizes.activations
-        return OVERHEAD[self.device] + beside + own.held(sizes) + activations
+        return OVERHEAD[self.device] + self.sizes.context + beside + own.held(sizes) + activations
 
     def place(self, name: str, plan: ComponentPlan) -> MemoryPlan:
         """Return this plan with a component held in another way."""
@@ -124,6 +137,8 @@ class MemoryPlan:
             "fits": self.fits,
             "components": parts,
             "tile": tile,
+            "window": self.window,
+            "context": self.sizes.context,
             "unknown": self.sizes.unknown,
         }
 
@@ -134,7 +149,7 @@ def plan_memory(sizes: ClipSizes, budget: Budget, device: Literal["cpu", "gpu"] 
     Components leave memory in the order in which keeping them open saves least: the text encoder works once a clip.
     """
     plan = MemoryPlan(sizes, budget, device, {name: ComponentPlan("resident") for name in sizes.components})
-    first = [name for name in (TEXT_ENCODER, DECODER) if name in sizes.components]
+    first = [name for name in (IMAGE_ENCODER, ENCODER, TEXT_ENCODER, DECODER) if name in sizes.components]
     for name in (*first, *(name for name in sizes.components if name not in first)):
         if plan.fits:
             return plan
@@ -168,7 +183,9 @@ def step_down(plan: MemoryPlan, name: str) -> MemoryPlan | None:
 
 def _smaller(plan: MemoryPlan, name: str) -> Iterator[MemoryPlan]:
     """Yield plans under which a component takes less and less."""
-    if name == DECODER:
+    if name == DECODER and plan.sizes.whole_clips:
+        yield from (replace(plan, window=window) for window in plan.sizes.windows)
+    elif name == DECODER:
         for tile in tile_sizes(*plan.sizes.latents[3:]):
             yield replace(plan, tile=tile)
     else:
@@ -176,7 +193,8 @@ def _smaller(plan: MemoryPlan, name: str) -> Iterator[MemoryPlan]:
         halves = takewhile(lambda budget: budget > sizes.largest_weight, (sizes.weights >> n for n in count(1)))
         yield from _streamed(plan, name, [*halves, sizes.largest_weight])
     if plan.device == "gpu":
-        yield replace(plan.place(name, ComponentPlan("cpu")), tile=None if name == DECODER else plan.tile)
+        whole = replace(plan, tile=None, window=None) if name == DECODER else plan
+        yield whole.place(name, ComponentPlan("cpu"))
 
 
 def tile_sizes(height: int, width: int) -> Iterator[Tile]:
@@ -210,7 +228,8 @@ def _streamed(plan: MemoryPlan, name: str, weight_budgets: list[int]) -> Iterato
 
 def _left(plan: MemoryPlan, name: str) -> int:
     """Return what a component that works alone may hold of its weights."""
-    return int((plan.budget.bytes - OVERHEAD[plan.device] - plan.sizes_of(name).activations) / STREAMING_MARGIN)
+    taken = OVERHEAD[plan.device] + plan.sizes.context + plan.sizes_of(name).activations
+    return int((plan.budget.bytes - taken) / STREAMING_MARGIN)
 
 
 def describe_step(before: MemoryPlan, after: MemoryPlan, name: str) -> str:
@@ -219,6 +238,8 @@ def describe_step(before: MemoryPlan, after: MemoryPlan, name: str) -> str:
     own = after.components[name]
     if after.tile != before.tile and after.tile is not None:
         what = f"pictures are decoded in tiles of {after.tile.height}x{after.tile.width} latents"
+    elif after.window != before.window and after.window is not None:
+        what = f"pictures are decoded in windows of {after.window} latent frames"
     elif own.placement == "streamed" and own.weight_budget is not None:
         what = f"{title} is streamed, {format_bytes(own.weight_budget)} of weights at a time"
     elif own.placement == "cpu":
@@ -237,6 +258,8 @@ def describe_plan(plan: MemoryPlan) -> list[str]:
     if plan.sizes.unknown:
         lines.append(f"  counted    weights alone: {plan.sizes.unknown}")
     lines.append(f"  {'process':<12} {format_bytes(OVERHEAD[plan.device])}: {_PROCESS[plan.device]}, whatever runs")
+    if plan.sizes.context:
+        lines.append(f"  {'context':<12} {format_bytes(plan.sizes.context)}: what a stream remembers, whatever runs")
     for name, own in plan.components.items():
         sizes = plan.sizes_of(name)
         weights = format_bytes(sizes.weights)
@@ -244,6 +267,8 @@ def describe_plan(plan: MemoryPlan) -> list[str]:
             weights = f"{format_bytes(own.weight_budget)} of {weights}"
         tiled = name == DECODER and plan.tile is not None
         tile = f", in tiles of {plan.tile.height}x{plan.tile.width} latents" if tiled and plan.tile else ""
+        if name == DECODER and plan.window is not None:
+            tile = f", in windows of {plan.window} latent frames"
         lines.append(
             f"  {name:<12} {own.placement}: weights {weights}, activations {format_bytes(sizes.activations)}{tile}, "
             f"{format_bytes(plan.phases[name])} in all"

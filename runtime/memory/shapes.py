@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ...bundle.manifest import Manifest
 from ...core.errors import BundleError
-from ...engines import Part
+from ...engines import Part, Window
 from ...engines.graphs.extents import parse_extent
-from ...engines.graphs.parts import part_inputs
+from ...engines.graphs.parts import part_inputs, rear_window
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -18,7 +18,8 @@ Shapes = dict[str, tuple[int, ...]]
 def input_shapes(manifest: Manifest, graph: str, latents: tuple[int, ...]) -> Shapes:
     """Return the shape of each input of a graph (see Roles.graphs) for latents [B, C, F, H, W].
 
-    Decoders take one latent frame at a time. Raises BundleError where the manifest names an extent that is not known.
+    Encoders and decoders take one latent frame at a time; a denoiser of streams takes its longest chunk, and as much context
+    as it ever has. Raises BundleError where the manifest names an extent that is not known.
     """
     specs = manifest.roles.graphs()[graph].inputs
     return shapes_of(manifest, graph, latents, {name: tuple(spec.shape) for name, spec in specs.items()})
@@ -29,8 +30,16 @@ def shapes_of(
 ) -> Shapes:
     """Return the shape of each input of a part of a graph. inputs: its shapes in the extents' names; see input_shapes."""
     batch, _, frames, height, width = latents
-    tokens = manifest.text.max_tokens
-    known = {"batch": batch, "frames": frames, "height": height, "width": width, "tokens": tokens}
+    stream, (_, patch_height, patch_width) = manifest.stream, manifest.latent.patch
+    known = {
+        "batch": batch,
+        "frames": frames if stream is None else max(stream.first, stream.chunk),
+        "height": height,
+        "width": width,
+        "tokens": manifest.text.max_tokens,
+        "context": 0 if stream is None else stream.window,
+        "patches": height // patch_height * (width // patch_width),
+    }
     return {name: tuple(_extent(graph, extent, known) for extent in shape) for name, shape in inputs.items()}
 
 
@@ -45,11 +54,21 @@ def _part_inputs(path: Path, part: Part, changed: int) -> dict[str, tuple[int | 
     return part_inputs(path, part)
 
 
+def window_of(path: Path) -> Window:
+    """Return what the rear of a decoder of whole clips needs; see engines.graphs.parts.rear_window."""
+    return _window(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _window(path: Path, changed: int) -> Window:
+    return rear_window(path)
+
+
 def _extent(graph: str, extent: int | str, known: dict[str, int]) -> int:
-    """Return an extent's value: `height` and `height*4` are what export writes."""
+    """Return an extent's value: `height`, `height*4` and `frames*8-7` are what export writes."""
     if isinstance(extent, int):
         return extent
     parsed = parse_extent(extent)
-    if parsed is None or parsed[0] not in known:
+    if parsed is None or parsed.name not in known:
         raise BundleError(f"the manifest gives {graph} the extent {extent!r}, which is none of {', '.join(known)}")
-    return known[parsed[0]] * parsed[1]
+    return parsed.of(known[parsed.name])

@@ -1,25 +1,31 @@
 """How much memory each part of a bundle takes for a clip, from the graphs themselves.
 
-A part (component) is what is opened and closed together: the text encoder, each denoiser, the decoder with its two graphs.
+A part (component) is what is opened and closed together: the text encoder, each denoiser, the encoder of pictures and the
+decoder with their two graphs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from ...bundle.geometry import latent_shape
+from ...bundle.manifest import Manifest
 from ...bundle.reader import Bundle
-from ...core.errors import BundleError, EngineError, MissingExtraError
+from ...bundle.roles import DECODER_ROLES
+from ...core.errors import BundleError, EngineError, MissingExtraError, UsageError
 from ...engines import Engine, EngineOptions, Part
 from ...engines.costs import CPU_ACTIVATION_MARGIN, graph_costs
-from .shapes import input_shapes, part_extents, shapes_of
+from ..decoding.windows import window_sizes
+from .shapes import input_shapes, part_extents, shapes_of, window_of
 
-TEXT_ENCODER, DECODER = "text_encoder", "decoder"
-DECODER_GRAPHS = ("decoder_first", "decoder_next")
+TEXT_ENCODER, ENCODER, IMAGE_ENCODER, DECODER = "text_encoder", "encoder", "image_encoder", "decoder"
+ENCODER_GRAPHS = ("encoder_first", "encoder_next")
 WEIGHTS_ALONE_MARGIN = 1.75
 """What ONNX Runtime's CPU provider takes for one byte of weights where they alone are quantized: it repacks them at opening, and
 unpacks as it runs. 1.63 was measured on a text encoder of UMT5-XXL's size in int8."""
@@ -46,22 +52,66 @@ class ComponentSizes:
 
 
 @dataclass(frozen=True)
+class Uses:
+    """What of a bundle a clip needs beside what every clip does: which decoder, None for the default; whether pictures go in."""
+
+    decoder: str | None = None
+    pictures: bool = False
+
+
+PlanKey = tuple[tuple[int, ...], Uses]
+
+
+@dataclass(frozen=True)
 class ClipSizes:
     """All components' sizes for latents [1, C, F, H, W].
 
     decoder_of: the decoder's where it decodes tiles of (height, width) in latent units, its front whole pictures. unknown: why
-    the graphs could not be analysed ("" where they were): then only weights are counted.
+    the graphs could not be analysed ("" where they were): then only weights are counted. uses: what of the bundle is used.
+    context: what a stream remembers, which is held whatever works. whole_clips: whether the decoder takes a clip at once, which
+    is cut into windows instead of tiles; windows: how many latent frames its rear may see at a time, the most first; within:
+    its sizes then.
     """
 
     latents: tuple[int, int, int, int, int]
     components: dict[str, ComponentSizes]
     decoder_of: Callable[[int, int], ComponentSizes]
     unknown: str = ""
+    uses: Uses = Uses()
+    context: int = 0
+    whole_clips: bool = False
+    windows: tuple[int, ...] = ()
+    within: Callable[[int], ComponentSizes] | None = None
+
+    @property
+    def key(self) -> PlanKey:
+        """What tells the plan of such clips from others'."""
+        return self.latents, self.uses
 
 
 def component_of(graph: str) -> str:
     """Return the component that a graph (see Roles.graphs) belongs to."""
-    return DECODER if graph in DECODER_GRAPHS else graph
+    if graph in ENCODER_GRAPHS:
+        return ENCODER
+    return DECODER if graph.endswith(DECODER_ROLES) else graph
+
+
+def context_size(manifest: Manifest, latents: tuple[int, ...]) -> int:
+    """Return the bytes of one context of a stream, 0 for a bundle that makes none."""
+    if manifest.stream is None:
+        return 0
+    denoiser = manifest.roles.denoiser[0]
+    shapes = input_shapes(manifest, "denoiser", latents)
+    return sum(math.prod(shapes[name]) * np.dtype(denoiser.inputs[name].dtype).itemsize for name in denoiser.context)
+
+
+def contexts_of(manifest: Manifest) -> int:
+    """Return how many contexts a stream may have: the negative prompt of guided recipes has one of its own."""
+    stream = manifest.stream
+    if stream is None or stream.negative_context == "shared":
+        return int(stream is not None)
+    guided = any(max([recipe.guidance, *(recipe.expert_guidance or [])]) > 1 for recipe in manifest.recipes)
+    return 1 + guided
 
 
 def clip_sizes(
@@ -73,6 +123,7 @@ def clip_sizes(
     options: EngineOptions,
     *,
     only_decoder: bool = False,
+    uses: Uses = Uses(),
 ) -> ClipSizes:
     """Return what a clip of this many pixels and frames takes on an engine, which need not be able to run here.
 
@@ -80,38 +131,94 @@ def clip_sizes(
     """
     latents = latent_shape(bundle.manifest.latent, width, height, frames)
     try:
-        sizes = _analysed(bundle, latents, engine, options, only_decoder)
+        sizes = _analysed(bundle, latents, engine, options, only_decoder, uses)
     except (MissingExtraError, BundleError, EngineError, ValueError) as error:
-        sizes = _by_files(bundle, latents, str(error))
-    return replace(sizes, components={DECODER: sizes.components[DECODER]}) if only_decoder else sizes
+        sizes = _by_files(bundle, latents, str(error), uses)
+    if only_decoder:
+        return replace(sizes, components={DECODER: sizes.components[DECODER]}, uses=uses)
+    return replace(sizes, uses=uses, context=contexts_of(bundle.manifest) * context_size(bundle.manifest, latents))
+
+
+def decoder_graphs(manifest: Manifest, uses: Uses) -> list[str]:
+    """Return the names of the graphs of the decoder that is used: of its first latent frame and of the others, or of all."""
+    name = manifest.decoder_name(uses.decoder)
+    if name is None:
+        raise UsageError(
+            f"this bundle has no decoder {uses.decoder!r}: choose from {', '.join(manifest.roles.decoders_by_name)}"
+        )
+    return list(manifest.roles.decoder_names(name).values())
+
+
+def streaming_graphs(manifest: Manifest, uses: Uses) -> tuple[str, str]:
+    """Return the names of the graphs of a decoder that takes one latent frame after the other. Raises BundleError."""
+    names = decoder_graphs(manifest, uses)
+    if len(names) != 2:
+        raise BundleError(f"{names[0]} decodes a clip as a whole, so that nothing can be shown before its end")
+    return names[0], names[1]
+
+
+def _component_graphs(manifest: Manifest, uses: Uses) -> dict[str, list[str]]:
+    """Return the graphs of each component that is used, the decoder last."""
+    roles = manifest.roles
+    found = {TEXT_ENCODER: [TEXT_ENCODER]}
+    if uses.pictures:
+        found[ENCODER] = list(ENCODER_GRAPHS)
+        if roles.image_encoder is not None:
+            found[IMAGE_ENCODER] = [IMAGE_ENCODER]
+    found |= {name: [name] for name in roles.denoiser_names()}
+    return found | {DECODER: decoder_graphs(manifest, uses)}
 
 
 def _analysed(
-    bundle: Bundle, latents: tuple[int, int, int, int, int], engine: Engine, options: EngineOptions, only_decoder: bool
+    bundle: Bundle,
+    latents: tuple[int, int, int, int, int],
+    engine: Engine,
+    options: EngineOptions,
+    only_decoder: bool,
+    uses: Uses,
 ) -> ClipSizes:
     counted = _Counted(bundle, engine, options)
-    names = [] if only_decoder else [TEXT_ENCODER, *bundle.manifest.roles.denoiser_names()]
-    components = {name: counted.sizes(name, latents) for name in names}
-    components[DECODER] = counted.decoder(latents)
+    graphs = _component_graphs(bundle.manifest, uses)
+    names = [DECODER] if only_decoder else list(graphs)
+    components = {name: counted.together(graphs[name], latents) for name in names}
 
     @lru_cache
     def front_of() -> ComponentSizes:
-        return counted.decoder(latents, "front")
+        return counted.together(graphs[DECODER], latents, "front")
 
     @lru_cache
     def decoder_of(height: int, width: int) -> ComponentSizes:
-        rear = counted.decoder((*latents[:3], height, width), "rear")
-        if "latent" in counted.inputs(DECODER_GRAPHS[0], "rear"):
-            return rear
-        front = front_of()
-        # The front stays open, and what an arena has taken for its activations it does not give back.
-        return ComponentSizes(
-            front.weights + rear.weights,
-            max(front.largest_weight, rear.largest_weight),
-            front.activations + rear.activations,
-        )
+        rear = counted.together(graphs[DECODER], (*latents[:3], height, width), "rear")
+        return rear if "latent" in counted.inputs(graphs[DECODER][0], "rear") else _both(front_of(), rear)
 
-    return ClipSizes(latents, components, decoder_of)
+    @lru_cache
+    def within(frames: int) -> ComponentSizes:
+        rear = counted.together(graphs[DECODER], (*latents[:2], frames, *latents[3:]), "rear")
+        return _both(front_of(), rear)
+
+    whole = len(graphs[DECODER]) == 1
+    windows = _windows(counted.path(graphs[DECODER][0]), latents[2]) if whole else ()
+    return ClipSizes(latents, components, decoder_of, whole_clips=whole, windows=windows, within=within)
+
+
+def _windows(decoder: Path, frames: int) -> tuple[int, ...]:
+    """Return the windows that a clip can be decoded in; none where the graph cannot be cut."""
+    try:
+        return tuple(window_sizes(frames, window_of(decoder)))
+    except EngineError:
+        return ()
+
+
+def _both(front: ComponentSizes, rear: ComponentSizes) -> ComponentSizes:
+    """Return the sizes of a decoder's parts together.
+
+    The front stays open, and what an arena has taken for its activations it does not give back.
+    """
+    return ComponentSizes(
+        front.weights + rear.weights,
+        max(front.largest_weight, rear.largest_weight),
+        front.activations + rear.activations,
+    )
 
 
 class _Counted:
@@ -122,52 +229,54 @@ class _Counted:
 
     def inputs(self, name: str, part: Part) -> dict[str, tuple[int | str, ...]]:
         """Return the shape of each input of a part of a graph, in the extents' names."""
-        return part_extents(self._path(name), part)
+        return part_extents(self.path(name), part)
 
     def sizes(self, name: str, latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
         """Return the sizes of a graph or of a part of it for latents of a shape."""
         manifest = self._bundle.manifest
         activations = manifest.roles.graphs()[name].activations or "float"
-        model = self._engine.graph_to_run(self._path(name), replace(self._options, activations=activations, part=part))
+        model = self._engine.graph_to_run(self.path(name), replace(self._options, activations=activations, part=part))
         if part is None:
             shapes = input_shapes(manifest, name, latents)
         else:
             shapes = shapes_of(manifest, name, latents, self.inputs(name, part))
         costs = graph_costs(model, shapes, self._options.compute or self._engine.compute)
+        # A context is held, and counted, for as long as the stream goes on.
+        context = context_size(manifest, latents) if component_of(name) in manifest.roles.denoiser_names() else 0
         margin = CPU_ACTIVATION_MARGIN if self._engine.device == "cpu" else GPU_ACTIVATION_MARGIN
         largest = max(costs.largest_weights, default=0)
         quantized = manifest.roles.graphs()[name].quantization is not None
         alone = self._engine.device == "cpu" and quantized and activations == "float"
         weights = int(costs.weight_bytes * (WEIGHTS_ALONE_MARGIN if alone else 1))
-        return ComponentSizes(weights, largest, int(costs.activation_bytes * margin))
+        return ComponentSizes(weights, largest, int(max(0, costs.activation_bytes - context) * margin))
 
-    def decoder(self, latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
-        """Return the sizes of both of the decoder's graphs, or of that part of both, which are open together and run in turn.
+    def together(self, names: Sequence[str], latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
+        """Return the sizes of all of a component's graphs, or of that part of each, which are open together and run in turn.
 
         On the processor the first graph's arena stays beside the other's; a GPU's margin is wide enough for that.
         """
-        first, following = (self.sizes(name, latents, part) for name in DECODER_GRAPHS)
+        sizes = [self.sizes(name, latents, part) for name in names]
         combined = sum if self._engine.device == "cpu" else max
         return ComponentSizes(
-            weights=first.weights + following.weights,
-            largest_weight=max(first.largest_weight, following.largest_weight),
-            activations=combined((first.activations, following.activations)),
+            weights=sum(size.weights for size in sizes),
+            largest_weight=max(size.largest_weight for size in sizes),
+            activations=combined(size.activations for size in sizes),
         )
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Return the file of a graph."""
         return self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
 
 
-def _by_files(bundle: Bundle, latents: tuple[int, int, int, int, int], reason: str) -> ClipSizes:
+def _by_files(bundle: Bundle, latents: tuple[int, int, int, int, int], reason: str, uses: Uses) -> ClipSizes:
     """Return the sizes of the files of weights: less than what is needed, and all that is known."""
     manifest = bundle.manifest
     area, clip = math.prod(latents[3:]), math.prod(latents) * 4
+    graphs, named = _component_graphs(manifest, uses), manifest.roles.graphs()
+    files = {part: sum(manifest.files[named[name].data].size for name in names) for part, names in graphs.items()}
 
     def decoder_of(height: int, width: int) -> ComponentSizes:
-        sizes = [manifest.files[manifest.roles.graphs()[name].data].size for name in DECODER_GRAPHS]
-        return ComponentSizes(sum(sizes), 0, clip * height * width // area)
+        return ComponentSizes(files[DECODER], 0, clip * height * width // area)
 
-    names = [TEXT_ENCODER, *manifest.roles.denoiser_names()]
-    files = {name: manifest.files[manifest.roles.graphs()[name].data].size for name in names}
     components = {name: ComponentSizes(size, 0, clip) for name, size in files.items()}
-    return ClipSizes(latents, {**components, DECODER: decoder_of(*latents[3:])}, decoder_of, reason)
+    return ClipSizes(latents, components, decoder_of, reason, whole_clips=len(graphs[DECODER]) == 1)

@@ -104,9 +104,9 @@ def test_the_usual_layouts_of_json_are_read(reel, layout, escaped):
 
 
 def test_a_newer_schema_is_named_as_such(reel):
-    edit(reel, lambda data: data.update(schema=2, read_by="0.9.0", roles="another shape"))
+    edit(reel, lambda data: data.update(schema=3, read_by="0.9.0", roles="another shape"))
     message = refused(reel)
-    assert "schema 2 is newer" in message
+    assert "schema 3 is newer" in message
     assert "edgereel 0.9.0" in message
     edit(reel, lambda data: [data.pop("read_by"), data.pop("digest")])
     assert "pip install -U edgereel" in refused(reel)

@@ -13,11 +13,11 @@ from edgereel.bundle.manifest import Graph, Manifest, Roles
 pytestmark = pytest.mark.lean
 
 
-class RolesWithPictures(Roles):
+class RolesWithSound(Roles):
     """What the roles of a later release may look like."""
 
-    encoder_first: Graph | None = None
-    image_encoders: list[Graph] = Field(default_factory=list)
+    painter_first: Graph | None = None
+    sound_encoders: list[Graph] = Field(default_factory=list)
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def test_roles_are_made_of_graphs_by_name_and_give_them_back():
 
 
 def test_a_new_role_is_a_field_and_no_more():
-    more = ("encoder_first", "image_encoders", "image_encoders_2")
-    roles = RolesWithPictures.of({name: entry(name) for name in (*reversed(more), *names())})
+    more = ("painter_first", "sound_encoders", "sound_encoders_2")
+    roles = RolesWithSound.of({name: entry(name) for name in (*reversed(more), *names())})
     assert list(roles.graphs()) == names(*more)
-    assert roles.image_encoders[1].data == "image_encoders_2.data"
-    without = RolesWithPictures.of({name: entry(name) for name in names()})
+    assert roles.sound_encoders[1].data == "sound_encoders_2.data"
+    without = RolesWithSound.of({name: entry(name) for name in names()})
     assert list(without.graphs()) == names()
-    assert "encoder_first" not in without.model_dump(mode="json")
+    assert "painter_first" not in without.model_dump(mode="json")
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_graphs_that_make_no_roles(left_out, more, message):
 
 def test_every_graph_of_a_role_must_be_listed_under_files(data):
     class LaterManifest(Manifest):
-        roles: RolesWithPictures
+        roles: RolesWithSound
 
-    data["roles"]["encoder_first"] = entry("encoder_first")
-    with pytest.raises(ValidationError, match=r"not listed under files: encoder_first\.data, encoder_first\.onnx"):
+    data["roles"]["painter_first"] = entry("painter_first")
+    with pytest.raises(ValidationError, match=r"not listed under files: painter_first\.data, painter_first\.onnx"):
         LaterManifest.model_validate_json(json.dumps(data))
 
 

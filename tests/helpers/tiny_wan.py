@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+BEGINNINGS = ("words", "held", "condition", "embeds", "both ends")
+"""What clips begin with: words alone; a held picture (Wan 2.2 TI2V-5B); a condition (Wan 2.2 I2V-A14B), with embeddings of
+the picture beside it (Wan 2.1 I2V), or of the first and the last one (first-last frame)."""
+PICTURE = 28
+"""Pixels a side of what the image encoder takes."""
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "the", "red", "green", "ball", "square", "bounces", "slides", "over", "ocean"]
 
@@ -27,6 +33,9 @@ def write_tiny_wan(
     dtype: torch.dtype = torch.float32,
     sharded: bool = False,
     experts: bool = False,
+    begins: str = "words",
+    patch: int = 2,
+    res_blocks: int | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Path:
     """Write the checkpoint and return its folder.
@@ -34,20 +43,26 @@ def write_tiny_wan(
     vae_patch, residual: the VAE's `patch_size` and `is_residual` (both as in Wan 2.2 where set).
     vae_levels: 4 scales by 8 in space and 4 in time as Wan does, 3 by 4 and 4, 2 by 2 and 2.
     sharded: weights of every component in several safetensors files with an index.
+    begins: one of BEGINNINGS. patch: of the transformer, in height and width. res_blocks: of each level of the VAE, None
+    for the fewest: one where its encoder is needed.
     experts: two transformers that share the noise levels at 0.875, as in Wan 2.2's large models.
     extra: content of `edgereel.json`.
     """
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
+    blocks = (0 if begins == "words" else 1) if res_blocks is None else res_blocks
     components = {
         "text_encoder": _text_encoder(),
-        "transformer": _transformer(depth, heads, latent_channels),
-        "vae": _vae(latent_channels, vae_patch, residual, vae_levels),
+        "transformer": _transformer(depth, heads, latent_channels, begins, patch),
+        "vae": tiny_vae(latent_channels, vae_patch, residual, vae_levels, blocks),
     }
     if experts:
-        components["transformer_2"] = _transformer(depth, heads, latent_channels)
+        components["transformer_2"] = _transformer(depth, heads, latent_channels, begins, patch)
+    if begins in ("embeds", "both ends"):
+        components["image_encoder"] = _image_encoder()
+        _write_image_processor(folder / "image_processor")
     for name, module in components.items():
-        _randomize(module)
+        randomize(module)
         limit = "25KB" if sharded else "5GB"
         module.to(dtype).save_pretrained(folder / name, max_shard_size=limit, safe_serialization=True)
     UniPCMultistepScheduler(
@@ -55,10 +70,10 @@ def write_tiny_wan(
     ).save_pretrained(folder / "scheduler")
     _tokenizer().save_pretrained(folder / "tokenizer")
     index = {
-        "_class_name": "WanPipeline",
+        "_class_name": "WanPipeline" if begins in ("words", "held") else "WanImageToVideoPipeline",
         "_diffusers_version": "0.36.0",
         "boundary_ratio": 0.875 if experts else None,
-        "expand_timesteps": False,
+        "expand_timesteps": begins == "held",
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
@@ -66,6 +81,9 @@ def write_tiny_wan(
         "transformer_2": ["diffusers", "WanTransformer3DModel"] if experts else [None, None],
         "vae": ["diffusers", "AutoencoderKLWan"],
     }
+    if "image_encoder" in components:
+        index["image_encoder"] = ["transformers", "CLIPVisionModel"]
+        index["image_processor"] = ["transformers", "CLIPImageProcessor"]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     if extra is not None:
         (folder / "edgereel.json").write_text(json.dumps(extra) + "\n", encoding="utf-8")
@@ -88,30 +106,81 @@ def _text_encoder() -> UMT5EncoderModel:
     )
 
 
-def _transformer(depth: int, heads: int, channels: int) -> WanTransformer3DModel:
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=heads,
-        attention_head_dim=12,
-        in_channels=channels,
-        out_channels=channels,
-        text_dim=32,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=depth,
-        cross_attn_norm=True,
-        rope_max_seq_len=64,
+def tiny_transformer(depth: int = 2, heads: int = 2, channels: int = 4, **config: Any) -> WanTransformer3DModel:
+    """Return a small random denoiser, every parameter off its initial value; config goes before what is usual here."""
+    patch = config.pop("patch", 2)
+    module = _transformer(depth, heads, channels, config.pop("begins", "words"), patch, config)
+    randomize(module)
+    return module
+
+
+def _transformer(
+    depth: int, heads: int, channels: int, begins: str, patch: int, config: dict[str, Any] | None = None
+) -> WanTransformer3DModel:
+    """Return a WanTransformer3DModel for what clips begin with."""
+    embeds = begins in ("embeds", "both ends")
+    usual: dict[str, Any] = {
+        "patch_size": (1, patch, patch),
+        "num_attention_heads": heads,
+        "attention_head_dim": 12,
+        "in_channels": channels if begins in ("words", "held") else channels + 4 + channels,
+        "out_channels": channels,
+        "text_dim": 32,
+        "freq_dim": 32,
+        "ffn_dim": 64,
+        "num_layers": depth,
+        "cross_attn_norm": True,
+        "rope_max_seq_len": 64,
+        "image_dim": 16 if embeds else None,
+        "added_kv_proj_dim": 12 * heads if embeds else None,
+        "pos_embed_seq_len": 2 * (1 + (PICTURE // 14) ** 2) if begins == "both ends" else None,
+    }
+    return WanTransformer3DModel(**(usual | (config or {})))
+
+
+def _image_encoder() -> CLIPVisionModel:
+    return CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=PICTURE,
+            patch_size=14,
+            hidden_act="gelu",
+        )
     )
 
 
-def _vae(channels: int, patch: int | None, residual: bool, levels: int) -> AutoencoderKLWan:
+def _write_image_processor(folder: Path) -> None:
+    """Write what CLIPImageProcessor.save_pretrained would: that needs torchvision or says so."""
+    folder.mkdir()
+    config = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": PICTURE},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": PICTURE, "width": PICTURE},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "do_convert_rgb": True,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def tiny_vae(channels: int, patch: int | None, residual: bool, levels: int, res_blocks: int) -> AutoencoderKLWan:
+    """Return an AutoencoderKLWan. Its encoder works with one or more res_blocks alone."""
     in_time = {4: [False, True, True], 3: [True, True], 2: [True]}[levels]
     pixels = 3 * (patch or 1) ** 2
     return AutoencoderKLWan(
         base_dim=8,
         z_dim=channels,
         dim_mult=[1] + [2] * (levels - 1),
-        num_res_blocks=0,
+        num_res_blocks=res_blocks,
         temperal_downsample=in_time,
         latents_mean=[0.1 * index - 0.2 for index in range(channels)],
         latents_std=[1.0 + 0.25 * index for index in range(channels)],
@@ -124,7 +193,7 @@ def _vae(channels: int, patch: int | None, residual: bool, levels: int) -> Autoe
     )
 
 
-def _randomize(module: torch.nn.Module) -> None:
+def randomize(module: torch.nn.Module) -> None:
     """Move every parameter off its initial value: norms of 1 and biases of 0 would hide mistakes."""
     with torch.no_grad():
         for parameter in module.parameters():

@@ -18,9 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...weights import cast_weights
-
-STATE_FRAMES = 2
-NORM_FLOOR = 1e-12  # torch.nn.functional.normalize's, which WanRMS_norm calls
+from .causal import STATE_FRAMES, Walk, attend, convolve, normalize
 
 
 class Decoder(nn.Module):
@@ -30,9 +28,11 @@ class Decoder(nn.Module):
     go in and out in float32.
     """
 
-    def __init__(self, vae: Any, compute: torch.dtype) -> None:
+    def __init__(self, vae: Any, compute: torch.dtype, shuffle: int = 1) -> None:
+        """shuffle: how many pixels of a row, and rows, an upscaling decoder gives as channels of one."""
         super().__init__()
         self.compute = compute
+        self.shuffle = shuffle
         self.patch = vae.config.patch_size or 1
         self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
         for module in (self.decoder, self.post_quant_conv):
@@ -45,10 +45,11 @@ class Decoder(nn.Module):
 
     def run(self, latent: torch.Tensor, states: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Return (frames float32 [B, 3, t, H·s, W·s], next states float32 [B, c, 2, h, w]); no states: first frame."""
-        walk = _Walk([state.to(self.compute) for state in states])
+        walk = _DecoderWalk([state.to(self.compute) for state in states])
         scaled = (latent * self.std + self.mean).to(self.compute)
-        frames = walk.decoder(self.decoder, _convolve(self.post_quant_conv, scaled))
-        return (_unpatchify(frames, self.patch).float().clamp(-1.0, 1.0), *(state.float() for state in walk.made))
+        frames = walk.decoder(self.decoder, convolve(self.post_quant_conv, scaled))
+        pictures = pixel_shuffle(_unpatchify(frames, self.patch), self.shuffle)
+        return (pictures.float().clamp(-1.0, 1.0), *(state.float() for state in walk.made))
 
 
 class DecoderFirst(Decoder):
@@ -67,36 +68,18 @@ class DecoderNext(Decoder):
         return self.run(latent, states)
 
 
-class _Walk:
-    """One pass over diffusers' decoder modules. `given`: states in order of use, none for the first frame."""
-
-    def __init__(self, given: list[torch.Tensor]) -> None:
-        self.first = not given
-        self.given = iter(given)
-        self.made: list[torch.Tensor] = []
+class _DecoderWalk(Walk):
+    """One pass over diffusers' decoder modules."""
 
     def decoder(self, decoder: Any, hidden: torch.Tensor) -> torch.Tensor:
         hidden = self.causal(decoder.conv_in, hidden)
         middle = decoder.mid_block
         hidden = self.residual(middle.resnets[0], hidden)
         for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
-            hidden = self.residual(resnet, _attend(attention, hidden))
+            hidden = self.residual(resnet, attend(attention, hidden))
         for block in decoder.up_blocks:
             hidden = self.up(block, hidden)
-        return self.causal(decoder.conv_out, decoder.nonlinearity(_norm(decoder.norm_out, hidden)))
-
-    def causal(self, conv: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """Convolve over the state's two frames and the new ones; keep the last two as the next state."""
-        zeros_before = (0, 0, 0, 0, STATE_FRAMES, 0)
-        joined = F.pad(hidden, zeros_before) if self.first else torch.cat([next(self.given), hidden], dim=2)
-        self.made.append(joined[:, :, -STATE_FRAMES:])
-        return _convolve(conv, joined)
-
-    def residual(self, block: Any, hidden: torch.Tensor) -> torch.Tensor:
-        inner = self.causal(block.conv1, block.nonlinearity(_norm(block.norm1, hidden)))
-        inner = self.causal(block.conv2, block.nonlinearity(_norm(block.norm2, inner)))
-        shortcut = hidden if isinstance(block.conv_shortcut, nn.Identity) else _convolve(block.conv_shortcut, hidden)
-        return inner + shortcut
+        return self.causal(decoder.conv_out, decoder.nonlinearity(normalize(decoder.norm_out, hidden)))
 
     def up(self, block: Any, hidden: torch.Tensor) -> torch.Tensor:
         """Run one up block, of Wan 2.1 (`upsamplers`) or of the residual kind of Wan 2.2 (`upsampler`, shortcut)."""
@@ -139,30 +122,6 @@ def _resize(conv: Any, pictures: torch.Tensor, batch: int, frames: int) -> torch
     return pictures.reshape(batch, frames, channels, height, width).permute(0, 2, 1, 3, 4)
 
 
-def _convolve(conv: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Apply a WanCausalConv3d whose padding in time is in the input already; its padding in space is done here."""
-    columns, _, rows, *_ = conv._padding
-    return F.conv3d(hidden, conv.weight, conv.bias, conv.stride, (0, rows, columns))
-
-
-def _norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Scale each position to length sqrt(channels), then by gamma, as WanRMS_norm does."""
-    length = hidden.float().norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR).to(hidden.dtype)
-    normed: torch.Tensor = hidden / length * (norm.gamma * norm.scale)
-    return normed + norm.bias if isinstance(norm.bias, torch.Tensor) else normed
-
-
-def _attend(block: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Attend over one frame's positions with a single head; hidden [B, C, 1, H, W] in and out."""
-    pictures = hidden.squeeze(2)
-    batch, channels, height, width = pictures.shape
-    tokens = _norm(block.norm, pictures).flatten(2).transpose(1, 2)
-    query, key, value = F.linear(tokens, block.to_qkv.weight.flatten(1), block.to_qkv.bias).chunk(3, dim=-1)
-    mixed, *_ = torch.onnx.ops.attention(query, key, value, q_num_heads=1, kv_num_heads=1)
-    mixed = F.linear(mixed, block.proj.weight.flatten(1), block.proj.bias)
-    return mixed.transpose(1, 2).reshape(batch, channels, 1, height, width) + hidden
-
-
 def _duplicate(shortcut: Any, hidden: torch.Tensor, first: bool) -> torch.Tensor:
     """Spread channels over time and space as DupUp3D does; the first frame is not doubled in time."""
     batch, channels, frames, height, width = hidden.shape
@@ -183,3 +142,13 @@ def _unpatchify(frames: torch.Tensor, patch: int) -> torch.Tensor:
     colours = channels // (patch * patch)
     parts = frames.reshape(batch, colours, patch, patch, count, height, width).permute(0, 1, 4, 5, 3, 6, 2)
     return parts.reshape(batch, colours, count, height * patch, width * patch)
+
+
+def pixel_shuffle(frames: torch.Tensor, factor: int) -> torch.Tensor:
+    """Turn [B, 3·r·r, F, H, W] into pictures [B, 3, F, H·r, W·r], in the order of torch's PixelShuffle."""
+    if factor == 1:
+        return frames
+    batch, channels, count, height, width = frames.shape
+    colours = channels // (factor * factor)
+    parts = frames.reshape(batch, colours, factor, factor, count, height, width).permute(0, 1, 4, 5, 2, 6, 3)
+    return parts.reshape(batch, colours, count, height * factor, width * factor)

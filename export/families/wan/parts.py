@@ -3,56 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch.export import Dim
 from transformers import UMT5Config, UMT5EncoderModel
 
-from ....bundle.manifest import FusedLora, TensorSpec
+from ....bundle.manifest import TensorSpec
 from ....core.errors import CheckpointError
 from ...checkpoint import Component
-from ...lora.fuse import CheckedLora, check_lora
-from ...request import Lora
-from ..base import GraphSource, Trial
-from .decoder import DecoderFirst, DecoderNext
+from ..base import FrameStream, GraphSource, Trial
+from ..component import ComponentPart, LoraPart
+from ..t5 import MaskedTextEncoder
+from .decoder import DecoderFirst, DecoderNext, pixel_shuffle
+from .latents import check_latent_statistics, shuffle_of
 from .lora import NAMINGS
-from .modules import Denoiser, TextEncoder
-
-TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
+from .modules import Denoiser
 
 
-class _WanPart:
-    """A component, compared with its configuration as soon as it is named."""
-
-    streams = False
-    aliases: ClassVar[dict[str, str]] = {}
-
-    def __init__(self, name: str, component: Component) -> None:
-        self.name = name
-        self.component = component
-        skeleton = component.skeleton(self.build)
-        component.check(skeleton, self.aliases)
-        self.config: Any = skeleton.config
-
-    def build(self, config: dict[str, Any]) -> Any:
-        """Return the torch module of a configuration."""
-        raise NotImplementedError
-
-    def load(self) -> Any:
-        """Return the torch module with its weights, in float32."""
-        return self.component.load(self.component.skeleton(self.build), self.aliases)
-
-    def _random(self) -> torch.Generator:
-        return torch.Generator().manual_seed(TRIAL_SEED)
-
-
-class TextEncoderPart(_WanPart):
+class TextEncoderPart(ComponentPart):
     """UMT5 encoder to `text_encoder.onnx`."""
 
     # T5 stores the table under one of its two names, or both.
-    aliases: ClassVar[dict[str, str]] = {"encoder.embed_tokens.weight": "shared.weight"}
+    aliases = MappingProxyType({"encoder.embed_tokens.weight": "shared.weight"})
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return an UMT5EncoderModel."""
@@ -81,7 +56,7 @@ class TextEncoderPart(_WanPart):
         return [
             GraphSource(
                 name=self.name,
-                module=TextEncoder(module, compute),
+                module=MaskedTextEncoder(module, compute),
                 # Two tensors: the tracer takes one given twice for one input.
                 examples=(torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)),
                 dynamic=(axes, axes),
@@ -91,33 +66,19 @@ class TextEncoderPart(_WanPart):
         ]
 
 
-class DenoiserPart(_WanPart):
+class DenoiserPart(LoraPart):
     """WanTransformer3DModel to `denoiser.onnx` (or `denoiser_2.onnx`)."""
+
+    namings = NAMINGS
 
     def __init__(self, name: str, component: Component, facts: Mapping[str, Any] | None = None) -> None:
         """facts: see GraphSource."""
         super().__init__(name, component)
         self._facts = dict(facts or {})
-        self._loras: list[CheckedLora] = []
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return a WanTransformer3DModel."""
         return WanTransformer3DModel.from_config(config)
-
-    def add_lora(self, lora: Lora) -> FusedLora:
-        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError."""
-        skeleton = self.component.skeleton(self.build)
-        shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
-        checked = check_lora(lora, shapes, NAMINGS)
-        self._loras.append(checked)
-        return checked.record(self.name)
-
-    def load(self) -> Any:
-        """Return the torch module in float32, LoRAs fused in the order given."""
-        module = super().load()
-        for lora in self._loras:
-            lora.fuse(module)
-        return module
 
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
@@ -169,19 +130,22 @@ class DenoiserPart(_WanPart):
         ]
 
 
-class DecoderPart(_WanPart):
+class DecoderPart(ComponentPart):
     """AutoencoderKLWan's decoder to `decoder_first.onnx` and `decoder_next.onnx`."""
 
-    streams = True
+    streams = FrameStream(whole="latents", part="latent", first=1, later=1, made="frames")
 
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
         self.temporal_scale = 2 ** sum(map(bool, self.config.temperal_downsample))
-        self.spatial_scale = 2 ** (len(self.config.dim_mult) - 1) * (self.config.patch_size or 1)
+        scale = 2 ** (len(self.config.dim_mult) - 1) * (self.config.patch_size or 1)
+        self.shuffle = shuffle_of(self.config, component.config_path)
+        self.spatial_scale = scale * self.shuffle
+        check_latent_statistics(self.config, component.config_path)
         stated = (self.config.scale_factor_temporal, self.config.scale_factor_spatial)
-        if stated != (self.temporal_scale, self.spatial_scale):
+        if stated not in ((self.temporal_scale, scale), (self.temporal_scale, self.spatial_scale)):
             raise CheckpointError(
-                f"{component.folder / 'config.json'}: scale_factor_temporal, scale_factor_spatial are {stated}, "
+                f"{component.config_path}: scale_factor_temporal, scale_factor_spatial are {stated}, "
                 f"but its layers scale by {(self.temporal_scale, self.spatial_scale)}"
             )
 
@@ -199,13 +163,13 @@ class DecoderPart(_WanPart):
         trials = []
         for shape in ((1, channels, 4, 3, 5), (2, channels, 3, 4, 2)):
             latents = torch.randn(shape, generator=generator)
-            frames = module.decode(latents * std + mean, return_dict=False)[0]
+            frames = pixel_shuffle(module.decode(latents * std + mean, return_dict=False)[0], self.shuffle)
             trials.append(Trial(f"{'x'.join(map(str, shape))} latents", {"latents": latents.numpy()}, frames.numpy()))
         return trials
 
     def graphs(self, module: Any, compute: torch.dtype) -> list[GraphSource]:
         """Return both graphs; batch, height and width dynamic, states the size of the layer they belong to."""
-        first, later = DecoderFirst(module, compute), DecoderNext(module, compute)
+        first, later = DecoderFirst(module, compute, self.shuffle), DecoderNext(module, compute, self.shuffle)
         rows, columns = 2, 3
         latent = torch.zeros(2, self.config.z_dim, 1, rows, columns)
         with torch.no_grad():
@@ -214,13 +178,13 @@ class DecoderPart(_WanPart):
         scales = [state.shape[3] // rows for state in states]
         latent_spec = {"latent": TensorSpec(dtype="float32", shape=["batch", self.config.z_dim, 1, "height", "width"])}
         specs = [
-            _picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
+            picture_spec(state.shape[1], state.shape[2], scale) for state, scale in zip(states, scales, strict=True)
         ]
         given = {f"state_{index:02}": spec for index, spec in enumerate(specs)}
         left = {f"{name}_next": spec for name, spec in given.items()}
-        colours = self.config.out_channels // (self.config.patch_size or 1) ** 2
-        frames = [_picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
-        scaled = tuple({axis: _times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
+        colours = self.config.out_channels // ((self.config.patch_size or 1) * self.shuffle) ** 2
+        frames = [picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
+        scaled = tuple({axis: times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
         return [
             GraphSource("decoder_first", first, (latent,), (axes,), latent_spec, {"frames": frames[0]} | given),
             GraphSource(
@@ -234,10 +198,12 @@ class DecoderPart(_WanPart):
         ]
 
 
-def _times(scale: int, dim: Any) -> Any:
+def times(scale: int, dim: Any) -> Any:
+    """Return a dimension that is as many times another one."""
     return dim if scale == 1 else scale * dim
 
 
-def _picture_spec(channels: int, frames: int, scale: int) -> TensorSpec:
+def picture_spec(channels: int, frames: int, scale: int) -> TensorSpec:
+    """Return what the manifest says about pictures whose height and width are as many times those of the latents."""
     height, width = (name if scale == 1 else f"{name}*{scale}" for name in ("height", "width"))
     return TensorSpec(dtype="float32", shape=["batch", channels, frames, height, width])

@@ -115,7 +115,7 @@ def test_a_decoder_without_context_gives_the_same_pictures(case):
 @pytest.mark.parametrize("overlap", range(6))
 def test_weights_lead_from_tile_to_tile_and_leave_edges_out(overlap):
     for length, tile in ((20, 8), (17, 6), (9, 8)):
-        spans = tiling._spans(length, tile, overlap)
+        spans = tiling.spans(length, tile, overlap)
         weights = tiling._weights(spans, overlap, SCALE)
         total = np.zeros(length * SCALE)
         for (start, end), weight in zip(spans, weights, strict=True):
@@ -317,7 +317,7 @@ def test_progress_is_told_by_tiles_and_may_cancel(tmp_path):
     assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     with load(DEMO_REEL, threads=1) as reel:
         plan = reel.plan(128, 128, 5)
-        reel.graphs.plans[plan.sizes.latents] = replace(plan, tile=Tile(7, 8))
+        reel.graphs.plans[plan.sizes.key] = replace(plan, tile=Tile(7, 8))
         video = reel.generate("a red ball", size=(128, 128), frames=5, steps=1)
         stages = []
 

@@ -1,0 +1,182 @@
+"""Clips that go on: from the latents of one that was made here, or from the last pictures of a video file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.geometry import clip_size, latent_shape
+from ..bundle.manifest import Manifest
+from ..bundle.reader import Bundle
+from ..core.errors import GeometryError, UsageError
+from ..core.progress import Progress
+from .chunks.loop import ChunkLoop, sample_chunks
+from .clip import Video
+from .clip_decoder import decoder_noise
+from .conditioning import GivenPictures, check_pictures
+from .denoise import Denoising
+from .open_graphs import OpenGraphs
+from .pictures.fit import Picture, fit_picture
+from .pictures.video_file import VideoEnd, last_pictures
+from .request import OpenRequest, Request
+from .sampling.noise import LARGEST_SEED, NoiseSource
+from .streaming import LONGEST
+from .video.frame_rate import FrameRate
+
+Latents = NDArray[np.float32]
+_OF_THE_CLIP = ("size", "frames", "fps", "latents", "image", "last_image")
+
+
+class Maker(Protocol):
+    """What continuing needs of a reel."""
+
+    bundle: Bundle
+    graphs: OpenGraphs
+
+    def prepare(
+        self, request: Request, pictures: GivenPictures, on_progress: Progress | None
+    ) -> tuple[Denoising, Latents | None]:
+        """See Reel.prepare."""
+
+    def video(self, request: Request, latents: Latents, noise: Latents | None) -> Video:
+        """See Reel.video."""
+
+
+def continue_video(
+    maker: Maker, video: Video, asked: OpenRequest, seconds: float | None, on_progress: Progress | None
+) -> Video:
+    """Return what follows a clip; see Video.continue_.
+
+    A bundle of streams goes on from the clip's latents, and nothing is encoded; any other from its last pictures.
+    """
+    manifest, before = maker.bundle.manifest, video.request
+    _check(manifest, asked)
+    maker.graphs.begin()
+    if asked.seed is None:
+        asked = replace(asked, seed=(before.seed + 1) % (LARGEST_SEED + 1))
+    size = (before.width, before.height)
+    if manifest.stream is not None and manifest.held is None:
+        overlap = clip_size(manifest.latent, video.latents.shape)[2]
+        request = _request(manifest, asked, size, before.fps, overlap, seconds)
+        denoising, _ = maker.prepare(request, GivenPictures(), on_progress)
+        return _go_on(maker, request, denoising, video.latents, on_progress)
+    count = _most_pictures(manifest)
+    pictures = deque(video, maxlen=count)
+    return _from_pictures(
+        maker, _unit(manifest, list(pictures), "the clip"), asked, size, before.fps, seconds, on_progress
+    )
+
+
+def continue_file(
+    maker: Maker, path: Path, asked: OpenRequest, seconds: float | None, on_progress: Progress | None
+) -> Video:
+    """Return what follows the clip in a video file; see Reel.continue_file."""
+    manifest = maker.bundle.manifest
+    _check(manifest, asked)
+    check_pictures(manifest, first=True, last=False)
+    maker.graphs.begin()
+    end = last_pictures(path, _most_pictures(manifest))
+    size = _size_of(manifest, end)
+    pictures = [fit_picture(picture, *size) for picture in _unit(manifest, end.pictures, str(path))]
+    return _from_pictures(maker, pictures, asked, size, end.fps, seconds, on_progress)
+
+
+def _from_pictures(
+    maker: Maker,
+    pictures: Sequence[Picture],
+    asked: OpenRequest,
+    size: tuple[int, int],
+    fps: FrameRate,
+    seconds: float | None,
+    on_progress: Progress | None,
+) -> Video:
+    manifest = maker.bundle.manifest
+    request = _request(manifest, asked, size, fps, len(pictures), seconds)
+    denoising, given = maker.prepare(request, GivenPictures(pictures), on_progress)
+    if manifest.stream is not None:
+        return _go_on(maker, request, denoising, given, on_progress)
+    noise = NoiseSource(request.seed)
+    shape = latent_shape(manifest.latent, request.width, request.height, request.frames)
+    latents = denoising.sample(noise.draw(shape), noise, on_progress)
+    return maker.video(request, latents, decoder_noise(manifest, request.decoder, shape, noise))
+
+
+def _go_on(
+    maker: Maker, request: Request, denoising: Denoising, given: Latents | None, on_progress: Progress | None
+) -> Video:
+    """Return the clip that follows latents, chunk by chunk; held ones are in the first chunk."""
+    manifest, noise = maker.bundle.manifest, NoiseSource(request.seed)
+    shape = latent_shape(manifest.latent, request.width, request.height, request.frames)
+    loop = ChunkLoop(denoising, noise, shape)
+    if given is not None:
+        loop.resume(given)
+    latents = sample_chunks(loop, shape[2], given, None, on_progress)
+    return maker.video(request, latents, decoder_noise(manifest, request.decoder, latents.shape, noise))
+
+
+def _check(manifest: Manifest, asked: OpenRequest) -> None:
+    for name in _OF_THE_CLIP:
+        if getattr(asked, name) is not None:
+            raise UsageError(f"{name} is that of the clip which is continued: leave it out")
+    if manifest.held is None and manifest.stream is None:
+        check_pictures(manifest, first=True, last=False)
+
+
+def _request(
+    manifest: Manifest,
+    asked: OpenRequest,
+    size: tuple[int, int],
+    fps: FrameRate,
+    overlap: int,
+    seconds: float | None,
+) -> Request:
+    """Return the request of a clip that begins with pictures of another, its length that of both.
+
+    Raises UsageError, GeometryError.
+    """
+    unit = manifest.latent.temporal_scale * manifest.latent.patch[0]
+    if seconds is None:
+        new = max(manifest.defaults.frames - (0 if manifest.stream else overlap), unit)
+    else:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
+            raise UsageError(f"{str(seconds)[:40]!r} is no time in seconds: choose from above 0 to {LONGEST}")
+        new = round(seconds * fps)
+    new = max(round(new / unit), 1) * unit
+    request = replace(asked, size=size, frames=overlap + new, fps=fps).complete(manifest)
+    return replace(request, overlap=overlap)
+
+
+def _most_pictures(manifest: Manifest) -> int:
+    """Return how many pictures a clip is continued from, where it has as many."""
+    held, stream = manifest.held, manifest.stream
+    frames = held.frames if held is not None else 1 if stream is None else max(stream.window, 1)
+    return 1 + (frames - 1) * manifest.latent.temporal_scale
+
+
+def _unit(manifest: Manifest, pictures: Sequence[Picture], name: str) -> list[Picture]:
+    """Return as many of the last pictures as make whole latent frames. Raises UsageError where there are too few."""
+    scale, most = manifest.latent.temporal_scale, _most_pictures(manifest)
+    least = min(most, 1 + scale)
+    if len(pictures) < least:
+        raise UsageError(
+            f"{name}: has {len(pictures)} picture{'s' * (len(pictures) != 1)}, and this model goes on from {least} at least: "
+            "give it as --image to begin with a picture"
+        )
+    count = 1 + (len(pictures) - 1) // scale * scale
+    return list(pictures)[-count:]
+
+
+def _size_of(manifest: Manifest, end: VideoEnd) -> tuple[int, int]:
+    """Return the size of the clip that goes on from a video: the video's where the model can do it, else the bundle's."""
+    height, width = end.pictures[0].shape[:2]
+    try:
+        latent_shape(manifest.latent, width, height, 1)
+    except GeometryError:
+        return manifest.defaults.width, manifest.defaults.height
+    return width, height
