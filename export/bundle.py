@@ -21,6 +21,7 @@ from .catalogue import family_of, open_family, published_recipes, put_first
 from .checkpoint import OVERRIDES_NAME, Checkpoint, open_checkpoint
 from .families.base import Adapter, Facts, GraphSource, ModelPart, Trial
 from .graphs import DataFile, save_graph
+from .hub import origin_of
 from .model_card import model_card
 from .parity import LIMITS, Run, decoder_differences, graph_differences, judge, opened, traced_module
 from .request import Compute, ExportRequest
@@ -69,6 +70,8 @@ def _chosen_facts(facts: Facts, checkpoint: Checkpoint, request: ExportRequest) 
 def _labels(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, Any]:
     """Return name, licence and origin: as asked for, the checkpoint's own or, without, what stands for none."""
     labels: dict[str, Any] = {"name": request.output.stem, "license": NOT_STATED, "origin": NOT_STATED}
+    if (found := origin_of(checkpoint.folder)) is not None:
+        labels["origin"] = found
     own = {key: value for key, value in checkpoint.overrides.items() if key in labels}
     return labels | own | request.labels
 
