@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,10 +19,12 @@ from ..engines.options import Activations
 from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.batch import read_prompts
 from .balancing import ActivationMode, plan_graph
+from .clips import ClipSettings, estimate_in_words
 from .collecting import denoiser_graphs
 from .compare import BundleComparison, compare_bundles, default_prompts
 from .forms import WeightKind
 from .graph_file import GraphFile
+from .mixed import MOST_CHOICES
 from .report import add_to_card
 from .rewriting import GraphPlan, WeightFile, write_quantized
 from .searching import Plans, Search, search_kept, without
@@ -48,7 +50,7 @@ class Settings:
     budget_db: float | None
     prompts: tuple[str, ...] | None
     seeds: tuple[int, ...]
-    steps: int | None
+    clips: ClipSettings
     compare: bool
     threads: int | None
 
@@ -69,7 +71,7 @@ def complete_settings(
     keep: Sequence[str],
     prompts: Path | None,
     seeds: Sequence[int],
-    steps: int | None,
+    clips: ClipSettings,
     compare: bool,
     threads: int | None,
 ) -> Settings:
@@ -98,7 +100,7 @@ def complete_settings(
         MIXED_BUDGET_DB if precision == "mixed" and budget_db is None else budget_db,
         None if prompts is None else tuple(read_prompts(prompts)),
         tuple(seeds),
-        steps,
+        clips,
         compare and precision != "fp8",
         threads,
     )
@@ -127,6 +129,7 @@ def quantize(
     *,
     stats: Path | None,
     first_timesteps: int | None,
+    on_estimate: Callable[[str], object] | None,
     on_progress: Progress | None,
 ) -> Manifest:
     """Do what edgereel.calibration.quantize says."""
@@ -134,9 +137,14 @@ def quantize(
     if first_timesteps is not None and stats is None:
         raise UsageError("there are no first timesteps without statistics: give both or neither")
     opened = open_bundle(bundle or demo_bundle_path(), on_progress=on_progress)
-    if settings.compare and settings.prompts is None:
-        default_prompts(opened.manifest)  # to refuse now what could not be compared in the end
+    if settings.compare:  # to refuse now what could not be compared in the end
+        prompts = default_prompts(opened.manifest) if settings.prompts is None else settings.prompts
+        settings.clips.complete(opened)
     denoisers = {graph.name: graph for graph in denoiser_graphs(opened).values()}
+    if settings.compare and on_estimate is not None:
+        trials = _most_trials(denoisers) if settings.precision == "mixed" else 0
+        clips = len(prompts) * len(settings.seeds)
+        on_estimate(estimate_in_words([opened, opened], clips, settings.clips, threads=settings.threads, trials=trials))
     statistics = None if stats is None else _statistics(stats, opened, first_timesteps)
     plans = _denoiser_plans(denoisers, statistics, settings, on_progress)
     text = _text_plan(opened, settings)
@@ -146,6 +154,11 @@ def quantize(
         plans = {TEXT: text, **plans}
     with new_bundle_folder(output) as folder:
         return _write(opened, folder, plans, settings, on_progress)
+
+
+def _most_trials(denoisers: Mapping[str, GraphFile]) -> int:
+    """Return how often `mixed` makes all clips at most: as they are, each layer quantized alone, then whole choices."""
+    return 3 + sum(len(graph.linears) for graph in denoisers.values()) + MOST_CHOICES
 
 
 def _statistics(path: Path, bundle: Bundle, first_timesteps: int | None) -> Statistics:
@@ -220,7 +233,7 @@ def _search(
         budget_db=settings.budget_db or MIXED_BUDGET_DB,
         prompts=settings.prompts,
         seeds=settings.seeds,
-        steps=settings.steps,
+        settings=settings.clips,
         activations=_engine_activations(settings),
         threads=settings.threads,
     )
@@ -257,7 +270,7 @@ def _write(
             folder,
             prompts=settings.prompts,
             seeds=settings.seeds,
-            steps=settings.steps,
+            settings=settings.clips,
             threads=settings.threads,
             budget_db=settings.budget_db,
             on_progress=on_progress,

@@ -13,6 +13,7 @@ from ..core.errors import OutputError, brief
 from ..core.interrupts import temporary_folder
 from ..core.progress import Progress, report_progress
 from ..engines.options import Activations
+from .clips import ClipSettings
 from .forms import BLOCK
 from .graph_file import GraphFile, Linear
 from .mixed import Effect, KeptLayers, Layer, choose_kept, sensitive_layers
@@ -37,7 +38,7 @@ class Search:
     budget_db: float
     prompts: tuple[str, ...] | None
     seeds: tuple[int, ...]
-    steps: int | None
+    settings: ClipSettings
     activations: Activations
     threads: int | None
 
@@ -56,7 +57,7 @@ def search_kept(search: Search, on_progress: Progress | None) -> KeptLayers:
                 search.prompts,
                 search.seeds,
                 activations=search.activations,
-                steps=search.steps,
+                settings=search.settings,
                 threads=search.threads,
             ) as trials,
         ):
