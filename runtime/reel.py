@@ -203,7 +203,7 @@ def load(
     cache: bool = True,
     memory: int | str | None = None,
 ) -> Reel:
-    """Open a bundle (None: the built-in demo) for generation, ready to be used in a `with` block.
+    """Open a bundle (None: the built-in demo; a model's name: that of the models folder) for generation, ready to be used in a `with` block.
 
     engine: `auto` or the name of one. threads: CPU threads per operator, at most 4 times the machine's cores, None for all
     that may be used.
