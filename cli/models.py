@@ -9,7 +9,7 @@ import typer
 
 from ..core.errors import one_line
 from ..core.interrupts import interrupts_wait
-from ..core.units import format_file_bytes
+from ..core.units import format_bytes
 from .application import app
 from .options import JsonOption
 from .terminal import print_json, print_models, show_note, stage_progress
@@ -52,7 +52,7 @@ def add_model(
     if as_json:
         print_json({**added.model.to_json(), "left_out": added.left_out})
     else:
-        print(f"{added.model.name}  {format_file_bytes(added.model.bytes)}  {one_line(added.model.path)}")
+        print(f"{added.model.name}  {format_bytes(added.model.bytes)}  {one_line(added.model.path)}")
 
 
 @models.command("rm")
@@ -67,7 +67,7 @@ def remove_models(
     if as_json:
         print_json({"removed": names, "freed": freed})
     else:
-        print(f"{format_file_bytes(freed)} freed")
+        print(f"{format_bytes(freed)} freed")
 
 
 @models.command("show")
@@ -116,4 +116,4 @@ def pack(
     if as_json:
         print_json({"output": str(output), "bytes": size})
     else:
-        print(f"{one_line(output)}  {format_file_bytes(size)}")
+        print(f"{one_line(output)}  {format_bytes(size)}")

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.errors import one_line
-from ..core.units import format_file_bytes
+from ..core.units import format_bytes
 
 if TYPE_CHECKING:
     from ..bundle.library.models import Model
@@ -129,12 +129,12 @@ def print_cache(parts: Sequence[CachePart], engines: Sequence[EntryInfo], as_jso
     for part in parts:
         ours = "" if part.ours else "  (not edgereel's)"
         print(
-            f"{one_line(part.name):<12} {part.bytes / 1e6:>9.1f} MB in {part.files} files  {one_line(part.path)}{ours}"
+            f"{one_line(part.name):<12} {format_bytes(part.bytes):>10} in {part.files} files  {one_line(part.path)}{ours}"
         )
     for entry in engines:
         what = "" if entry.key is None else f"{entry.key.backend} {entry.key.backend_version}, {entry.key.card}"
         used = "" if entry.last_used is None else time.strftime("%Y-%m-%d", time.localtime(entry.last_used))
-        print(f"  {entry.digest[:12]}  {entry.size / 1e6:>9.1f} MB  {entry.state:<11} {used}  {one_line(what)}")
+        print(f"  {entry.digest[:12]}  {format_bytes(entry.size):>10}  {entry.state:<11} {used}  {one_line(what)}")
     if not parts:
         print("the cache is empty")
 
@@ -152,7 +152,7 @@ def print_models(models: Sequence[Model], folder: Path | None, as_json: bool) ->
         else:
             own = "" if model.manifest.name == model.name else f"  {model.manifest.name}"
             what = f"{model.manifest.precision.weights}{own}{'  (built in)' * model.is_built_in}"
-        print(one_line(f"{model.name:<{width}}  {format_file_bytes(model.bytes):>9}  {what}"))
+        print(one_line(f"{model.name:<{width}}  {format_bytes(model.bytes):>9}  {what}"))
 
 
 def show_pick(text: str) -> None:

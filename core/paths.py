@@ -13,6 +13,8 @@ from typing import Final
 
 import platformdirs
 
+from .units import format_bytes
+
 NO_HOME: Final = "there is no home folder to keep a cache in: set EDGEREEL_CACHE=FOLDER to keep one"
 NO_DATA: Final = "there is no home folder to keep models in: set EDGEREEL_HOME=FOLDER to keep some"
 _NOWHERE: Final = Path(__file__).resolve() / "no home"  # below a file there is never a folder
@@ -81,7 +83,7 @@ def scratch_folder(needed: int = 0) -> Path:
             continue
         if free >= needed:
             return folder
-        refused.append(f"{folder}: {free / 1e6:.0f} MB are free")
+        refused.append(f"{folder}: {format_bytes(free)} are free")
     raise OSError(errno.ENOSPC, "; ".join(refused))
 
 

@@ -35,8 +35,3 @@ def format_bytes(count: int) -> str:
             return f"{size:.0f} {unit}"
         size /= 1024
     return f"{size:.2f} GiB"
-
-
-def format_file_bytes(count: int) -> str:
-    """Return a number of bytes for people, in the decimal units that disks are sold in."""
-    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

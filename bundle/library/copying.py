@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from ...core.errors import BundleError, OutputError
 from ...core.progress import Progress, report_progress
-from ...core.units import format_file_bytes
+from ...core.units import format_bytes
 from ..manifest import FileRecord
 from .sources import Readable, source_errors
 
@@ -44,9 +44,7 @@ def check_room(folder: Path, needed: int, advice: str) -> None:
     except OSError:  # a file system that does not tell; writing will
         return
     if free < needed + _ROOM:
-        raise OutputError(
-            f"{folder}: {format_file_bytes(needed)} are needed there, {format_file_bytes(free)} are free: {advice}"
-        )
+        raise OutputError(f"{folder}: {format_bytes(needed)} are needed there, {format_bytes(free)} are free: {advice}")
 
 
 def copy_chunks(

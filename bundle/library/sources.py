@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ...core.errors import BundleError, MissingBundle, brief
-from ...core.units import format_file_bytes
+from ...core.units import format_bytes
 from ..manifest import MANIFEST_NAME, Manifest
 from ..reader import LARGEST_MANIFEST, parse_manifest, peek_bundle
 from ..untrusted import open_plain, read_plain
@@ -148,7 +148,7 @@ class _Zip:
         unpacked, size = total_bytes(self.manifest), os.fstat(file.fileno()).st_size
         if unpacked > max(_MOST_TIMES * size, _SMALL):
             raise BundleError(
-                f"would grow from {format_file_bytes(size)} to {format_file_bytes(unpacked)}: no model is packed so small"
+                f"would grow from {format_bytes(size)} to {format_bytes(unpacked)}: no model is packed so small"
             )
 
     @contextmanager
