@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..bundle.reader import Bundle
-from ..core.errors import EngineError, MissingExtraError
+from ..core.errors import EngineError, MissingExtraError, UsageError
 from ..engines import get_engine
 from ..engines.costs.peaks import product_peak
 from ..runtime.memory.work import count_runs, count_work
@@ -19,6 +19,7 @@ _SHARE = 0.6
 """Of the speed of large products that graphs reach, about: what else they do, and small products, are not counted."""
 _EACH_RUN = 0.003
 """Seconds that a run of a graph takes beside its products."""
+_MOST_CLIPS = 100_000
 _LONG = 600
 """Seconds from which on a user may want to ask for less."""
 
@@ -37,9 +38,22 @@ class ClipSettings:
         """Return what Reel.generate takes."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    def option(self) -> str | None:
+        """Return one of the options that were given, as the command line has it; None where none was."""
+        return next((f"--{name}" for name in self.given()), None)
+
     def complete(self, bundle: Bundle) -> Request:
         """Return a clip's request. Raises UsageError, GeometryError for what the bundle's model cannot do."""
         return OpenRequest("", **self.given()).complete(bundle.manifest)
+
+
+def check_count(prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raise UsageError where there is no clip of these to make, or more than anyone can wait for."""
+    count = len(prompts) * len(seeds)
+    if not count:
+        raise UsageError("there is nothing to compare: give at least one prompt and one seed")
+    if count > _MOST_CLIPS:
+        raise UsageError(f"{count} clips are too many: give fewer prompts or --seeds, {_MOST_CLIPS} clips at most")
 
 
 def estimate_in_words(

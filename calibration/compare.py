@@ -23,7 +23,7 @@ from ..quality import metrics
 from ..quality.metrics import Clip
 from ..runtime.reel import Reel
 from ..runtime.request import Request
-from .clips import ClipSettings, estimate_in_words
+from .clips import ClipSettings, check_count, estimate_in_words
 
 DEFAULT_PROMPTS = 8
 _AS_THE_BUNDLE = ClipSettings()
@@ -70,11 +70,12 @@ class Pictures:
 
 @dataclass(frozen=True)
 class BundleComparison:
-    """The whole result. Means are over clips."""
+    """The whole result. Means are over clips. made_as: recipe, steps, size and length of the clips, by name."""
 
     first: Side
     second: Side
     clips: list[ClipFigures]
+    made_as: dict[str, Any]
     budget_db: float | None = None
     pictures: list[Pictures] = field(default_factory=list, repr=False, compare=False)
     """Frames of the worst clips, worst first, where they were asked for."""
@@ -100,6 +101,7 @@ class BundleComparison:
         return {
             "first": asdict(self.first),
             "second": asdict(self.second),
+            "made_as": self.made_as,
             "mean": self.figures(),
             "drift": self.drift(),
             "budget_db": self.budget_db,
@@ -138,9 +140,8 @@ def compare_bundles(
     """
     bundles = open_bundle(first), open_bundle(second)
     chosen = list(prompts) if prompts is not None else default_prompts(*(bundle.manifest for bundle in bundles))
+    check_count(chosen, seeds)
     jobs = [(prompt, seed) for prompt in chosen for seed in seeds]
-    if not jobs:
-        raise UsageError("there is nothing to compare: give at least one prompt and one seed")
     _check_alike(*bundles)
     request = _check_settings(*bundles, settings)
     if on_estimate is not None:
@@ -172,7 +173,7 @@ def compare_bundles(
         asked = [subjects[prompt] for prompt, _ in jobs]
         shown = [score_readings(zip(found, asked, strict=True)) for found in readings]
     one, other = (_side(bundle, score) for bundle, score in zip(bundles, shown, strict=True))
-    return BundleComparison(one, other, figures, budget_db, kept)
+    return BundleComparison(one, other, figures, _made_as(request), budget_db, kept)
 
 
 def _clips(
@@ -226,6 +227,12 @@ def _check_alike(first: Bundle, second: Bundle) -> None:
     ):
         if a != b:
             raise UsageError(f"{first.folder} and {second.folder} have different {name}: they are not the same model")
+
+
+def _made_as(request: Request) -> dict[str, Any]:
+    """Return what decides how near clips come, as plain data."""
+    names = ("recipe", "steps", "width", "height", "frames")
+    return {name: getattr(request, name) for name in names}
 
 
 def _check_settings(first: Bundle, second: Bundle, settings: ClipSettings) -> Request:

@@ -19,7 +19,7 @@ from ..engines.options import Activations
 from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.batch import read_prompts
 from .balancing import ActivationMode, plan_graph
-from .clips import ClipSettings, estimate_in_words
+from .clips import ClipSettings, check_count, estimate_in_words
 from .collecting import denoiser_graphs
 from .compare import BundleComparison, compare_bundles, default_prompts
 from .forms import WeightKind
@@ -49,7 +49,7 @@ class Settings:
     keep: tuple[str, ...]
     budget_db: float | None
     prompts: tuple[str, ...] | None
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
     clips: ClipSettings
     compare: bool
     threads: int | None
@@ -89,6 +89,8 @@ def complete_settings(
         )
     if precision == "fp8" and budget_db is not None:
         raise UsageError("no engine of this version runs fp8, so that no budget can be checked: leave --budget-db out")
+    if (not compare or precision == "fp8") and (option := clips.option()) is not None:
+        raise UsageError(f"{option} is for the clips that are compared, and none are: leave it out")
     if not compare and (budget_db is not None or precision == "mixed"):
         raise UsageError("a budget cannot be met unmeasured: leave --no-compare out, or choose int8 without a budget")
     return Settings(
@@ -99,7 +101,7 @@ def complete_settings(
         tuple(keep),
         MIXED_BUDGET_DB if precision == "mixed" and budget_db is None else budget_db,
         None if prompts is None else tuple(read_prompts(prompts)),
-        tuple(seeds),
+        seeds,
         clips,
         compare and precision != "fp8",
         threads,
@@ -139,6 +141,7 @@ def quantize(
     opened = open_bundle(bundle or demo_bundle_path(), on_progress=on_progress)
     if settings.compare:  # to refuse now what could not be compared in the end
         prompts = default_prompts(opened.manifest) if settings.prompts is None else settings.prompts
+        check_count(prompts, settings.seeds)
         settings.clips.complete(opened)
     denoisers = {graph.name: graph for graph in denoiser_graphs(opened).values()}
     if settings.compare and on_estimate is not None:
@@ -286,6 +289,7 @@ def _write(
 def _figures(comparison: BundleComparison) -> dict[str, Any]:
     """Return what the manifest keeps of a comparison: no paths, and no more digits than mean anything."""
     figures: dict[str, Any] = {name: round(value, 4) for name, value in comparison.figures().items()}
+    figures |= comparison.made_as
     figures |= {"clips": len(comparison.clips), "drift": [round(value, 4) for value in comparison.drift()]}
     if comparison.first.shown is not None and comparison.second.shown is not None:
         figures |= {"shown_by_source": comparison.first.shown, "shown": comparison.second.shown}

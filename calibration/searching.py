@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Search:
     text: tuple[GraphFile, GraphPlan] | None
     budget_db: float
     prompts: tuple[str, ...] | None
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
     settings: ClipSettings
     activations: Activations
     threads: int | None

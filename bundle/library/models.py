@@ -22,7 +22,7 @@ from ..manifest import MANIFEST_NAME, Manifest
 from ..reader import Bundle, check_graphs, peek_bundle
 from ..writer import new_bundle_folder
 from .copying import ByteProgress, check_room, copy_chunks, explain_too_large, finish_file, write_chunk
-from .names import BUILT_IN, SUFFIX, check_model_name, models_folder
+from .names import BUILT_IN, SUFFIX, check_model_name, is_model_name, models_folder
 from .sources import Source, open_source, opened_file, total_bytes
 
 NO_ROOM = "free some, remove a model (edgereel models rm NAME), or choose another folder: EDGEREEL_HOME=FOLDER"
@@ -41,7 +41,7 @@ class Model:
     @property
     def is_built_in(self) -> bool:
         """Whether it came with the package."""
-        return self.name == BUILT_IN
+        return self.path == demo_bundle_path()
 
     def to_json(self) -> dict[str, Any]:
         """Return what a list of models says of one, as plain data."""
@@ -148,6 +148,9 @@ def _copy(given: Source, source: Path, folder: Path, told: ByteProgress) -> None
 
 def _look(name: str, path: Path) -> Model:
     """Return what is there under a name, whatever state it is in."""
+    is_taken = name.casefold() == BUILT_IN and path != demo_bundle_path()
+    if is_taken or not is_model_name(name):
+        return Model(name, path, _bytes_of(path), None, "no command can call it by this name: rename its folder")
     try:
         manifest = peek_bundle(path).manifest
     except (BundleError, OSError) as error:

@@ -29,10 +29,12 @@ def find_bundle(given: str | os.PathLike[str]) -> Path:
     name = os.fspath(given).removesuffix(SUFFIX)
     if os.path.lexists(path / _MANIFEST) or not is_model_name(name):
         return path
+    if name == BUILT_IN:
+        return demo_bundle_path() if os.fspath(given) == BUILT_IN else path
     folder = find_models_folder()
     if folder is not None and os.path.lexists(folder / f"{name}{SUFFIX}"):
         return folder / f"{name}{SUFFIX}"
-    return demo_bundle_path() if os.fspath(given) == BUILT_IN else path
+    return path
 
 
 def no_such_bundle(path: Path) -> str:

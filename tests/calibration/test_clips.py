@@ -98,6 +98,24 @@ def test_clips_are_made_as_asked_for(monkeypatch):
     assert {each.guidances for each in made} == {(1.5,)}
 
 
+def test_settings_of_clips_that_nobody_makes(tmp_path, prompts):
+    for option, given in (
+        ("--size", {"size": (32, 32)}),
+        ("--recipe", {"recipe": "4-step"}),
+        ("--steps", {"steps": 1}),
+    ):
+        for without in ({"precision": "int8", "compare": False}, {"precision": "fp8"}):
+            with pytest.raises(UsageError, match=f"{option} is for the clips that are compared, and none are"):
+                quantize(DEMO_REEL, tmp_path / "x.reel", **without, **given)
+
+
+def test_more_clips_than_anyone_waits_for(tmp_path, prompts):
+    with pytest.raises(UsageError, match="1000000000 clips are too many"):
+        compare_bundles(DEMO_REEL, DEMO_REEL, prompts=[PROMPT], seeds=range(10**9))
+    with pytest.raises(UsageError, match="1000000000 clips are too many"):
+        quantize(DEMO_REEL, tmp_path / "x.reel", precision="int8", prompts=prompts, seeds=range(10**9))
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "reason"),
     [
@@ -140,7 +158,8 @@ def test_the_commands_take_it_all(run, prompts, tmp_path):
     ]
     code, out, err = run("quantize", DEMO_REEL, "-o", "q.reel", "--precision", "int8", "--json", *small)
     assert code == 0, err
-    assert json.loads(out)["quality"]["clips"] == 2
+    quality = json.loads(out)["quality"]
+    assert [quality[name] for name in ("clips", "steps", "width", "height", "frames")] == [2, 1, 32, 32, 5]
     assert re.match(r"edgereel: 2 clips of 32x32, 5 frames, 1 step, made 2 times: about \d+ s on this machine\n", err)
     code, out, err = run("compare", DEMO_REEL, "q.reel", "--json", *small)
     assert code == 0, err

@@ -83,6 +83,10 @@ def test_what_is_listed(reel, run):
     add_model(reel, "damaged")
     (models_folder() / "damaged.reel" / "denoiser.data").unlink()
     (models_folder() / "notes.txt").write_text("the user's")
+    for name in ("a b", "demo"):
+        shutil.copytree(reel, models_folder() / f"{name}.reel")
+        assert "rename its folder" in next(model for model in list_models()[1:] if model.name == name).problem
+        shutil.rmtree(models_folder() / f"{name}.reel")
     listed = {model.name: model for model in list_models()}
     assert list(listed) == ["demo", "damaged", "wan"]
     assert "denoiser.data: is missing" in listed["damaged"].problem

@@ -44,6 +44,7 @@ def test_a_bundle_under_the_path_goes_before_a_model_of_that_name(tmp_path, monk
     write_small_bundle(tmp_path / "wan.reel")
     assert find_bundle("wan.reel") == Path("wan.reel")
     assert find_bundle("wan") == added
+    write_small_bundle(models_folder() / "demo.reel")  # put there by hand: the built-in one stays what it is
     assert find_bundle("demo") == paths.demo_bundle_path()
 
 
