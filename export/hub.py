@@ -45,6 +45,11 @@ class HubName:
             return None
         return HubName(match["name"], match["revision"] or match["tree"] or "main", address is not None)
 
+    @staticmethod
+    def of_folder(folder: Path) -> HubName:
+        """Return the name of a model whose folder in the cache is given, instead of a snapshot in it."""
+        return HubName(folder.absolute().name.removeprefix("models--").replace("--", "/"))
+
     @property
     def download(self) -> str:
         """The command that brings the model into the cache."""
@@ -65,17 +70,25 @@ def hub_cache() -> Path:
 def find_checkpoint(given: Path) -> Path:
     """Return the folder of a checkpoint: the path that is given, or where it is none, the cache's of that name on the hub.
 
+    A model's folder in the cache stands for the newest of what it holds.
+
     What is not there, and is no name either, is returned as it is. Raises CheckpointError where the cache does not hold the
     model, or not all of it, with the command that brings it.
     """
+    if (given / "snapshots").is_dir() and not (given / INDEX_NAME).exists():
+        return _checked(given.absolute(), HubName.of_folder(given), f"{given}: ")
     if os.path.lexists(given) or (name := HubName.of(given)) is None:
         return given
-    folder = hub_cache() / f"models--{name.name.replace('/', '--')}"
+    here = "" if name.is_address else f"{given}: no such folder. "
+    return _checked(hub_cache() / f"models--{name.name.replace('/', '--')}", name, here)
+
+
+def _checked(folder: Path, name: HubName, here: str) -> Path:
+    """Return the snapshot in a model's folder of the cache. here: how an error begins. Raises CheckpointError."""
     snapshot = _snapshot(folder, name)
     if snapshot is None:
-        here = "" if name.is_address else f"{given}: no such folder. "
         raise CheckpointError(
-            f"{here}{name.name} is not in Hugging Face's cache ({hub_cache()}){_others(folder, name)}; edgereel downloads "
+            f"{here}{name.name} is not in Hugging Face's cache ({folder.parent}){_others(folder, name)}; edgereel downloads "
             f"nothing itself: if that is a model of the hub, bring it with: {name.download}"
         )
     if missing := _missing(snapshot):

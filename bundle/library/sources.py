@@ -61,7 +61,7 @@ def open_source(path: Path) -> Iterator[Source]:
             try:
                 is_folder = stat.S_ISDIR(path.stat().st_mode)
             except FileNotFoundError:
-                raise MissingBundle(f"{path}: there is no such folder or archive") from None
+                raise MissingBundle(f"{path}: {_what_is_missing(path)}") from None
             file = None if is_folder else opened.enter_context(open_plain(path, follow=True))
             source: Source = _Folder(path) if file is None else _open_archive(path, file)
         yield source
@@ -207,8 +207,16 @@ def _open_archive(path: Path, file: BinaryIO) -> Source:
     raise BundleError(f"{path}: is neither a bundle's folder nor a tar or zip archive of one")
 
 
+def _what_is_missing(path: Path) -> str:
+    if path.as_posix().startswith(("http:", "https:", "hf:")):
+        return "edgereel downloads nothing: bring it here by other means, and add the file or folder"
+    return "there is no such folder or archive"
+
+
 def _no_bundle(folder: Path) -> str:
     """Return what to tell of a folder that is no bundle: what in it could be added, as on a drive."""
+    if (folder / "model_index.json").is_file():
+        return f"{folder}: is a checkpoint; edgereel export makes a bundle of it"
     inside = sorted(entry for entry in os.listdir(folder) if entry.endswith((SUFFIX, *ARCHIVES)))
     if not inside:
         return f"{folder}: has no {MANIFEST_NAME}, so it is not a bundle"

@@ -106,6 +106,14 @@ def test_the_newest_and_other_revisions(cache, tmp_path):
     assert origin_of(DEMO_CHECKPOINT) is None
 
 
+def test_a_models_folder_of_the_cache(cache):
+    snapshot = fill(cache)
+    assert find_checkpoint(snapshot.parent.parent) == snapshot
+    (snapshot.parent.parent / "refs" / "main").unlink()
+    with pytest.raises(CheckpointError, match=rf"Diffusers: {NAME} is not in .* at main, only at {COMMIT}"):
+        find_checkpoint(snapshot.parent.parent)
+
+
 def test_a_folder_of_that_name_goes_first(cache, tmp_path):
     fill(cache)
     (tmp_path / NAME).mkdir(parents=True)

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from conftest import helpers_environment
+from conftest import DEMO_CHECKPOINT, helpers_environment
 from helpers.small_bundle import GRAPHS, edit, graph, replace_file, write_small_bundle
 from helpers.small_disk import small_disk
 
@@ -140,6 +141,10 @@ def test_what_is_no_source(reel, tmp_path):
         add_model(tmp_path / "nothing.reel")
     with pytest.raises(MissingBundle, match=r"is not a bundle; add one of those in it: small\.reel"):
         add_model(reel.parent)
+    with pytest.raises(MissingBundle, match="downloads nothing"):
+        add_model(Path("https://hub.example/wan.tar"))
+    with pytest.raises(MissingBundle, match="is a checkpoint; edgereel export"):
+        add_model(DEMO_CHECKPOINT)
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingBundle, match=r"has no reel\.json"):
         add_model(tmp_path / "empty")
