@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.errors import Cancelled, EdgereelError, EngineError
 from ..quality.metrics import Clip
+from ..runtime.memory.work import Work
 from . import scores
 from .contenders.base import Contender, ResourceReadings, RowPlan
 from .contenders.stages import ClipTimes, without_openings
@@ -28,7 +29,7 @@ from .records.record import (
     Summary,
     Timing,
 )
-from .resources.limits import Work, stage_resources
+from .resources.limits import stage_resources
 from .stats.statistics import median_interval, tail_percentile
 from .stats.turns import CONFIDENCE, compare
 

@@ -13,13 +13,14 @@ from ..core.errors import Cancelled, EdgereelError, UsageError, require_packages
 from ..core.machine import free_host_memory
 from ..core.progress import Progress, report_progress
 from ..engines import get_engine
+from ..runtime.memory.work import count_work, precision_of
 from . import scores
 from .contenders.base import Contender, Peer, RowPlan
 from .contenders.stages import ClipTimes, cold_times
 from .grid import bundle_facts, plan_rows, references
 from .records.record import MachineLimits, Record, Row, RowComparison
 from .resources.conditions import ConditionsWatch
-from .resources.limits import count_work, measure_limits, precision_of
+from .resources.limits import measure_limits
 from .resources.machine import begin_measurement
 from .resources.nvml import Nvml
 from .resources.power import PowerMeter, find_source

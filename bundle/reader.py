@@ -24,11 +24,13 @@ from ..core.errors import BundleError, MissingBundle, OutputError, one_line
 from ..core.files import write_text
 from ..core.progress import Progress, report_progress
 from .external_data import external_data_of
+from .library.names import find_bundle, no_such_bundle
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, digest_of, is_plain_file_name
 from .untrusted import open_plain, parse_json, read_plain
 
 # A manifest of two denoisers, 800 layers each named, has 200 KB and 10,000 values.
-_LARGEST_MANIFEST = 4 * 2**20
+LARGEST_MANIFEST = 4 * 2**20
+"""Bytes of the largest reel.json that is read."""
 _MOST_VALUES = 2**17
 _DEEPEST = 32
 _LARGEST_GRAPH = 2**28
@@ -70,15 +72,17 @@ class Bundle:
 def open_bundle(folder: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Bundle:
     """Open a bundle for use; content that was hashed before and has not changed since is not read again.
 
+    folder: one's path, or the name of a model in the user's models folder.
+
     Raises BundleError with the file and the reason where anything about the bundle is missing, damaged or unsafe,
     Cancelled where on_progress returns False.
     """
-    return _open(Path(folder), _HashMemory.load(), on_progress)
+    return _open(find_bundle(folder), _HashMemory.load(), on_progress)
 
 
 def verify_bundle(folder: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Bundle:
     """Open a bundle and hash every file of it, whatever is remembered. Raises BundleError like open_bundle."""
-    return _open(Path(folder), None, on_progress)
+    return _open(find_bundle(folder), None, on_progress)
 
 
 def peek_bundle(folder: str | os.PathLike[str]) -> Bundle:
@@ -86,15 +90,15 @@ def peek_bundle(folder: str | os.PathLike[str]) -> Bundle:
 
     Raises BundleError.
     """
-    opened = Path(folder)
-    manifest = _parse_manifest(_read_manifest(opened))
+    opened = find_bundle(folder)
+    manifest = parse_manifest(_read_manifest(opened))
     for name, record in manifest.files.items():
         _check_file(opened, name, record.size)
     return Bundle(opened, manifest)
 
 
 def _open(folder: Path, memory: _HashMemory | None, on_progress: Progress | None) -> Bundle:
-    manifest = _parse_manifest(_read_manifest(folder))
+    manifest = parse_manifest(_read_manifest(folder))
     for name, record in manifest.files.items():
         _check_file(folder, name, record.size)
     for index, (name, record) in enumerate(manifest.files.items()):
@@ -106,17 +110,22 @@ def _open(folder: Path, memory: _HashMemory | None, on_progress: Progress | None
     report_progress(on_progress, "check", len(manifest.files), len(manifest.files))
     if memory is not None:
         memory.save()
+    check_graphs(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def check_graphs(folder: Path, manifest: Manifest) -> None:
+    """Raise BundleError where a graph in the folder refers to other data than the manifest declares."""
     for graph in manifest.roles.graphs().values():
         _check_graph(folder, graph.file, graph.data, manifest.files[graph.data].size)
-    return Bundle(folder, manifest)
 
 
 def _read_manifest(folder: Path) -> str:
     path = folder / MANIFEST_NAME
     try:
         if not folder.is_dir():
-            raise MissingBundle(f"{folder}: no such bundle folder")
-        return read_plain(path, _LARGEST_MANIFEST).decode()
+            raise MissingBundle(no_such_bundle(folder))
+        return read_plain(path, LARGEST_MANIFEST).decode()
     except FileNotFoundError:
         raise BundleError(
             f"{folder}: has no {MANIFEST_NAME}, so it is not a bundle (or its export did not finish)"
@@ -127,8 +136,11 @@ def _read_manifest(folder: Path) -> str:
         raise BundleError(f"{path}: not UTF-8 text: copy the bundle again") from error
 
 
-def _parse_manifest(text: str) -> Manifest:
-    """Check version, digest and types, in this order: a newer bundle is named as such, not as a damaged one."""
+def parse_manifest(text: str) -> Manifest:
+    """Check version, digest and types, in this order: a newer bundle is named as such, not as a damaged one.
+
+    Raises BundleError.
+    """
     try:
         data = parse_json(text, _MOST_VALUES)
     except ValueError as error:

@@ -5,7 +5,7 @@ Needs the `calibration` extra; importing this package does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -77,9 +77,14 @@ def quantize(
     prompts: Path | None = None,
     seeds: Sequence[int] = (0,),
     steps: int | None = None,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    recipe: str | None = None,
+    guidance: float | None = None,
     compare: bool = True,
     first_timesteps: int | None = None,
     threads: int | None = None,
+    on_estimate: Callable[[str], object] | None = None,
     on_progress: Progress | None = None,
 ) -> Manifest:
     """Write a bundle `output` (NAME.reel, not there yet) whose linears are quantized, and return its manifest.
@@ -91,8 +96,9 @@ def quantize(
     which the runtime reads a prompt's rows; unquantized either way.
     budget_db: PSNR to the source's clips that must be reached, 38 for `mixed` unless given.
     keep: patterns (fnmatch) of names of the denoisers' linears that stay as they are.
-    prompts: a file, of what is sampled to measure quality (None: held-out captions of the demo), each with all `seeds`, in
-    `steps` steps. compare: whether quality is measured at all. first_timesteps: use the statistics of that many timesteps of
+    prompts: a file, of what is sampled to measure quality (None: held-out captions of the demo), each with all `seeds`;
+    steps, size, frames, recipe, guidance: of these clips, None for the bundle's own. compare: whether quality is measured at all.
+    on_estimate: told how long measuring takes, before any work. first_timesteps: use the statistics of that many timesteps of
     each denoiser alone. on_progress is told of the stages `check`, `plan`, `measure`, `quantize` and `compare`.
 
     Raises UsageError for what cannot be used as given, QualityError where the budget is not met, BundleError, EngineError,
@@ -100,6 +106,7 @@ def quantize(
     """
     require_packages(PACKAGES, "calibration", "edgereel quantize")
     with interrupts_wait():
+        from .clips import ClipSettings
         from .quantizing import complete_settings
         from .quantizing import quantize as run
 
@@ -113,8 +120,16 @@ def quantize(
         keep=keep,
         prompts=prompts,
         seeds=seeds,
-        steps=steps,
+        clips=ClipSettings(steps, size, frames, recipe, guidance),
         compare=compare,
         threads=threads,
     )
-    return run(bundle, output, settings, stats=stats, first_timesteps=first_timesteps, on_progress=on_progress)
+    return run(
+        bundle,
+        output,
+        settings,
+        stats=stats,
+        first_timesteps=first_timesteps,
+        on_estimate=on_estimate,
+        on_progress=on_progress,
+    )

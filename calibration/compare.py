@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from ..engines.wrapped import ObservedEngine
 from ..quality import metrics
 from ..quality.metrics import Clip
 from ..runtime.reel import Reel
+from ..runtime.request import Request
+from .clips import ClipSettings, check_count, estimate_in_words
 
 DEFAULT_PROMPTS = 8
+_AS_THE_BUNDLE = ClipSettings()
 _FEWEST_FRAMES = 5  # that the scorer can read
 
 
@@ -67,11 +70,12 @@ class Pictures:
 
 @dataclass(frozen=True)
 class BundleComparison:
-    """The whole result. Means are over clips."""
+    """The whole result. Means are over clips. made_as: recipe, steps, size and length of the clips, by name."""
 
     first: Side
     second: Side
     clips: list[ClipFigures]
+    made_as: dict[str, Any]
     budget_db: float | None = None
     pictures: list[Pictures] = field(default_factory=list, repr=False, compare=False)
     """Frames of the worst clips, worst first, where they were asked for."""
@@ -97,6 +101,7 @@ class BundleComparison:
         return {
             "first": asdict(self.first),
             "second": asdict(self.second),
+            "made_as": self.made_as,
             "mean": self.figures(),
             "drift": self.drift(),
             "budget_db": self.budget_db,
@@ -116,34 +121,38 @@ def compare_bundles(
     *,
     prompts: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
-    steps: int | None = None,
+    settings: ClipSettings = _AS_THE_BUNDLE,
     engine: str = "auto",
     threads: int | None = None,
     budget_db: float | None = None,
     pictures: int = 0,
+    on_estimate: Callable[[str], object] | None = None,
     on_progress: Progress | None = None,
 ) -> BundleComparison:
     """Make every prompt with every seed by both bundles and measure how far the second's clips are from the first's.
 
-    prompts: None takes held-out captions, where both are demo models. steps: None takes the first bundle's default recipe.
-    budget_db: mean PSNR that the second bundle should keep. pictures: of how many of the worst clips to keep the frames.
+    prompts: None takes held-out captions, where both are demo models. settings: how the clips are made; what is left
+    open is each bundle's own. budget_db: mean PSNR that the second bundle should keep. pictures: of how many of the worst clips to
+    keep the frames. on_estimate: told how long this will take, before it begins.
     on_progress: told of the stages `first` and `second`. One bundle is open at a time; the first one's frames wait on disk.
 
     Raises UsageError where the bundles make clips of different sizes or there are no prompts, BundleError, PromptError.
     """
     bundles = open_bundle(first), open_bundle(second)
     chosen = list(prompts) if prompts is not None else default_prompts(*(bundle.manifest for bundle in bundles))
+    check_count(chosen, seeds)
     jobs = [(prompt, seed) for prompt in chosen for seed in seeds]
-    if not jobs:
-        raise UsageError("there is nothing to compare: give at least one prompt and one seed")
     _check_alike(*bundles)
+    request = _check_settings(*bundles, settings)
+    if on_estimate is not None:
+        on_estimate(estimate_in_words(bundles, len(jobs), settings, engine, threads))
     figures: list[ClipFigures] = []
     kept: list[Pictures] = []
     subjects = _subjects(chosen)
-    scored = subjects is not None and bundles[0].manifest.defaults.frames >= _FEWEST_FRAMES
+    scored = subjects is not None and _can_be_scored(bundles[0].manifest, request)
     readings: tuple[list[Reading], list[Reading]] = ([], [])
     with temporary_folder("edgereel-compare-") as waiting:
-        runs = (_clips(bundle, jobs, steps, engine, threads) for bundle in bundles)
+        runs = (_clips(bundle, jobs, settings, engine, threads) for bundle in bundles)
         for index, (clip, latents) in enumerate(next(runs)):
             np.save(waiting / f"{index}.npy", clip)
             np.save(waiting / f"{index}.latents.npy", latents)
@@ -164,11 +173,11 @@ def compare_bundles(
         asked = [subjects[prompt] for prompt, _ in jobs]
         shown = [score_readings(zip(found, asked, strict=True)) for found in readings]
     one, other = (_side(bundle, score) for bundle, score in zip(bundles, shown, strict=True))
-    return BundleComparison(one, other, figures, budget_db, kept)
+    return BundleComparison(one, other, figures, _made_as(request), budget_db, kept)
 
 
 def _clips(
-    bundle: Bundle, jobs: list[tuple[str, int]], steps: int | None, engine: str, threads: int | None
+    bundle: Bundle, jobs: list[tuple[str, int]], settings: ClipSettings, engine: str, threads: int | None
 ) -> Iterator[tuple[Clip, NDArray[np.float32]]]:
     """Yield frames, and latents after each step [steps, C, F, H, W], of each job; the bundle is open meanwhile."""
     seen: list[NDArray[np.float32]] = []
@@ -182,15 +191,13 @@ def _clips(
     with Reel(bundle, ObservedEngine(get_engine(engine), observe), EngineOptions(threads=threads)) as reel:
         for prompt, seed in jobs:
             seen.clear()
-            video = reel.generate(prompt, seed=seed, steps=steps)
+            video = reel.generate(prompt, seed=seed, **settings.given())
             yield np.stack(list(video)), np.stack([*seen[1:], video.latents[0]])
 
 
 def _figures(
     prompt: str, seed: int, reference: Clip, clip: Clip, path: NDArray[np.float32], other: NDArray[np.float32]
 ) -> ClipFigures:
-    if path.shape != other.shape:
-        raise UsageError(f"the bundles take {len(path)} and {len(other)} steps: give --steps")
     moved = metrics.motion(reference)
     return ClipFigures(
         prompt=prompt,
@@ -220,6 +227,26 @@ def _check_alike(first: Bundle, second: Bundle) -> None:
     ):
         if a != b:
             raise UsageError(f"{first.folder} and {second.folder} have different {name}: they are not the same model")
+
+
+def _made_as(request: Request) -> dict[str, Any]:
+    """Return what decides how near clips come, as plain data."""
+    names = ("recipe", "steps", "width", "height", "frames")
+    return {name: getattr(request, name) for name in names}
+
+
+def _check_settings(first: Bundle, second: Bundle, settings: ClipSettings) -> Request:
+    """Return the first bundle's request. Raises UsageError where the two would make clips that cannot be compared."""
+    one, other = settings.complete(first), settings.complete(second)
+    if one.steps != other.steps:
+        raise UsageError(f"the bundles take {one.steps} and {other.steps} steps: give --steps")
+    return one
+
+
+def _can_be_scored(manifest: Manifest, request: Request) -> bool:
+    """Tell whether the demo's scorer reads clips of this size and length: it knows the demo's own size."""
+    own = (manifest.defaults.width, manifest.defaults.height)
+    return (request.width, request.height) == own and request.frames >= _FEWEST_FRAMES
 
 
 def _subjects(prompts: Sequence[str]) -> dict[str, Subject] | None:

@@ -23,7 +23,8 @@ SENSITIVE = (
 """Layers of Wan and LTX that published quantizations leave alone, beside the first and last blocks."""
 SENSITIVE_SHARE = 3 / 40
 """Of the blocks, at either end: three of Wan's forty."""
-_ROUNDS = 8
+MOST_CHOICES = 8
+"""How many whole choices are measured at most, but for that of every layer."""
 _MARGIN = 0.1
 _BLOCK = re.compile(r"(?:^|\.)(?:transformer_)?blocks?\.(\d+)\.")
 
@@ -84,7 +85,7 @@ def choose_kept(
 
     everything = frozenset(effects)
     target, meeting = budget_db, set[frozenset[Layer]]()
-    for _ in range(_ROUNDS):
+    for _ in range(MOST_CHOICES):
         kept, predicted = _predict(effects, others, frozenset(start) & everything, target)
         actual = decibels_of(kept)
         if actual >= budget_db:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,10 +19,12 @@ from ..engines.options import Activations
 from ..quality.metrics import PSNR_OF_EQUAL_FRAMES
 from ..runtime.batch import read_prompts
 from .balancing import ActivationMode, plan_graph
+from .clips import ClipSettings, check_count, estimate_in_words
 from .collecting import denoiser_graphs
 from .compare import BundleComparison, compare_bundles, default_prompts
 from .forms import WeightKind
 from .graph_file import GraphFile
+from .mixed import MOST_CHOICES
 from .report import add_to_card
 from .rewriting import GraphPlan, WeightFile, write_quantized
 from .searching import Plans, Search, search_kept, without
@@ -47,8 +49,8 @@ class Settings:
     keep: tuple[str, ...]
     budget_db: float | None
     prompts: tuple[str, ...] | None
-    seeds: tuple[int, ...]
-    steps: int | None
+    seeds: Sequence[int]
+    clips: ClipSettings
     compare: bool
     threads: int | None
 
@@ -69,7 +71,7 @@ def complete_settings(
     keep: Sequence[str],
     prompts: Path | None,
     seeds: Sequence[int],
-    steps: int | None,
+    clips: ClipSettings,
     compare: bool,
     threads: int | None,
 ) -> Settings:
@@ -87,6 +89,8 @@ def complete_settings(
         )
     if precision == "fp8" and budget_db is not None:
         raise UsageError("no engine of this version runs fp8, so that no budget can be checked: leave --budget-db out")
+    if (not compare or precision == "fp8") and (option := clips.option()) is not None:
+        raise UsageError(f"{option} is for the clips that are compared, and none are: leave it out")
     if not compare and (budget_db is not None or precision == "mixed"):
         raise UsageError("a budget cannot be met unmeasured: leave --no-compare out, or choose int8 without a budget")
     return Settings(
@@ -97,8 +101,8 @@ def complete_settings(
         tuple(keep),
         MIXED_BUDGET_DB if precision == "mixed" and budget_db is None else budget_db,
         None if prompts is None else tuple(read_prompts(prompts)),
-        tuple(seeds),
-        steps,
+        seeds,
+        clips,
         compare and precision != "fp8",
         threads,
     )
@@ -127,6 +131,7 @@ def quantize(
     *,
     stats: Path | None,
     first_timesteps: int | None,
+    on_estimate: Callable[[str], object] | None,
     on_progress: Progress | None,
 ) -> Manifest:
     """Do what edgereel.calibration.quantize says."""
@@ -134,9 +139,15 @@ def quantize(
     if first_timesteps is not None and stats is None:
         raise UsageError("there are no first timesteps without statistics: give both or neither")
     opened = open_bundle(bundle or demo_bundle_path(), on_progress=on_progress)
-    if settings.compare and settings.prompts is None:
-        default_prompts(opened.manifest)  # to refuse now what could not be compared in the end
+    if settings.compare:  # to refuse now what could not be compared in the end
+        prompts = default_prompts(opened.manifest) if settings.prompts is None else settings.prompts
+        check_count(prompts, settings.seeds)
+        settings.clips.complete(opened)
     denoisers = {graph.name: graph for graph in denoiser_graphs(opened).values()}
+    if settings.compare and on_estimate is not None:
+        trials = _most_trials(denoisers) if settings.precision == "mixed" else 0
+        clips = len(prompts) * len(settings.seeds)
+        on_estimate(estimate_in_words([opened, opened], clips, settings.clips, threads=settings.threads, trials=trials))
     statistics = None if stats is None else _statistics(stats, opened, first_timesteps)
     plans = _denoiser_plans(denoisers, statistics, settings, on_progress)
     text = _text_plan(opened, settings)
@@ -146,6 +157,11 @@ def quantize(
         plans = {TEXT: text, **plans}
     with new_bundle_folder(output) as folder:
         return _write(opened, folder, plans, settings, on_progress)
+
+
+def _most_trials(denoisers: Mapping[str, GraphFile]) -> int:
+    """Return how often `mixed` makes all clips at most: as they are, each layer quantized alone, then whole choices."""
+    return 3 + sum(len(graph.linears) for graph in denoisers.values()) + MOST_CHOICES
 
 
 def _statistics(path: Path, bundle: Bundle, first_timesteps: int | None) -> Statistics:
@@ -220,7 +236,7 @@ def _search(
         budget_db=settings.budget_db or MIXED_BUDGET_DB,
         prompts=settings.prompts,
         seeds=settings.seeds,
-        steps=settings.steps,
+        settings=settings.clips,
         activations=_engine_activations(settings),
         threads=settings.threads,
     )
@@ -257,7 +273,7 @@ def _write(
             folder,
             prompts=settings.prompts,
             seeds=settings.seeds,
-            steps=settings.steps,
+            settings=settings.clips,
             threads=settings.threads,
             budget_db=settings.budget_db,
             on_progress=on_progress,
@@ -273,6 +289,7 @@ def _write(
 def _figures(comparison: BundleComparison) -> dict[str, Any]:
     """Return what the manifest keeps of a comparison: no paths, and no more digits than mean anything."""
     figures: dict[str, Any] = {name: round(value, 4) for name, value in comparison.figures().items()}
+    figures |= comparison.made_as
     figures |= {"clips": len(comparison.clips), "drift": [round(value, 4) for value in comparison.drift()]}
     if comparison.first.shown is not None and comparison.second.shown is not None:
         figures |= {"shown_by_source": comparison.first.shown, "shown": comparison.second.shown}

@@ -38,6 +38,7 @@ def summary(comparison: BundleComparison) -> str:
     first, second = comparison.first, comparison.second
     lines = [
         f"{second.path} beside {first.path}, {len(comparison.clips)} clip{'s' * (len(comparison.clips) > 1)}",
+        f"made as      {_made_as(comparison)}",
         f"size         {format_bytes(second.bytes)}, {100 * second.bytes / first.bytes:.0f}% of {format_bytes(first.bytes)}",
         f"PSNR         {means['psnr_db']:.1f} dB (worst clip {means['worst_psnr_db']:.1f} dB)",
         f"SSIM         {means['ssim']:.4f}",
@@ -54,6 +55,12 @@ def summary(comparison: BundleComparison) -> str:
         word = "kept" if comparison.within_budget else "missed"
         lines.append(f"budget       {comparison.budget_db:g} dB {word}")
     return "\n".join(lines)
+
+
+def _made_as(comparison: BundleComparison) -> str:
+    facts = comparison.made_as
+    steps = f"{facts['steps']} step{'s' * (facts['steps'] > 1)}"
+    return f"{facts['width']}x{facts['height']}, {facts['frames']} frames, {steps}, recipe {facts['recipe']}"
 
 
 def write_report(comparison: BundleComparison, path: Path) -> None:

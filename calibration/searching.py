@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ..core.errors import OutputError, brief
 from ..core.interrupts import temporary_folder
 from ..core.progress import Progress, report_progress
 from ..engines.options import Activations
+from .clips import ClipSettings
 from .forms import BLOCK
 from .graph_file import GraphFile, Linear
 from .mixed import Effect, KeptLayers, Layer, choose_kept, sensitive_layers
@@ -36,8 +37,8 @@ class Search:
     text: tuple[GraphFile, GraphPlan] | None
     budget_db: float
     prompts: tuple[str, ...] | None
-    seeds: tuple[int, ...]
-    steps: int | None
+    seeds: Sequence[int]
+    settings: ClipSettings
     activations: Activations
     threads: int | None
 
@@ -56,7 +57,7 @@ def search_kept(search: Search, on_progress: Progress | None) -> KeptLayers:
                 search.prompts,
                 search.seeds,
                 activations=search.activations,
-                steps=search.steps,
+                settings=search.settings,
                 threads=search.threads,
             ) as trials,
         ):

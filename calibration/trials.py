@@ -13,8 +13,8 @@ from ..engines import EngineOptions, get_engine
 from ..engines.options import Activations
 from ..quality.metrics import Clip, decibels
 from ..runtime.reel import Reel
-from ..runtime.request import OpenRequest
 from ..runtime.text.embedding_cache import EmbeddingCache
+from .clips import ClipSettings
 from .collecting import embed_all
 from .compare import default_prompts
 from .graph_file import GraphFile
@@ -41,12 +41,12 @@ class Trials:
         seeds: Sequence[int],
         *,
         activations: Activations,
-        steps: int | None,
+        settings: ClipSettings,
         threads: int | None,
     ) -> None:
         """graphs: those that can be replaced. prompts: None for default ones. activations: of the denoisers' linears."""
         self._folder = folder
-        self._steps = steps
+        self._given = settings.given()
         self._activations = activations
         self._engine = SwitchingEngine(get_engine("cpu"))
         self._plain_cache, self._other_cache = EmbeddingCache(folder / "plain"), EmbeddingCache(folder / "other")
@@ -57,10 +57,10 @@ class Trials:
             self._data[graph.name] = WeightFile(folder / f"{graph.name}.quantized").__enter__()
         texts = default_prompts(bundle.manifest) if prompts is None else prompts
         self._texts = texts
-        self._guided = max(OpenRequest("", steps=steps).complete(bundle.manifest).guidances) > 1
-        self._settings = [(text, seed) for text in texts for seed in seeds]
+        self._guided = max(settings.complete(bundle).guidances) > 1
+        self._clips = [(text, seed) for text in texts for seed in seeds]
         self._embed()
-        self._reference = [self._frames(text, seed) for text, seed in self._settings]
+        self._reference = [self._frames(text, seed) for text, seed in self._clips]
 
     def __enter__(self) -> Trials:
         return self
@@ -75,7 +75,7 @@ class Trials:
     @property
     def clips(self) -> int:
         """Of how many clips errors are measured."""
-        return len(self._settings)
+        return len(self._clips)
 
     def errors(self, plans: Mapping[str, tuple[GraphFile, GraphPlan]]) -> SquaredErrors:
         """Return what quantizing these graphs, by name, does to each clip; every other graph is the source's.
@@ -96,7 +96,7 @@ class Trials:
                 self._embed()
             return tuple(
                 _squared_error(self._frames(prompt, seed), expected)
-                for (prompt, seed), expected in zip(self._settings, self._reference, strict=True)
+                for (prompt, seed), expected in zip(self._clips, self._reference, strict=True)
             )
         finally:
             for graph, _ in plans.values():
@@ -109,7 +109,7 @@ class Trials:
         self._engine.release()
 
     def _frames(self, prompt: str, seed: int) -> Clip:
-        return np.stack(list(self._reel.generate(prompt, seed=seed, steps=self._steps)))
+        return np.stack(list(self._reel.generate(prompt, seed=seed, **self._given)))
 
 
 def mean_decibels(errors: Iterable[float]) -> float:

@@ -142,7 +142,9 @@ def diff(
 
 @bench.command()
 def soak(
-    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The .reel folder or a model's name; the built-in demo if left out.")
+    ] = None,
     output: OutputOption = Path("soak-report"),
     clips: Annotated[int, typer.Option(min=16, help="How many clips, one after the other.")] = 500,
     skip: Annotated[
@@ -235,7 +237,9 @@ def live(
 
 @bench.command()
 def mlperf(
-    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The .reel folder or a model's name; the built-in demo if left out.")
+    ] = None,
     output: OutputOption = Path("mlperf-report"),
     scenario: Annotated[
         str, typer.Option(metavar="NAME", help="singlestream: one query after the other; offline: all at once.")

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-BundlesArgument = Annotated[list[Path] | None, typer.Argument(help="The .reel folders; the built-in demo if left out.")]
+BundlesArgument = Annotated[
+    list[Path] | None, typer.Argument(help="The .reel folders or models' names; the built-in demo if left out.")
+]
 OutputOption = Annotated[
     Path,
     typer.Option(

@@ -12,7 +12,13 @@ from ..core.interrupts import interrupts_wait
 from ..core.units import format_bytes
 from .application import app
 from .options import EngineOption, JsonOption, ThreadsOption, parse_size
-from .terminal import print_json, stage_progress
+from .terminal import print_json, show_note, stage_progress
+
+SizeOption = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size of the compared clips, in pixels.")]
+FramesOption = Annotated[int | None, typer.Option(help="Number of frames of the compared clips.")]
+RecipeOption = Annotated[str | None, typer.Option(help="One of the bundle's recipes, see inspect.")]
+GuidanceOption = Annotated[float | None, typer.Option(help="Classifier-free guidance of the compared clips.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Clips of each prompt, seeds 0, 1, …")]
 
 
 @app.command()
@@ -79,7 +85,12 @@ def quantize(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What to compare clips of; the demo's captions if left out.")
     ] = None,
+    seeds: SeedsOption = 1,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of these clips; the recipe's if left out.")] = None,
+    size: SizeOption = None,
+    frames: FramesOption = None,
+    recipe: RecipeOption = None,
+    guidance: GuidanceOption = None,
     no_compare: Annotated[bool, typer.Option("--no-compare", help="Do not measure how near the clips are.")] = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -100,20 +111,26 @@ def quantize(
             budget_db=budget_db,
             keep=keep or [],
             prompts=prompts,
+            seeds=range(seeds),
             steps=steps,
+            size=None if size is None else parse_size(size),
+            frames=frames,
+            recipe=recipe,
+            guidance=guidance,
             compare=not no_compare,
             threads=threads,
+            on_estimate=show_note,
             on_progress=progress,
         )
-    size = sum(record.size for record in manifest.files.values())
+    written = sum(record.size for record in manifest.files.values())
     quality = manifest.quality.get("to_source")
     if as_json:
-        print_json({"output": str(output), "digest": manifest.digest, "bytes": size, "quality": quality})
+        print_json({"output": str(output), "digest": manifest.digest, "bytes": written, "quality": quality})
         return
     near = f", clips at {quality['psnr_db']:.1f} dB to the original's" if quality else ", quality not measured"
     kept = sum(len(graph.quantization.kept) for graph in manifest.roles.denoiser if graph.quantization is not None)
     mixed = f", {kept or 'no'} layers kept in high precision" if precision == "mixed" else ""
-    print(f"{one_line(output)}: {format_bytes(size)}{near}{mixed}")
+    print(f"{one_line(output)}: {format_bytes(written)}{near}{mixed}")
 
 
 @app.command()
@@ -123,8 +140,12 @@ def compare(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One prompt per line; the demo has its own.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Clips of each prompt, seeds 0, 1, …")] = 1,
+    seeds: SeedsOption = 1,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
+    size: SizeOption = None,
+    frames: FramesOption = None,
+    recipe: RecipeOption = None,
+    guidance: GuidanceOption = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures.")] = None,
     budget_db: Annotated[float | None, typer.Option(help="Mean PSNR to keep; exit code 1 where it is missed.")] = None,
     engine: EngineOption = "auto",
@@ -133,6 +154,7 @@ def compare(
 ) -> None:
     """Make the same clips by two bundles and measure what the second has lost."""
     with interrupts_wait():
+        from ..calibration.clips import ClipSettings
         from ..calibration.compare import compare_bundles
         from ..calibration.report import PICTURES, summary, write_report
         from ..core.files import check_file_target
@@ -142,17 +164,19 @@ def compare(
         raise UsageError(f"--report {report}: the page is HTML: end its name in .html")
     if report is not None:
         check_file_target(report)
+    settings = ClipSettings(steps, None if size is None else parse_size(size), frames, recipe, guidance)
     with stage_progress() as progress:
         comparison = compare_bundles(
             first,
             second,
             prompts=None if prompts is None else read_prompts(prompts),
             seeds=range(seeds),
-            steps=steps,
+            settings=settings,
             engine=engine,
             threads=threads,
             budget_db=budget_db,
             pictures=0 if report is None else PICTURES,
+            on_estimate=show_note,
             on_progress=progress,
         )
     if report is not None:

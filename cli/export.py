@@ -15,7 +15,9 @@ from .terminal import print_json, show_note, stage_progress
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A model folder in diffusers' layout.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A model folder in diffusers' layout, or a name on Hugging Face's hub.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle to write, NAME.reel.")],
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Length prompts are padded to; the family's own if left out.")
@@ -60,7 +62,10 @@ def export(
     origin: Annotated[str | None, typer.Option(help="Where the weights come from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a checkpoint into a bundle, each graph proved against the torch module it came from."""
+    """Turn a checkpoint into a bundle, each graph proved against the torch module it came from.
+
+    A model of the hub is read from the cache that its own tools fill: nothing is downloaded here.
+    """
     with interrupts_wait():
         from ..export import ExportOptions, run_export
 

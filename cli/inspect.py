@@ -15,7 +15,9 @@ from .terminal import print_json, stage_progress
 
 @app.command()
 def inspect(
-    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The .reel folder or a model's name; the built-in demo if left out.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a bundle holds: model, recipes, sizes, precision, parity and quality."""
@@ -33,7 +35,9 @@ def inspect(
 
 @app.command()
 def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The .reel folder or a model's name; the built-in demo if left out.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle again and check it against the manifest."""

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EngineOption = Annotated[str, typer.Option(help="What runs the graphs: auto, cpu, cuda, tensorrt, rtx or openvino.")]
-BundleOption = Annotated[Path | None, typer.Option(help="The .reel folder; the built-in demo if left out.")]
+BundleOption = Annotated[
+    Path | None, typer.Option(help="The .reel folder or a model's name; the built-in demo if left out.")
+]
 MemoryOption = Annotated[
     str | None,
     typer.Option(

@@ -25,7 +25,9 @@ CapabilityOption = Annotated[
 
 @app.command()
 def plan(
-    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The .reel folder or a model's name; the built-in demo if left out.")
+    ] = None,
     size: SizeOption = None,
     frames: FramesOption = None,
     pictures: Annotated[
@@ -63,7 +65,9 @@ def plan(
 
 @app.command()
 def build(
-    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The .reel folder or a model's name; the built-in demo if left out.")
+    ] = None,
     engine: EngineOption = "auto",
     target: Annotated[
         str | None,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from ..core.errors import one_line
 from ..core.units import format_bytes
 
 if TYPE_CHECKING:
+    from ..bundle.library.models import Model
     from ..doctor.report import Report
     from ..engines.cache.engines import EntryInfo
     from ..engines.cache.parts import CachePart
@@ -51,6 +53,8 @@ _STAGES = {
     "plan": "choosing scales",
     "measure": "trying each layer",
     "quantize": "writing graphs",
+    "copy": "copying, in MB",
+    "pack": "packing, in MB",
     "first": "first bundle",
     "second": "second bundle",
 }
@@ -135,6 +139,22 @@ def print_cache(parts: Sequence[CachePart], engines: Sequence[EntryInfo], as_jso
         print(f"  {entry.digest[:12]}  {format_bytes(entry.size):>10}  {entry.state:<11} {used}  {one_line(what)}")
     if not parts:
         print("the cache is empty")
+
+
+def print_models(models: Sequence[Model], folder: Path | None, as_json: bool) -> None:
+    """Print which models there are: name, size, what the weights are stored as, what the model calls itself."""
+    if as_json:
+        listed = [model.to_json() for model in models]
+        print_json({"folder": None if folder is None else str(folder), "models": listed})
+        return
+    width = max(len(model.name) for model in models)
+    for model in models:
+        if model.manifest is None:
+            what = f"cannot be used: {model.problem}"
+        else:
+            own = "" if model.manifest.name == model.name else f"  {model.manifest.name}"
+            what = f"{model.manifest.precision.weights}{own}{'  (built in)' * model.is_built_in}"
+        print(one_line(f"{model.name:<{width}}  {format_bytes(model.bytes):>9}  {what}"))
 
 
 def show_pick(text: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ import platformdirs
 from .units import format_bytes
 
 NO_HOME: Final = "there is no home folder to keep a cache in: set EDGEREEL_CACHE=FOLDER to keep one"
+NO_DATA: Final = "there is no home folder to keep models in: set EDGEREEL_HOME=FOLDER to keep some"
 _NOWHERE: Final = Path(__file__).resolve() / "no home"  # below a file there is never a folder
 
 
@@ -37,12 +39,26 @@ def cache_folder() -> Path:
 
 def find_cache_folder() -> Path | None:
     """Return what cache_folder does, None where there is no home to have one in."""
-    if chosen := os.environ.get("EDGEREEL_CACHE"):
+    return _user_folder("EDGEREEL_CACHE", platformdirs.user_cache_dir)
+
+
+def find_models_folder() -> Path | None:
+    """Return the folder of the user's models: `models` in $EDGEREEL_HOME, or in the user's data folder. It may not exist.
+
+    None where there is no home to have one in.
+    """
+    home = _user_folder("EDGEREEL_HOME", platformdirs.user_data_dir)
+    return None if home is None else home / "models"
+
+
+def _user_folder(variable: str, default: Callable[..., str]) -> Path | None:
+    """Return the folder that an environment variable names, or the system's for such things; None without a home."""
+    if chosen := os.environ.get(variable):
         # A service's settings are not read by a shell, which would have expanded this.
         expanded = os.path.expanduser(chosen)
         return None if expanded.startswith("~") and chosen.startswith("~/") else Path(expanded)
     try:
-        folder = Path(platformdirs.user_cache_dir("edgereel", appauthor=False))
+        folder = Path(default("edgereel", appauthor=False))
     except RuntimeError:
         return None
     return folder if folder.is_absolute() else None  # older versions leave "~" where they find no home

@@ -25,6 +25,7 @@ from .families.base import Adapter, Array, Facts, GraphSource, ModelPart, Trial
 from .graphs import DataFile, save_graph
 from .layout import INDEX_NAME, pipeline_of, read_json
 from .liveness import check_alive, check_trials, overflow
+from .hub import origin_of
 from .model_card import model_card
 from .parity import LIMITS, Run, graph_differences, judge, opened, stream_differences, traced_module
 from .request import Compute, ExportRequest
@@ -133,6 +134,8 @@ def _tell(on_note: Note | None, checkpoint: Checkpoint, facts: Facts) -> None:
 def _labels(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, Any]:
     """Return name, licence and origin: as asked for, the checkpoint's own or, without, what stands for none."""
     labels: dict[str, Any] = {"name": request.output.stem, "license": NOT_STATED, "origin": NOT_STATED}
+    if (found := origin_of(checkpoint.folder)) is not None:
+        labels["origin"] = found
     own = {key: value for key, value in checkpoint.overrides.items() if key in labels}
     return labels | own | request.labels
 

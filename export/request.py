@@ -12,6 +12,7 @@ from typing import Literal
 from ..bundle.writer import check_new_bundle
 from ..core.errors import CheckpointError, UsageError
 from .catalogue import check_stream, family_of, published_recipe, published_recipes
+from .hub import find_checkpoint
 from .layout import (
     INDEX_NAME,
     PICKLE_SUFFIXES,
@@ -112,7 +113,8 @@ class ExportRequest:
 class ExportOptions:
     """What may be said about an export; what is left open is the checkpoint's own or, without, the family's default.
 
-    checkpoint, output: a folder in diffusers' layout and the bundle to write, NAME.reel; the two that must be given.
+    checkpoint, output: a folder in diffusers' layout, or a model's name on Hugging Face's hub (NAME/NAME[@REVISION]) that its
+    cache holds, and the bundle to write, NAME.reel; the two that must be given.
     max_tokens: length prompts are padded to. recipe: name of a published recipe of the model family that becomes the
     bundle's default; the checkpoint's own ones follow. precision: what the graphs compute in, fp32 (the default) or fp16.
     loras: safetensors files to fuse into the denoisers in float32, one after another; text is
@@ -148,13 +150,13 @@ class ExportOptions:
         replaced = {"transformer": self.transformer, "transformer_2": self.transformer_2}
         labels = {"name": self.name, "license": self.license, "origin": self.origin}
         request = ExportRequest(
-            checkpoint=Path(self.checkpoint),
+            checkpoint=find_checkpoint(Path(self.checkpoint)),
             output=Path(self.output),
             precision=_compute(self.precision),
             max_tokens=self.max_tokens,
             recipe=self.recipe,
             loras=tuple(Lora.of(lora) for lora in self.loras or ()),
-            replaced={name: Path(folder) for name, folder in replaced.items() if folder is not None},
+            replaced={name: find_checkpoint(Path(folder)) for name, folder in replaced.items() if folder is not None},
             labels={key: label for key, label in labels.items() if label is not None},
             encoder=bool(self.encoder),
             stream=self.stream,

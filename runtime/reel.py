@@ -297,8 +297,9 @@ def load(
     cache: bool = True,
     memory: int | str | None = None,
 ) -> Reel:
-    """Open a bundle (None: the built-in demo) for generation, ready to be used in a `with` block.
+    """Open a bundle for generation, ready to be used in a `with` block.
 
+    path: its folder, or the name of a model in the models folder; None for the built-in demo.
     engine: `auto` or the name of one. threads: CPU threads per operator, at most 4 times the machine's cores, None for all
     that may be used.
     on_progress is told of the stage `check`, in which changed files are hashed. cache: keep prompt embeddings in the user's

@@ -7,19 +7,12 @@ import pytest
 from conftest import DEMO_REEL
 
 from edgereel.bench.records.record import MachineLimits
-from edgereel.bench.resources import limits as module
-from edgereel.bench.resources.limits import (
-    Work,
-    against_limits,
-    count_work,
-    measure_limits,
-    precision_of,
-    stage_resources,
-)
+from edgereel.bench.resources.limits import against_limits, measure_limits, stage_resources
 from edgereel.bundle.manifest import Quantization
 from edgereel.bundle.reader import open_bundle
 from edgereel.engines import EngineOptions, Tensor, get_engine
-from edgereel.engines.costs import graph_costs
+from edgereel.engines.costs import graph_costs, peaks
+from edgereel.runtime.memory.work import Work, count_work, precision_of
 from edgereel.runtime.request import OpenRequest
 
 LIMITS = MachineLimits(flops_per_second={"float32": 1e9}, bytes_per_second=1e8, threads=1, method="by hand")
@@ -90,7 +83,7 @@ def test_the_product_that_is_timed_is_the_one_that_is_counted(kind, tolerance, t
     """Against float64: relative error of the whole matrix; int8 quantizes activations before each of the products."""
     side = 64
     path = tmp_path / "product.onnx"
-    path.write_bytes(module._product_graph(side, kind))
+    path.write_bytes(peaks.product_graph(side, kind))
     options = EngineOptions(threads=1, activations="dynamic" if kind == "int8" else "float", keep=False)
     x = np.random.default_rng(5).standard_normal((side, side), dtype=np.float32)
     with get_engine("cpu").open(path, options) as session:
@@ -101,14 +94,14 @@ def test_the_product_that_is_timed_is_the_one_that_is_counted(kind, tolerance, t
         weight = generator.integers(-127, 128, (side, side), dtype=np.int8) / (73 * np.sqrt(side))
     else:
         weight = generator.standard_normal((side, side), dtype=np.float32) / np.sqrt(side)
-    expected = x.astype(np.float64) @ np.linalg.matrix_power(weight.astype(np.float64), module._CHAIN)
+    expected = x.astype(np.float64) @ np.linalg.matrix_power(weight.astype(np.float64), peaks.CHAIN)
     assert np.linalg.norm(y - expected) / np.linalg.norm(expected) < tolerance
     costs = graph_costs(path.read_bytes(), {"x": (side, side)}, keep=False)
-    assert costs.flops == 2 * module._CHAIN * side**3
+    assert costs.flops == 2 * peaks.CHAIN * side**3
 
 
 def test_peaks_are_measured(monkeypatch):
-    monkeypatch.setattr(module, "_ENOUGH", 0.005)
+    monkeypatch.setattr(peaks, "_ENOUGH", 0.005)
     found = measure_limits(get_engine("cpu"), threads=1, int8=True, seconds=0.3)
     assert set(found.flops_per_second) == {"float32", "int8"}
     assert found.threads == 1

@@ -48,7 +48,7 @@ def test_progress_is_told_and_can_cancel(reel):
 def test_a_missing_folder(tmp_path):
     assert "no such bundle folder" in refused(tmp_path / "nothing.reel")
     (tmp_path / "file.reel").write_text("not a folder")
-    assert "no such bundle folder" in refused(tmp_path / "file.reel")
+    assert "is a file, not a bundle" in refused(tmp_path / "file.reel")
     assert "File name too long" in refused(tmp_path / ("a" * 300)) or os.name == "nt"
 
 

@@ -13,6 +13,7 @@ from conftest import DEMO_REEL, edit_manifest
 
 import edgereel
 from edgereel.bundle.reader import hash_file
+from edgereel.calibration.clips import ClipSettings
 from edgereel.calibration.compare import compare_bundles
 from edgereel.calibration.report import summary, write_report
 from edgereel.core.errors import OutputError, UsageError
@@ -36,7 +37,9 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_bundle_equals_itself() -> None:
-    comparison = compare_bundles(DEMO_REEL, DEMO_REEL, prompts=PROMPTS[:1], steps=2, budget_db=60)
+    comparison = compare_bundles(
+        DEMO_REEL, DEMO_REEL, prompts=PROMPTS[:1], settings=ClipSettings(steps=2), budget_db=60
+    )
     clip = comparison.clips[0]
     assert (clip.psnr_db, clip.motion, clip.drift) == (100, 1, [0, 0])
     assert clip.ssim == pytest.approx(1)
@@ -46,7 +49,7 @@ def test_a_bundle_equals_itself() -> None:
 def test_damage_is_measured_on_the_frames_that_both_bundles_really_make(damaged: Path, tmp_path: Path) -> None:
     stages = []
     comparison = compare_bundles(
-        DEMO_REEL, damaged, prompts=PROMPTS, seeds=(3, 4), steps=2, budget_db=60, pictures=1,
+        DEMO_REEL, damaged, prompts=PROMPTS, seeds=(3, 4), settings=ClipSettings(steps=2), budget_db=60, pictures=1,
         on_progress=lambda *at: stages.append(at),
     )  # fmt: skip
     assert [(clip.prompt, clip.seed) for clip in comparison.clips] == [(p, s) for p in PROMPTS for s in (3, 4)]
@@ -75,7 +78,7 @@ def test_damage_is_measured_on_the_frames_that_both_bundles_really_make(damaged:
 
 
 def test_prompts_of_the_page_are_text_and_not_markup(tmp_path: Path) -> None:
-    comparison = compare_bundles(DEMO_REEL, DEMO_REEL, prompts=PROMPTS[:1], steps=1)
+    comparison = compare_bundles(DEMO_REEL, DEMO_REEL, prompts=PROMPTS[:1], settings=ClipSettings(steps=1))
     clip = comparison.clips[0]
     object.__setattr__(clip, "prompt", "<script>alert(1)</script>")
     write_report(comparison, tmp_path / "x.html")

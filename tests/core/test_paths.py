@@ -116,6 +116,7 @@ SMALL = ["--steps", "1", "--size", "32x32", "--frames", "5"]
         (["inspect"], SAID, []),
         (["verify"], "", []),
         (["cache", "ls"], SAID, []),
+        (["models", "ls"], "", []),
         (["cache", "rm", "--all"], SAID, []),
         (["cache", "verify"], SAID, []),
         (["doctor", "--json"], "", []),

@@ -1,0 +1,81 @@
+"""What a clip is to do: runs of each graph, arithmetic and traffic, counted from the graphs at the clip's shapes.
+
+FLOPs are those of matrix products, convolutions and attention; bytes are what each node reads and writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...bundle.geometry import latent_shape, token_count
+from ...bundle.manifest import Manifest, Quantization
+from ...bundle.reader import Bundle
+from ...engines.costs import GraphCosts, graph_costs
+from ..denoise import pick_expert
+from ..request import Request
+from ..sampling.recipes import schedule_of
+from .shapes import input_shapes
+from .sizes import Uses, decoder_graphs
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one clip's stage is: FLOPs, bytes that nodes read and write, the precision of its products as a key of limits."""
+
+    flops: int
+    bytes: int
+    precision: str
+
+
+def count_work(bundle: Bundle, request: Request) -> dict[str, Work]:
+    """Return the work of a clip's stages `text`, `denoise` and `decode`, counted from the graphs at the clip's shapes.
+
+    Raises EngineError where a graph cannot be told about, MissingExtraError where onnx is needed and not installed.
+    """
+    manifest = bundle.manifest
+    latents = latent_shape(manifest.latent, request.width, request.height, request.frames)
+    graphs = manifest.roles.graphs()
+
+    def costs(name: str) -> GraphCosts:
+        return graph_costs(bundle.path(graphs[name].file), input_shapes(manifest, name, latents))
+
+    runs = count_runs(manifest, request)
+    decoder = decoder_graphs(manifest, Uses(request.decoder))
+    stages = {"text": ["text_encoder"], "denoise": manifest.roles.denoiser_names(), "decode": decoder}
+    work = {}
+    for stage, names in stages.items():
+        each = [(runs[name], costs(name)) for name in names if runs[name]]
+        work[stage] = Work(
+            sum(count * cost.flops for count, cost in each),
+            sum(count * cost.bytes_moved for count, cost in each),
+            precision_of(graphs[names[0]].quantization),
+        )
+    return work
+
+
+def count_runs(manifest: Manifest, request: Request) -> dict[str, int]:
+    """Return how often each graph runs for a clip."""
+    roles = manifest.roles
+    runs = dict.fromkeys(roles.graphs(), 0)
+    runs["text_encoder"] = 1 + (max(request.guidances) > 1)
+    latents = latent_shape(manifest.latent, request.width, request.height, request.frames)
+    runs.update(zip(decoder_graphs(manifest, Uses(request.decoder)), (1, latents[2] - 1), strict=False))
+    recipe = manifest.recipe(request.recipe)
+    assert recipe is not None
+    chunks = 1
+    if manifest.stream is not None:
+        chunks += max(0, -(-(latents[2] - manifest.stream.first) // manifest.stream.chunk))
+        both = manifest.stream.negative_context == "own" and max(request.guidances) > 1
+        runs["denoiser"] += chunks * (1 + both) * (manifest.stream.window > 0)  # each chunk is remembered
+    tokens = token_count(manifest.latent, latents)
+    for timestep in schedule_of(recipe, request.sampler, request.steps, tokens).timesteps:
+        expert = pick_expert(roles.denoiser, float(timestep), recipe.train_timesteps, recipe.boundary)
+        runs[roles.denoiser_names()[expert]] += chunks * (1 + (request.guidances[expert] > 1))
+    return runs
+
+
+def precision_of(quantization: Quantization | None) -> str:
+    """Return the type that most of a graph's linears calculate in, as a key of limits."""
+    if quantization is None or quantization.activations == "float" or not quantization.linears:
+        return "float32"
+    return max(quantization.linears, key=lambda kind: quantization.linears[kind])
