@@ -1,0 +1,216 @@
+"""Finding a watermark in frames of which nothing is known: not their size, crop, speed or whether they are mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pattern import PUBLIC_KEY, REACH, TILE, Pattern, pattern_of
+from .payload import Payload, decode, encode
+
+_LEAST_SCALE, _MOST_SCALE = 0.3, 2.2
+_ATTEMPTS = 8
+"""Codewords that are tried: noise passes one's check once in 2**24, so a file without a mark has one in two million."""
+_STEP = 6.5
+"""Between two sizes that are tried, in pixels over the whole picture: half a wave of the finest at its edges."""
+_CLIP = 1.5
+_LIMIT = 0.5
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What was found in frames.
+
+    payload: None where there is no mark. scale: size of what was found, of the size that it was made in. mirrored: left and
+    right, or top and bottom, are exchanged. score: how far the pilots stand out of chance, in standard deviations.
+    agreement: the part of the codeword's bits that was read right. frames: how many were looked at.
+    """
+
+    payload: Payload | None
+    score: float
+    scale: float = 1.0
+    mirrored: bool = False
+    agreement: float = 0.0
+    frames: int = 0
+
+
+class FrameAverage:
+    """What stays where it is while pictures change: the mark, since each frame has the same."""
+
+    def __init__(self) -> None:
+        self.total: NDArray[np.float32] | None = None
+        self.count = 0
+
+    def add(self, luma: NDArray[np.uint8]) -> None:
+        """Add the brightness of a frame, [H, W]. Frames of another size than the first are left out."""
+        if self.total is not None and self.total.shape != luma.shape:
+            return
+        detail = _detail(luma.astype(np.float32))
+        self.total = detail if self.total is None else self.total + detail
+        self.count += 1
+
+
+def detect(lumas: Iterable[NDArray[np.uint8]], key: str = PUBLIC_KEY) -> Detection:
+    """Look for a mark in frames' brightness, uint8 [H, W] each, all of one size."""
+    average = FrameAverage()
+    for luma in lumas:
+        average.add(luma)
+    return find(average, key)
+
+
+def find(average: FrameAverage, key: str = PUBLIC_KEY) -> Detection:
+    """Look for a mark in what an average has gathered."""
+    if average.total is None or min(average.total.shape) < 16 or not average.total.any():
+        return Detection(None, 0.0, frames=average.count)
+    search = _Search(average.total, pattern_of(key))
+    best = 0.0
+    for candidate in search.candidates():
+        best = max(best, candidate.score)
+        soft = search.read(candidate)
+        payload = decode(soft)
+        if payload is not None:
+            agreement = float(np.mean(np.sign(soft) == encode(payload)))
+            mirrored = candidate.flip_across or candidate.flip_down
+            scale = float(np.sqrt(candidate.scale_across * candidate.scale_down))
+            return Detection(payload, candidate.score, scale, mirrored, agreement, average.count)
+    return Detection(None, best, frames=average.count)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    score: float
+    scale_across: float
+    scale_down: float
+    flip_across: bool
+    flip_down: bool
+    shift_across: int
+    shift_down: int
+
+
+class _Search:
+    """One averaged picture, and the spectra of it at sizes that are tried."""
+
+    def __init__(self, picture: NDArray[np.float32], pattern: Pattern) -> None:
+        self._picture = picture
+        self._pattern = pattern
+        self._rings = np.rint(np.hypot(pattern.across, pattern.down)).astype(np.int64)
+        self._grid = np.zeros((TILE, TILE // 2 + 1), np.complex64)
+
+    def candidates(self) -> Iterator[_Candidate]:
+        """Yield the likeliest sizes and places of a mark, _ATTEMPTS at most; first that of the usual sizes."""
+        yield self._refine(self._located([1.0, 0.5, 0.75, 2 / 3, 1.5, 2.0])[0])
+        scales = [_LEAST_SCALE]
+        while scales[-1] < _MOST_SCALE:
+            scales.append(scales[-1] * (1 + min(0.02, _STEP * scales[-1] / max(self._picture.shape))))
+        kept: list[_Candidate] = []
+        for candidate in self._located(scales):
+            if all(abs(candidate.scale_across / other.scale_across - 1) > 0.02 for other in kept):
+                kept.append(candidate)
+        refined = [self._refine(candidate) for candidate in kept[: _ATTEMPTS - 1]]
+        yield from sorted(refined, key=lambda candidate: -candidate.score)
+
+    def read(self, candidate: _Candidate) -> NDArray[np.float32]:
+        """Return the codeword's bits as read, [CODE_BITS], each as strong as it is sure."""
+        pattern = self._pattern
+        values = self._flipped(self._spectrum(candidate.scale_across, candidate.scale_down), candidate)
+        turn = pattern.across * candidate.shift_across + pattern.down * candidate.shift_down
+        values = values * np.exp(2j * np.pi * turn / TILE) * pattern.phases.conj()
+        # How well each ring came through is known from its pilots, and its neighbours'.
+        weights = np.empty(len(values), np.float32)
+        pilot_values, pilot_rings = values[pattern.pilots].real, self._rings[pattern.pilots]
+        for ring in np.unique(self._rings):
+            near = np.exp(-0.5 * ((pilot_rings - ring) / 1.5) ** 2)
+            weights[self._rings == ring] = max(float(near @ pilot_values / near.sum()), 0.02)
+        read = (values * weights)[pattern.data]
+        return np.stack([read.real, read.imag], axis=1).ravel().astype(np.float32)
+
+    def _located(self, scales: list[float]) -> list[_Candidate]:
+        found = [self._locate(scale, scale) for scale in scales]
+        return sorted(found, key=lambda candidate: -candidate.score)
+
+    def _refine(self, start: _Candidate) -> _Candidate:
+        """Return the best candidate near one: width and height may have been changed by different parts."""
+        height, width = self._picture.shape
+        best = start
+        for part in (3.0, 1.5):
+            step_across, step_down = (part * best.scale_across / side for side in (width, height))
+            for across in (-1, 0, 1):
+                for down in (-1, 0, 1):
+                    tried = self._locate(best.scale_across + across * step_across, best.scale_down + down * step_down)
+                    start = tried if tried.score > start.score else start
+            best = start
+        return best
+
+    def _locate(self, scale_across: float, scale_down: float) -> _Candidate:
+        """Return the likeliest place of a mark of one size, mirrored or not."""
+        spectrum = self._spectrum(scale_across, scale_down)
+        pattern, best = self._pattern, None
+        pilots = pattern.pilots
+        for flip_across, flip_down in ((False, False), (True, False), (False, True), (True, True)):
+            candidate = _Candidate(0.0, scale_across, scale_down, flip_across, flip_down, 0, 0)
+            values = (self._flipped(spectrum, candidate) * pattern.phases.conj())[pilots]
+            down, across = pattern.down[pilots], pattern.across[pilots]
+            self._grid[:] = 0
+            right = across > 0
+            self._grid[down[right], across[right]] = values[right]
+            self._grid[-down[~right], -across[~right]] = values[~right].conj()
+            fit = np.fft.irfft2(self._grid, (TILE, TILE))
+            place = int(fit.argmax())
+            score = float(fit.flat[place] / (np.sqrt(np.mean(fit**2)) + 1e-12))
+            if best is None or score > best.score:
+                shift_down, shift_across = divmod(place, TILE)
+                best = _Candidate(score, scale_across, scale_down, flip_across, flip_down, shift_across, shift_down)
+        assert best is not None
+        return best
+
+    def _spectrum(self, scale_across: float, scale_down: float) -> NDArray[np.complex64]:
+        """Return what the picture holds of waves that repeat so often in a tile of that size, [2·REACH+1, 2·REACH+1].
+
+        First index: down, second: across, both from -REACH to REACH. Each ring is brought to a mean of 1.
+        """
+        height, width = self._picture.shape
+        across = _waves(width, TILE * scale_across, REACH)
+        down = _waves(height, TILE * scale_down, REACH)
+        rows = self._picture @ across[:, REACH:].real + 1j * (self._picture @ across[:, REACH:].imag)
+        half = down.T @ rows.astype(np.complex64)
+        whole: NDArray[np.complex64] = np.concatenate([half[::-1, :0:-1].conj(), half], axis=1)
+        return whole
+
+    def _flipped(self, spectrum: NDArray[np.complex64], candidate: _Candidate) -> NDArray[np.complex64]:
+        """Return the pattern's waves out of a spectrum, [N], as if the picture had been mirrored back."""
+        across = -self._pattern.across if candidate.flip_across else self._pattern.across
+        down = -self._pattern.down if candidate.flip_down else self._pattern.down
+        values = spectrum[down + REACH, across + REACH]
+        power = np.bincount(self._rings, np.abs(values) ** 2) / np.maximum(np.bincount(self._rings), 1)
+        values = values / np.sqrt(power[self._rings] + 1e-12)
+        # Where a picture itself has strong waves, only their phase is believed.
+        result: NDArray[np.complex64] = values / np.maximum(np.abs(values), _LIMIT) * _LIMIT
+        return result
+
+
+def _waves(length: int, period: float, reach: int) -> NDArray[np.complex64]:
+    """Return exp(-2πi·k·x/period) for x below length and k from -reach to reach, [length, 2·reach+1]."""
+    turns = np.outer(np.arange(length) / period, np.arange(-reach, reach + 1))
+    return np.exp(-2j * np.pi * turns).astype(np.complex64)
+
+
+def _detail(luma: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a picture's detail, each place in units of what is usual around it, so that edges do not drown the mark."""
+    detail = _blur(luma, 1) - _blur(luma, 6)
+    around = np.sqrt(_blur(detail * detail, 8) + 0.2)
+    return np.clip(detail / around, -_CLIP, _CLIP)
+
+
+def _blur(picture: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    """Return the mean over a square of 2·radius+1 pixels a side; beyond the edges the picture goes on as it ends."""
+    for axis in (0, 1):
+        ends = [(0, 0), (0, 0)]
+        ends[axis] = (radius + 1, radius)
+        sums = np.cumsum(np.pad(picture, ends, mode="edge"), axis=axis, dtype=np.float64)
+        side = 2 * radius + 1
+        picture = sums[side:] - sums[:-side] if axis == 0 else sums[:, side:] - sums[:, :-side]
+        picture = (picture / side).astype(np.float32)
+    return picture
