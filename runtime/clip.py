@@ -69,8 +69,13 @@ class Video:
         self.write(output, private=private, on_progress=on_progress)
         return output.path
 
-    def write(self, output: Output, *, private: bool = False, on_progress: Progress | None = None) -> None:
-        """Decode and write the clip to an output that was checked at this clip's speed; see `save`."""
+    def write(
+        self, output: Output, *, private: bool = False, on_progress: Progress | None = None
+    ) -> dict[str, Any] | None:
+        """Decode and write the clip to an output that was checked at this clip's speed; see `save`.
+
+        Returns what became of its marks, None where it has none.
+        """
 
         def counted() -> Iterator[NDArray[np.uint8]]:
             report_progress(on_progress, "decode", 0, len(self))
@@ -90,5 +95,13 @@ class Video:
             "comment": json.dumps(self.settings(private=private), ensure_ascii=False),
         }
         started, decoding = time.perf_counter(), self._decoder.seconds
-        output.write(counted(), metadata, len(self))
+        pictures = counted() if output.label is None else output.label.over(counted())
+        if output.marks is None:
+            output.write(pictures, metadata, len(self))
+            record = None
+        else:
+            marking = output.marks.begin(output.format, self.settings(private=True))
+            output.write(marking.over(pictures), metadata, len(self), marking.seal)
+            record = marking.record()
         self._decoder.add_time("encode", started + self._decoder.seconds - decoding)
+        return record
