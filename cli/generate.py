@@ -104,8 +104,15 @@ def generate(
         from ..runtime.batch import Job, read_latents, run_jobs
         from ..runtime.request import OpenRequest
 
+    screen = None
+    if policy is not None:
+        from ..provenance.policy.screen import Policy
+
+        screen = Policy.read(policy).check
     marks = Marks.choose(mark, required=require_signature, log=log)
     jobs = Job.plan(prompt, prompts, output, format)
+    if screen is not None:
+        jobs = [job.screened(screen) for job in jobs]
     asked = OpenRequest(
         prompt or "",
         seed=seed,

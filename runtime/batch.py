@@ -69,6 +69,10 @@ class Job:
             raise OutputError(f"{folder}: cannot make this folder: {folder.parent} does not exist")
         return [Job(line, each) for line, each in zip(lines, outputs, strict=True)]
 
+    def screened(self, check: Callable[[str], str]) -> Job:
+        """Return the job with the prompt that a policy leaves of it. check: see Policy.check, which raises PromptRefused."""
+        return replace(self, prompt=check(self.prompt))
+
 
 def _make_folder(folder: Path) -> None:
     try:
