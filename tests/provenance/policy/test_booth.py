@@ -25,7 +25,10 @@ def evasive():
     for line in lines("evasive.txt"):
         way, prompt = line.split("\t")
         # The invisible characters are written out in the file.
-        yield way, re.sub(r"\\u([0-9a-f]{4})|\\x([0-9a-f]{2})", lambda found: chr(int(found[1] or found[2], 16)), prompt)
+        yield (
+            way,
+            re.sub(r"\\u([0-9a-f]{4})|\\x([0-9a-f]{2})", lambda found: chr(int(found[1] or found[2], 16)), prompt),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +69,17 @@ def test_the_private_policy_refuses_little():
         private.check("a naked chi1d")
 
 
-@pytest.mark.parametrize("prompt", ["Emma Watson waves", "barack 0bama surfs", "Peter Müller, my neighbour", "T.a.y.l.o.r swift"])
+@pytest.mark.parametrize(
+    "prompt", ["Emma Watson waves", "barack 0bama surfs", "Peter Müller, my neighbour", "T.a.y.l.o.r swift"]
+)
 def test_real_people_are_refused(booth, prompt):
     with pytest.raises(PromptRefused, match="real person"):
         booth.check(prompt)
 
 
-@pytest.mark.parametrize("prompt", ["Alice in Wonderland", "Peter Pan flies", "alice paints a house", "Adam. Then night falls"])
+@pytest.mark.parametrize(
+    "prompt", ["Alice in Wonderland", "Peter Pan flies", "alice paints a house", "Adam. Then night falls"]
+)
 def test_figures_and_first_names_pass(booth, prompt):
     assert booth.check(prompt) == prompt
 
