@@ -5,9 +5,11 @@ It reads words, not meaning: what is meant but not said passes, and a sentence t
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,14 +192,13 @@ def _replaced(prompt: str, findings: Iterable[Finding]) -> str:
 
 
 def _toml(content: str) -> dict[str, Any]:
+    # Python 3.10 has none of its own; what both raise is a ValueError.
+    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib
-    try:
-        return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+        data: dict[str, Any] = toml.loads(content)
+    except ValueError as error:
         raise UsageError(f"is not TOML: {brief(error)}") from error
+    return data
 
 
 _RULE_KEYS = {"category", "action", "phrases", "patterns", "together", "except", "replacement"}

@@ -38,17 +38,18 @@ def _with_ffmpeg(path: Path) -> Iterator[NDArray[np.uint8]]:
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            stream = container.streams.best("video")
+            stream = next(iter(container.streams.video), None)
             if stream is None:
                 raise Unwatchable("it holds no pictures")
             if stream.codec_context is None:
                 raise Unwatchable("nothing here decodes its pictures")
-            _check(stream.codec_context.width, stream.codec_context.height)
+            _check(stream.width, stream.height)
             for frame in container.decode(stream):
                 if isinstance(frame, av.VideoFrame):
                     _check(frame.width, frame.height)
                     width, height = _affordable(frame.width, frame.height)
-                    yield frame.reformat(width=width, height=height, format="gray", interpolation="AREA").to_ndarray()
+                    gray = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
+                    yield np.asarray(gray.to_ndarray(), np.uint8)
     except (av.FFmpegError, ValueError, RuntimeError, TypeError) as error:
         raise Unwatchable(f"its pictures cannot be read: {brief(error)}") from error
 

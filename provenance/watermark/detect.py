@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,13 @@ from .payload import Payload, decode, encode
 _LEAST_SCALE, _MOST_SCALE = 0.3, 2.2
 _ATTEMPTS = 8
 """Codewords that are tried: noise passes one's check once in 2**24, so a file without a mark has one in two million."""
-_STEP = 6.5
+_STEP = 8.0
 """Between two sizes that are tried, in pixels over the whole picture: half a wave of the finest at its edges."""
 _CLIP = 1.5
 _LIMIT = 0.5
+_COARSE = 64
+"""Places a side of a tile that are looked at while sizes are searched."""
+_FLIPS = ((False, False), (True, False), (False, True), (True, True))
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,6 @@ class _Search:
         self._picture = picture
         self._pattern = pattern
         self._rings = np.rint(np.hypot(pattern.across, pattern.down)).astype(np.int64)
-        self._grid = np.zeros((TILE, TILE // 2 + 1), np.complex64)
 
     def candidates(self) -> Iterator[_Candidate]:
         """Yield the likeliest sizes and places of a mark, _ATTEMPTS at most; first that of the usual sizes."""
@@ -115,7 +118,8 @@ class _Search:
     def read(self, candidate: _Candidate) -> NDArray[np.float32]:
         """Return the codeword's bits as read, [CODE_BITS], each as strong as it is sure."""
         pattern = self._pattern
-        values = self._flipped(self._spectrum(candidate.scale_across, candidate.scale_down), candidate)
+        spectrum = self._spectrum(candidate.scale_across, candidate.scale_down)
+        values: NDArray[Any] = self._flipped(spectrum, candidate.flip_across, candidate.flip_down)
         turn = pattern.across * candidate.shift_across + pattern.down * candidate.shift_down
         values = values * np.exp(2j * np.pi * turn / TILE) * pattern.phases.conj()
         # How well each ring came through is known from its pilots, and its neighbours'.
@@ -128,7 +132,7 @@ class _Search:
         return np.stack([read.real, read.imag], axis=1).ravel().astype(np.float32)
 
     def _located(self, scales: list[float]) -> list[_Candidate]:
-        found = [self._locate(scale, scale) for scale in scales]
+        found = [self._locate(scale, scale, _COARSE) for scale in scales]
         return sorted(found, key=lambda candidate: -candidate.score)
 
     def _refine(self, start: _Candidate) -> _Candidate:
@@ -144,73 +148,77 @@ class _Search:
             best = start
         return best
 
-    def _locate(self, scale_across: float, scale_down: float) -> _Candidate:
-        """Return the likeliest place of a mark of one size, mirrored or not."""
+    def _locate(self, scale_across: float, scale_down: float, grid: int = TILE) -> _Candidate:
+        """Return the likeliest place of a mark of one size, mirrored or not, on a grid of so many places a side of a tile."""
         spectrum = self._spectrum(scale_across, scale_down)
-        pattern, best = self._pattern, None
-        pilots = pattern.pilots
-        for flip_across, flip_down in ((False, False), (True, False), (False, True), (True, True)):
-            candidate = _Candidate(0.0, scale_across, scale_down, flip_across, flip_down, 0, 0)
-            values = (self._flipped(spectrum, candidate) * pattern.phases.conj())[pilots]
-            down, across = pattern.down[pilots], pattern.across[pilots]
-            self._grid[:] = 0
-            right = across > 0
-            self._grid[down[right], across[right]] = values[right]
-            self._grid[-down[~right], -across[~right]] = values[~right].conj()
-            fit = np.fft.irfft2(self._grid, (TILE, TILE))
-            place = int(fit.argmax())
-            score = float(fit.flat[place] / (np.sqrt(np.mean(fit**2)) + 1e-12))
-            if best is None or score > best.score:
-                shift_down, shift_across = divmod(place, TILE)
-                best = _Candidate(score, scale_across, scale_down, flip_across, flip_down, shift_across, shift_down)
-        assert best is not None
-        return best
+        fits = np.stack([self._pilots_fit(spectrum, flips, grid) for flips in _FLIPS])
+        flat = fits.reshape(len(_FLIPS), -1)
+        best = flat.argmax(axis=1)
+        scores = flat[np.arange(len(_FLIPS)), best] / (np.sqrt(np.mean(flat**2, axis=1)) + 1e-12)
+        flipped = int(scores.argmax())
+        shift_down, shift_across = (int(shift) * TILE // grid for shift in divmod(int(best[flipped]), grid))
+        flip_across, flip_down = _FLIPS[flipped]
+        return _Candidate(
+            float(scores[flipped]), scale_across, scale_down, flip_across, flip_down, shift_across, shift_down
+        )
+
+    def _pilots_fit(self, spectrum: NDArray[np.complex64], flips: tuple[bool, bool], grid: int) -> NDArray[np.float32]:
+        """Return how well the pilots fit at each place in a tile, [grid, grid]: a correlation, by FFT."""
+        pattern, pilots = self._pattern, self._pattern.pilots
+        values = (self._flipped(spectrum, *flips) * pattern.phases.conj())[pilots]
+        down, across = pattern.down[pilots], pattern.across[pilots]
+        right = across > 0
+        waves = np.zeros((grid, grid // 2 + 1), np.complex64)
+        waves[down[right], across[right]] = values[right]
+        waves[-down[~right], -across[~right]] = values[~right].conj()
+        return np.asarray(np.fft.irfft2(waves, (grid, grid)), np.float32)
 
     def _spectrum(self, scale_across: float, scale_down: float) -> NDArray[np.complex64]:
         """Return what the picture holds of waves that repeat so often in a tile of that size, [2·REACH+1, 2·REACH+1].
 
-        First index: down, second: across, both from -REACH to REACH. Each ring is brought to a mean of 1.
+        First index: down, second: across, both from -REACH to REACH.
         """
         height, width = self._picture.shape
-        across = _waves(width, TILE * scale_across, REACH)
-        down = _waves(height, TILE * scale_down, REACH)
-        rows = self._picture @ across[:, REACH:].real + 1j * (self._picture @ across[:, REACH:].imag)
-        half = down.T @ rows.astype(np.complex64)
-        whole: NDArray[np.complex64] = np.concatenate([half[::-1, :0:-1].conj(), half], axis=1)
-        return whole
+        across, down = _waves(width, TILE * scale_across), _waves(height, TILE * scale_down)
+        # In two real products, which are half of a complex one.
+        rows = self._picture @ across.real + 1j * (self._picture @ across.imag)
+        half = np.concatenate([(down.conj().T @ rows)[:0:-1], down.T @ rows]).astype(np.complex64)
+        return np.concatenate([half[::-1, :0:-1].conj(), half], axis=1)
 
-    def _flipped(self, spectrum: NDArray[np.complex64], candidate: _Candidate) -> NDArray[np.complex64]:
-        """Return the pattern's waves out of a spectrum, [N], as if the picture had been mirrored back."""
-        across = -self._pattern.across if candidate.flip_across else self._pattern.across
-        down = -self._pattern.down if candidate.flip_down else self._pattern.down
-        values = spectrum[down + REACH, across + REACH]
+    def _flipped(self, spectrum: NDArray[np.complex64], flip_across: bool, flip_down: bool) -> NDArray[np.complex64]:
+        """Return the pattern's waves out of a spectrum, [N], as if the picture had been mirrored back.
+
+        Rings are brought to one power, as in phase-only matched filters (Kalker and Janssen, 1999).
+        """
+        across = -self._pattern.across if flip_across else self._pattern.across
+        down = -self._pattern.down if flip_down else self._pattern.down
+        values: NDArray[Any] = spectrum[down + REACH, across + REACH]
         power = np.bincount(self._rings, np.abs(values) ** 2) / np.maximum(np.bincount(self._rings), 1)
         values = values / np.sqrt(power[self._rings] + 1e-12)
         # Where a picture itself has strong waves, only their phase is believed.
-        result: NDArray[np.complex64] = values / np.maximum(np.abs(values), _LIMIT) * _LIMIT
-        return result
+        return np.asarray(values / np.maximum(np.abs(values), _LIMIT), np.complex64)
 
 
-def _waves(length: int, period: float, reach: int) -> NDArray[np.complex64]:
-    """Return exp(-2πi·k·x/period) for x below length and k from -reach to reach, [length, 2·reach+1]."""
-    turns = np.outer(np.arange(length) / period, np.arange(-reach, reach + 1))
-    return np.exp(-2j * np.pi * turns).astype(np.complex64)
+def _waves(length: int, period: float) -> NDArray[np.complex64]:
+    """Return exp(-2πi·k·x/period) for x below length and k from 0 to REACH, [length, REACH+1]."""
+    turns = np.outer(np.arange(length) / period, np.arange(REACH + 1)).astype(np.float32)
+    return np.asarray(np.exp(np.complex64(-2j * np.pi) * turns), np.complex64)
 
 
 def _detail(luma: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a picture's detail, each place in units of what is usual around it, so that edges do not drown the mark."""
     detail = _blur(luma, 1) - _blur(luma, 6)
     around = np.sqrt(_blur(detail * detail, 8) + 0.2)
-    return np.clip(detail / around, -_CLIP, _CLIP)
+    return np.asarray(np.clip(detail / around, -_CLIP, _CLIP), np.float32)
 
 
 def _blur(picture: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     """Return the mean over a square of 2·radius+1 pixels a side; beyond the edges the picture goes on as it ends."""
+    side = 2 * radius + 1
     for axis in (0, 1):
         ends = [(0, 0), (0, 0)]
         ends[axis] = (radius + 1, radius)
         sums = np.cumsum(np.pad(picture, ends, mode="edge"), axis=axis, dtype=np.float64)
-        side = 2 * radius + 1
-        picture = sums[side:] - sums[:-side] if axis == 0 else sums[:, side:] - sums[:, :-side]
-        picture = (picture / side).astype(np.float32)
+        sums = sums[side:] - sums[:-side] if axis == 0 else sums[:, side:] - sums[:, :-side]
+        picture = (sums / side).astype(np.float32)
     return picture

@@ -75,7 +75,7 @@ def _amplitude(luma: NDArray[np.uint8], strength: float) -> NDArray[np.float32]:
     padded = np.pad(deviation, 1, mode="edge")
     busy = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] + 2 * padded[1:-1, 1:-1]) / 6
     amount = np.minimum(strength * (0.9 + busy / 20), _MOST).astype(np.float32)
-    whole = amount.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)
+    whole: NDArray[np.float32] = amount.repeat(_BLOCK, axis=0).repeat(_BLOCK, axis=1)
     if whole.shape == luma.shape:
         return whole
     return np.pad(whole, ((0, height - whole.shape[0]), (0, width - whole.shape[1])), mode="edge")

@@ -54,7 +54,7 @@ class Pattern:
         spectrum[self.down, self.across] = values
         spectrum[-self.down, -self.across] = values.conj()
         tile = np.fft.ifft2(spectrum).real
-        return (tile / tile.std()).astype(np.float32)
+        return np.asarray(tile / tile.std(), np.float32)
 
 
 @lru_cache(maxsize=4)

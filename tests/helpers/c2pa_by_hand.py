@@ -1,8 +1,12 @@
-"""A second reader of C2PA manifests in MP4 files, after the specification: JUMBF, CBOR, COSE, hashes. It shares nothing with c2pa."""
+"""A second reader of C2PA manifests in MP4 files, after the specification: JUMBF, CBOR, COSE, hashes.
+
+It shares nothing with the library c2pa.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from typing import Any
 
@@ -104,7 +108,7 @@ def check_mp4(data: bytes) -> tuple[x509.Certificate, dict[str, Any]]:
     key = certificates[0].public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(hashes.SHA256()))
-    for certificate, issuer in zip(certificates, certificates[1:], strict=False):
+    for certificate, issuer in itertools.pairwise(certificates):
         certificate.verify_directly_issued_by(issuer)
     assertions = {}
     for reference in [*claim["created_assertions"], *claim.get("gathered_assertions", [])]:

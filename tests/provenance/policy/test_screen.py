@@ -92,7 +92,7 @@ def test_what_a_file_may_not_say(policy, text, said):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match="nothing.toml: cannot be read"):
+    with pytest.raises(UsageError, match=r"nothing\.toml: cannot be read"):
         Policy.read(tmp_path / "nothing.toml")
 
 

@@ -18,23 +18,34 @@ Image = pytest.importorskip("PIL.Image")
 pytestmark = pytest.mark.lean
 
 
-def foreign(path, codec="libx264", frames=None):
+def foreign(path, codec="libx264"):
     """Write a video as any other program does."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=8)
-        stream.width, stream.height, stream.pix_fmt = 192, 144, "yuv420p"
-        for frame in pictures() if frames is None else frames:
+        stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
+        for frame in pictures(96, 72, 4):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def examined(path):
+    """Return the report on a file, None where it is refused in words that name it."""
+    try:
+        return examine(path)
+    except UsageError as error:
+        refusal = str(error)
+    assert path.name in refusal
+    assert "no picture or video of a known kind" in refusal
+    return None
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Files of many kinds that no one marked."""
     folder = tmp_path_factory.mktemp("foreign")
-    picture = Image.fromarray(pictures(count=1)[0])
-    moving = [Image.fromarray(frame) for frame in pictures(count=3)]
+    picture = Image.fromarray(pictures(96, 72, 1)[0])
+    moving = [Image.fromarray(frame) for frame in pictures(96, 72, 3)]
     made = []
     for name in ("a.png", "a.jpg", "a.webp", "a.tif", "a.gif"):
         picture.save(folder / name)
@@ -65,7 +76,7 @@ def test_unmarked_files_are_not_claimed(files):
 def test_damaged_files_are_looked_at_all_the_same(seed, files, tmp_path):
     """Cut off, overwritten, with zeros in them: a report or one line that names the file."""
     random = np.random.default_rng(seed)
-    for path in files:
+    for path in files[seed::2]:
         content = bytearray(path.read_bytes())
         start = int(random.integers(0, len(content)))
         if seed == 0:
@@ -76,13 +87,9 @@ def test_damaged_files_are_looked_at_all_the_same(seed, files, tmp_path):
             content[start : start + 200] = bytes(min(200, len(content) - start))
         damaged = tmp_path / path.name
         damaged.write_bytes(content)
-        try:
-            report = examine(damaged)
-        except UsageError as error:
-            assert path.name in str(error)
-            continue
-        assert not report.generated
-        assert json.dumps(report.to_json())
+        report = examined(damaged)
+        assert report is None or not report.generated
+        assert report is None or json.dumps(report.to_json())
 
 
 @pytest.mark.parametrize(
@@ -91,18 +98,13 @@ def test_damaged_files_are_looked_at_all_the_same(seed, files, tmp_path):
 def test_what_is_no_picture_is_refused_or_unmarked(content, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(content)
-    try:
-        report = examine(path)
-    except UsageError as error:
-        assert "no picture or video of a known kind" in str(error)
-    else:
-        assert report.unwatchable
-        assert not report.generated
+    report = examined(path)
+    assert report is None or (report.unwatchable and not report.generated)
 
 
 def test_metadata_of_others_are_read(tmp_path):
     """The IPTC's term as an attribute, as other programs write it; a camera's term is not a model's."""
-    picture = Image.fromarray(pictures(count=1)[0])
+    picture = Image.fromarray(pictures(96, 72, 1)[0])
     for term, generated in (("trainedAlgorithmicMedia", True), ("digitalCapture", False)):
         packet = (
             '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

@@ -7,12 +7,12 @@ import io
 import av
 import numpy as np
 import pytest
-from helpers.footage import footage
 
 from edgereel.core.errors import GeometryError
 from edgereel.provenance.watermark.detect import detect
 from edgereel.provenance.watermark.embed import Watermark
 from edgereel.provenance.watermark.payload import Payload
+from edgereel.tools.footage import footage
 
 pytestmark = pytest.mark.lean
 

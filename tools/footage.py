@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def footage(seed: int, width: int, height: int, frames: int, *, still: bool = False) -> Iterator[np.ndarray]:
+def footage(seed: int, width: int, height: int, frames: int, *, still: bool = False) -> Iterator[NDArray[np.uint8]]:
     """Yield uint8 [H, W, 3] of a camera that moves over surfaces of many materials, with a cut in longer clips.
 
     Each seed has its own materials, light, grain (none to a deviation of 5) and speed. still: the camera does not move.
@@ -30,7 +31,7 @@ def footage(seed: int, width: int, height: int, frames: int, *, still: bool = Fa
             yield np.clip(np.rint(view), 0, 255).astype(np.uint8)
 
 
-def _scene(random: np.random.Generator, width: int, height: int) -> np.ndarray:
+def _scene(random: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
     """Return a wide picture at twice the size, [2H+256, 2W+256, 3]: overlapping round things, each of some material."""
     rows, columns = 2 * height + 256, 2 * width + 256
     scene = np.empty((rows, columns, 3), np.float32)
@@ -54,9 +55,11 @@ def _scene(random: np.random.Generator, width: int, height: int) -> np.ndarray:
     return scene
 
 
-def _texture(random: np.random.Generator, rows: int, columns: int, fall: float, deviation: float) -> np.ndarray:
+def _texture(
+    random: np.random.Generator, rows: int, columns: int, fall: float, deviation: float
+) -> NDArray[np.float32]:
     """Return noise whose spectrum falls with frequency to the power of `fall`, as natural surfaces' does."""
     frequencies = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None]) + 1 / max(rows, columns)
     spectrum = np.fft.rfft2(random.standard_normal((rows, columns)).astype(np.float32)) / frequencies**fall
     texture = np.fft.irfft2(spectrum, (rows, columns))
-    return (deviation * texture / (texture.std() + 1e-9)).astype(np.float32)
+    return np.asarray(deviation * texture / (texture.std() + 1e-9), np.float32)
