@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from ..core.progress import Progress, report_progress
 from ..core.version import __version__
+from ..media.label import Label
+from ..provenance.marks import Marks
 from .clip_decoder import ClipDecoder
 from .decoding.frame_check import FrameCheck
 from .request import Request
@@ -56,16 +58,26 @@ class Video:
             "ran": self._decoder.facts(),
         }
 
-    def save(self, path: str | Path, *, private: bool = False, on_progress: Progress | None = None) -> Path:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        private: bool = False,
+        marks: Marks | None = None,
+        label: Label | None = None,
+        on_progress: Progress | None = None,
+    ) -> Path:
         """Decode and write the clip: .mp4 (H.264, yuv420p), .gif or .webp (lossless) by suffix, without one a folder of PNGs.
 
         What is there already is replaced when the new output is complete: a file, or a folder that holds nothing but
         the PNGs of an earlier clip. The settings and the note that the clip is AI-generated go into the metadata;
-        private leaves the prompts out. on_progress is told of `decode`, and of `tiles` before it where pictures are decoded in
+        private leaves the prompts out. marks: a watermark and a signature beside that note, see Marks.choose; label: what is
+        written into the pictures. on_progress is told of `decode`, and of `tiles` before it where pictures are decoded in
         tiles. Raises EngineError where the frames are all alike, UsageError for another suffix or a speed that the format cannot
         show, OutputError where it cannot be written, Cancelled where on_progress returns False.
         """
         output = Output.check(path).at(self.request.fps)
+        output = output.marked(marks, label, self.request.width, self.request.height)
         self.write(output, private=private, on_progress=on_progress)
         return output.path
 
