@@ -43,7 +43,18 @@ MAY_IMPORT = {
     "bench": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
-TORCH_FREE = {"core", "bundle", "engines", "provenance", "media", "runtime", "doctor", "cli", "__init__.py", "__main__.py"}
+TORCH_FREE = {
+    "core",
+    "bundle",
+    "engines",
+    "provenance",
+    "media",
+    "runtime",
+    "doctor",
+    "cli",
+    "__init__.py",
+    "__main__.py",
+}
 ONNX = {("engines", "graphs"), ("engines", "lowering"), ("engines", "costs")}
 NOT_OURS = {"tests", "tools", "examples", "build", "dist", "docs"}
 

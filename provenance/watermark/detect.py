@@ -52,7 +52,7 @@ class FrameAverage:
         """Add the brightness of a frame, [H, W]. Frames of another size than the first are left out."""
         if self.total is not None and self.total.shape != luma.shape:
             return
-        detail = _detail(luma.astype(np.float32))
+        detail = _detail(luma)
         self.total = detail if self.total is None else self.total + detail
         self.count += 1
 
@@ -143,10 +143,11 @@ class _Search:
             step_across, step_down = (part * best.scale_across / side for side in (width, height))
             for across in (-1, 0, 1):
                 for down in (-1, 0, 1):
-                    tried = self._locate(best.scale_across + across * step_across, best.scale_down + down * step_down)
+                    sizes = best.scale_across + across * step_across, best.scale_down + down * step_down
+                    tried = self._locate(*sizes, _COARSE)
                     start = tried if tried.score > start.score else start
             best = start
-        return best
+        return self._locate(best.scale_across, best.scale_down)
 
     def _locate(self, scale_across: float, scale_down: float, grid: int = TILE) -> _Candidate:
         """Return the likeliest place of a mark of one size, mirrored or not, on a grid of so many places a side of a tile."""
@@ -205,20 +206,29 @@ def _waves(length: int, period: float) -> NDArray[np.complex64]:
     return np.asarray(np.exp(np.complex64(-2j * np.pi) * turns), np.complex64)
 
 
-def _detail(luma: NDArray[np.float32]) -> NDArray[np.float32]:
+def _detail(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return a picture's detail, each place in units of what is usual around it, so that edges do not drown the mark."""
-    detail = _blur(luma, 1) - _blur(luma, 6)
-    around = np.sqrt(_blur(detail * detail, 8) + 0.2)
-    return np.asarray(np.clip(detail / around, -_CLIP, _CLIP), np.float32)
+    sums = _sums(luma, 7, np.int64)
+    detail = _mean(sums, 1, 7) - _mean(sums, 6, 7)
+    around = _mean(_sums(detail * detail, 8, np.float64), 8, 8)
+    around += 0.2
+    detail /= np.sqrt(around, out=around)
+    return np.clip(detail, -_CLIP, _CLIP, out=detail)
 
 
-def _blur(picture: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
-    """Return the mean over a square of 2·radius+1 pixels a side; beyond the edges the picture goes on as it ends."""
-    side = 2 * radius + 1
-    for axis in (0, 1):
-        ends = [(0, 0), (0, 0)]
-        ends[axis] = (radius + 1, radius)
-        sums = np.cumsum(np.pad(picture, ends, mode="edge"), axis=axis, dtype=np.float64)
-        sums = sums[side:] - sums[:-side] if axis == 0 else sums[:, side:] - sums[:, :-side]
-        picture = (sums / side).astype(np.float32)
-    return picture
+def _sums(picture: NDArray[Any], margin: int, kind: type) -> NDArray[Any]:
+    """Return sums over all above and left of each place (Crow, 1984); the picture goes on for a margin as it ends."""
+    sums = np.pad(picture, ((margin + 1, margin), (margin + 1, margin)), mode="edge").cumsum(axis=0, dtype=kind)
+    return np.cumsum(sums, axis=1, out=sums)
+
+
+def _mean(sums: NDArray[Any], radius: int, margin: int) -> NDArray[np.float32]:
+    """Return the mean over squares of 2·radius+1 pixels a side around each place of a picture of which `sums` are."""
+    side, first = 2 * radius + 1, margin - radius
+    rows, columns = (length - 2 * margin - 1 for length in sums.shape)
+    upper, lower = slice(first, first + rows), slice(first + side, first + side + rows)
+    left, right = slice(first, first + columns), slice(first + side, first + side + columns)
+    total = sums[lower, right] - sums[upper, right]
+    total -= sums[lower, left]
+    total += sums[upper, left]
+    return np.asarray(total / side**2, np.float32)
