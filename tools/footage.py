@@ -49,7 +49,7 @@ def _scene(random: np.random.Generator, width: int, height: int) -> NDArray[np.f
             continue
         material = (
             random.uniform(20, 230, 3)
-            + _texture(random, *inside.shape, random.uniform(0.5, 1.8), random.uniform(0, 25))[..., None]
+            + _texture(random, bottom - top, right - left, random.uniform(0.5, 1.8), random.uniform(0, 25))[..., None]
         )
         scene[part][inside] = material[inside]
     return scene

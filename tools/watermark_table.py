@@ -146,7 +146,7 @@ def encoded(frames: Sequence[NDArray[np.uint8]], crf: int) -> bytes:
 
 def decoded(content: bytes) -> Frames:
     """Return the frames of a video."""
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), "r") as container:
         return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
 
 
@@ -181,7 +181,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         least = min(row["psnr"] for row in clips)
         lines += [
             f"{kind}, {len(clips)} clips: {mean['psnr']:.1f} dB (least {least:.1f}), SSIM {mean['ssim']:.4f}, files "
-            f"x{mean['growth']:.2f}, {mean['milliseconds']:.1f} ms of processor a frame beside {mean['encoding']:.1f} ms of encoding",
+            f"x{mean['growth']:.2f}; {mean['milliseconds']:.1f} ms of processor time a frame, encoding "
+            f"{mean['encoding']:.1f} ms",
             "",
             "| attack | read | bits right, of those read | read wrong |",
             "|---|---|---|---|",
