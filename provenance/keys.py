@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..core.errors import UsageError, brief, one_line, require_packages
 from ..core.files import output_errors, read_plain, replace_file, temporary_beside
 from ..core.paths import home_folder
 
-KEY, CHAIN, ROOT = "key.pem", "chain.pem", "root.pem"
+KEY, CHAIN, ROOT, FACTS = "key.pem", "chain.pem", "root.pem", "identity.json"
 _LARGEST = 2**16
 _YEARS = 10
 _ROOT_NAME = "edgereel device root"
@@ -130,7 +131,8 @@ def load(folder: Path | None = None, *, now: datetime.datetime | None = None) ->
     folder = folder or keys_folder()
     if not (folder / KEY).exists():
         raise UsageError(f"there is no key to sign with in {one_line(folder)}: make one with edgereel provenance init")
-    identity = _identity(_read(folder / KEY), _read(folder / CHAIN), folder / CHAIN)
+    secret, chain = _read(folder / KEY), _read(folder / CHAIN)
+    identity = _kept_identity(folder, secret, chain) or _identity(secret, chain, folder / CHAIN)
     now = check_clock(now)
     if now > identity.expires:
         raise UsageError(
@@ -153,6 +155,23 @@ def check_clock(now: datetime.datetime | None = None) -> datetime.datetime:
     if not _NOT_BEFORE <= now < _NOT_AFTER:
         raise UsageError(f"the clock says {now:%Y-%m-%d}, so nothing can be signed: set the clock first")
     return now
+
+
+def _kept_identity(folder: Path, secret: bytes, chain: bytes) -> Identity | None:
+    """Return what was found of a key and a chain when they were kept, None if these are others.
+
+    Reading certificates takes a library that doubles the time in which a process that signs starts.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        facts = json.loads(read_plain(folder / FACTS, _LARGEST, follow_links=True))
+        if facts["of"] == hashlib.sha256(secret + chain).hexdigest():
+            expires = datetime.datetime.fromisoformat(facts["expires"])
+            return Identity(secret, chain, facts["name"], expires, facts["maker"], facts["algorithm"], _time_stamps())
+    return None
+
+
+def _time_stamps() -> str | None:
+    return os.environ.get("EDGEREEL_TIME_STAMPS") or None
 
 
 def _identity(secret: bytes, chain: bytes, path: Path) -> Identity:
@@ -188,7 +207,7 @@ def _identity(secret: bytes, chain: bytes, path: Path) -> Identity:
         first.not_valid_after_utc,
         int.from_bytes(hashlib.sha256(public).digest()[:3], "big"),
         algorithm,
-        os.environ.get("EDGEREEL_TIME_STAMPS"),
+        _time_stamps(),
     )
 
 
@@ -198,10 +217,18 @@ def _keep(folder: Path, secret: bytes, leaf: bytes, root: bytes) -> Path:
         raise UsageError(
             f"there is a key in {one_line(folder)} already, which signed earlier clips: move it away first"
         )
+    chain = leaf if leaf == root else leaf + root
+    identity = _identity(secret, chain, folder / CHAIN)
+    facts = {
+        "of": hashlib.sha256(secret + chain).hexdigest(),
+        "name": identity.name,
+        "expires": identity.expires.isoformat(),
+        "maker": identity.maker,
+        "algorithm": identity.algorithm,
+    }
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        chain = leaf if leaf == root else leaf + root
-        for name, content in ((ROOT, root), (CHAIN, chain), (KEY, secret)):
+        for name, content in ((ROOT, root), (CHAIN, chain), (FACTS, json.dumps(facts).encode()), (KEY, secret)):
             temporary = temporary_beside(folder / name)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(descriptor, "wb") as file:

@@ -22,7 +22,7 @@ NOW = datetime.datetime(2027, 3, 1, tzinfo=datetime.timezone.utc)
 
 def test_a_key_is_made_for_its_owners_eyes(tmp_path):
     folder = keys.create("Booth", tmp_path / "keys", now=NOW)
-    assert sorted(path.name for path in folder.iterdir()) == ["chain.pem", "key.pem", "root.pem"]
+    assert sorted(path.name for path in folder.iterdir()) == ["chain.pem", "identity.json", "key.pem", "root.pem"]
     if sys.platform != "win32":
         assert stat.S_IMODE((folder / "key.pem").stat().st_mode) == 0o600
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -78,3 +78,18 @@ def test_keys_that_do_not_fit_are_refused(tmp_path):
 def test_names_that_are_none(name, tmp_path):
     with pytest.raises(UsageError, match="1 to 64 printable"):
         keys.create(name, tmp_path / "keys")
+
+
+def test_what_was_kept_of_a_certificate_is_what_it_says(tmp_path):
+    """Certificates are not read each time; one that was put in another's place is."""
+    folder, other = (keys.create(name, tmp_path / name, now=NOW) for name in ("one", "other"))
+    kept = keys.load(folder, now=NOW)
+    facts = (folder / "identity.json").read_bytes()
+    (folder / "identity.json").unlink()
+    assert keys.load(folder, now=NOW) == kept
+    (folder / "identity.json").write_bytes(facts)
+    for name in ("key.pem", "chain.pem"):
+        (folder / name).write_bytes((other / name).read_bytes())
+    assert keys.load(folder, now=NOW).name == "other"
+    (folder / "identity.json").write_text("[]")
+    assert keys.load(folder, now=NOW).name == "other"

@@ -214,3 +214,37 @@ def test_a_key_that_c2pa_refuses_is_an_error_of_ours(module_identity, tmp_path):
     with pytest.raises(OutputError, match="cannot sign"):
         sign.sign_in_place(path, "mp4", Claim("1", {}), wrong)
     assert path.read_bytes() == before
+
+
+def test_anothers_signature_that_names_no_model_is_no_claim(device, tmp_path):
+    """A camera's: whole and signed, and no word on whether a model had a hand in what it saw."""
+    from edgereel.provenance import keys
+    from edgereel.provenance.verify.report import examine
+
+    camera = keys.load(keys.create("Camera Works", tmp_path / "camera"))
+    path, photo = tmp_path / "clip.mp4", tmp_path / "photo.mp4"
+    write_clip(path)
+    actions = [
+        {"action": "c2pa.created", "digitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"}
+    ]
+    manifest = {
+        "claim_generator_info": [{"name": "Camera", "version": "2"}],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}],
+    }
+    info = c2pa.C2paSignerInfo(b"es256", camera.chain, camera.key, None)
+    with c2pa.Signer.from_info(info) as signer, c2pa.Builder(manifest, c2pa.Context.from_dict(sign.OFFLINE)) as builder:
+        content = (
+            path.read_bytes()
+            .replace(b"trainedAlgorithmicMedia", b"digitalCapture.........")
+            .replace(b"ai_generated", b"xx_generated")
+        )
+        path.write_bytes(content)
+        with path.open("rb") as source, photo.open("w+b") as target:
+            builder.sign(signer, "video/mp4", source, target)
+    report = examine(photo, own_root(device))
+    assert (report.signature.state, report.signature.signer) == ("valid", "Camera Works")
+    assert report.signature.sources == ("digitalCapture",)
+    assert not report.generated
+    assert report.to_json()["generated"] is None
+    assert "It is unchanged since Camera Works signed it" in report.words()[0]
+    assert "says nothing about how it was made" in report.words()[0]
