@@ -77,6 +77,32 @@ def generate(
     keep_latents: Annotated[
         bool, typer.Option("--keep-latents", help="Keep the sampled latents beside the output, for decode.")
     ] = False,
+    mark: Annotated[
+        str,
+        typer.Option(
+            help="Besides the note in the metadata: watermark, signature (see provenance init), all, or none.",
+            envvar="EDGEREEL_MARK",
+        ),
+    ] = "none",
+    require_signature: Annotated[
+        bool, typer.Option("--require-signature", help="Write no file that could not be signed.")
+    ] = False,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep hashes and settings, no prompts, for provenance log.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Write this into the pictures; icon: the letters AI in a box.")
+    ] = None,
+    label_corner: Annotated[
+        str, typer.Option(help="top-left, top-right, bottom-left or bottom-right.")
+    ] = "bottom-right",
+    label_size: Annotated[
+        float, typer.Option(metavar="PERCENT", help="Height of the label's letters, of the picture's shorter side.")
+    ] = 5.0,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
+    ] = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -84,10 +110,20 @@ def generate(
 ) -> None:
     """Make a video of a prompt."""
     with interrupts_wait():
+        from ..media.label import Label
+        from ..provenance.marks import Marks
         from ..runtime.batch import Job, read_latents, run_jobs
         from ..runtime.request import OpenRequest
 
+    screen = None
+    if policy is not None:
+        from ..provenance.policy.screen import Policy
+
+        screen = Policy.read(policy).check
+    marks = Marks.choose(mark, required=require_signature, log=log)
     jobs = Job.plan(prompt, prompts, output, format)
+    if screen is not None:
+        jobs = [job.screened(screen) for job in jobs]
     asked = OpenRequest(
         prompt or "",
         seed=seed,
@@ -113,6 +149,8 @@ def generate(
             options=reel_options(engine, threads, memory, as_json, cache=not no_cache),
             private=private,
             keep_latents=keep_latents,
+            marks=marks,
+            label=None if label is None else Label(label, label_corner, label_size),
             on_progress=progress,
         )
         done = []

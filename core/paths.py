@@ -13,6 +13,7 @@ from typing import Final
 
 import platformdirs
 
+from .errors import UsageError
 from .units import format_bytes
 
 NO_HOME: Final = "there is no home folder to keep a cache in: set EDGEREEL_CACHE=FOLDER to keep one"
@@ -94,3 +95,20 @@ def _tell_once() -> None:
     logging.getLogger("edgereel").warning(
         "edgereel: %s", NO_HOME
     )  # stderr, where a program has not set up another place
+
+
+def home_folder() -> Path:
+    """Return the folder for what is kept for good, keys and logs: $EDGEREEL_HOME, or the user's data folder. It may not exist.
+
+    Raises UsageError where there is no home folder to have it in.
+    """
+    if chosen := os.environ.get("EDGEREEL_HOME"):
+        folder = Path(os.path.expanduser(chosen))
+    else:
+        try:
+            folder = Path(platformdirs.user_data_dir("edgereel", appauthor=False))
+        except RuntimeError:
+            folder = Path("~")
+    if not folder.is_absolute() and str(folder).startswith("~"):
+        raise UsageError("there is no home folder to keep keys and logs in: set EDGEREEL_HOME=FOLDER")
+    return folder.absolute()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # The term of the press agencies' vocabulary for "made by a trained model", which sites that label such pictures look for.
-_MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
 def xmp_packet(metadata: Mapping[str, str]) -> bytes:
@@ -26,7 +26,7 @@ def xmp_packet(metadata: Mapping[str, str]) -> bytes:
         'xmlns:exif="http://ns.adobe.com/exif/1.0/" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
         "<xmp:CreatorTool>edgereel</xmp:CreatorTool>"
-        f"<Iptc4xmpExt:DigitalSourceType>{_MADE_BY_A_MODEL}</Iptc4xmpExt:DigitalSourceType>{properties}"
+        f"<Iptc4xmpExt:DigitalSourceType>{MADE_BY_A_MODEL}</Iptc4xmpExt:DigitalSourceType>{properties}"
         '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode(errors="replace")
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ..core.errors import EngineError, OutputError, UsageError, one_line
 from ..core.machine import peak_host_memory
 from ..core.progress import Progress, report_progress
+from ..media.label import Label
+from ..provenance.marks import Marks
 from .clip import Video, file_metadata
 from .continuation import continue_file as continue_video_file
 from .continuation import continue_video
@@ -71,6 +73,10 @@ class Job:
         else:
             raise OutputError(f"{folder}: cannot make this folder: {folder.parent} does not exist")
         return [Job(line, each) for line, each in zip(lines, outputs, strict=True)]
+
+    def screened(self, check: Callable[[str], str]) -> Job:
+        """Return the job with the prompt that a policy leaves of it. check: see Policy.check, which raises PromptRefused."""
+        return replace(self, prompt=check(self.prompt))
 
 
 def _make_folder(folder: Path) -> None:
@@ -148,25 +154,31 @@ def run_jobs(
     options: ReelOptions,
     private: bool = False,
     keep_latents: bool = False,
+    marks: Marks | None = None,
+    label: Label | None = None,
     on_progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make each job's video with one opened reel; yield a record of each as it is finished.
 
     asked: the settings of all of them, each with its own prompt. keep_latents: put each clip's latents beside its output, once
-    that is written. They are put there too where decoding fails.
+    that is written. They are put there too where decoding fails. marks: what says of each clip that it is generated. label: what
+    is written into its pictures.
     """
     with options.open(bundle, on_progress) as reel:
         asked = asked.with_pictures(reel.bundle.manifest)
-        fps = asked.complete(reel.bundle.manifest).fps
-        jobs = [replace(job, output=job.output.at(fps)) for job in jobs]
+        request = asked.complete(reel.bundle.manifest)
+        size = request.width, request.height
+        jobs = [replace(job, output=job.output.at(request.fps).marked(marks, label, *size)) for job in jobs]
         _check_prompts(jobs, reel, on_progress)
         _make_folder(jobs[0].output.given.parent)
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             cached_before = reel.embedder.cached
             video = reel.make(replace(asked, prompt=job.prompt), on_progress)
-            _write(video, job.output, reel, private, on_progress)
+            marked = _write(video, job.output, reel, private, on_progress)
             record = _record(video.request.settings(), job.output, reel, before, reel.embedder.cached - cached_before)
+            if marked is not None:
+                record["marks"] = marked
             if keep_latents:
                 record["latents"] = str(_keep_latents(video, job.output, reel, private))
             yield record
@@ -267,10 +279,12 @@ def _check_prompts(jobs: list[Job], reel: Reel, on_progress: Progress | None) ->
     reel.embedder.check_all([job.prompt for job in jobs], on_progress)
 
 
-def _write(video: Video, output: Output, reel: Reel, private: bool, on_progress: Progress | None) -> None:
-    """Decode and write a clip; where that fails, what was sampled is not lost."""
+def _write(
+    video: Video, output: Output, reel: Reel, private: bool, on_progress: Progress | None
+) -> dict[str, Any] | None:
+    """Decode and write a clip, return what became of its marks; where that fails, what was sampled is not lost."""
     try:
-        video.write(output, private=private, on_progress=on_progress)
+        return video.write(output, private=private, on_progress=on_progress)
     except (EngineError, OutputError) as error:
         try:
             path = _keep_latents(video, output, reel, private)

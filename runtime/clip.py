@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Manifest
 from ..core.progress import Progress, report_progress
 from ..core.version import __version__
+from ..media.label import Label
+from ..provenance.marks import Marks
 from .clip_decoder import ClipDecoder
 from .decoding.frame_check import FrameCheck
 from .request import OpenRequest, Request
@@ -76,21 +78,36 @@ class Video:
             del settings["prompt"], settings["negative_prompt"]
         return told_settings(self._decoder.bundle.manifest, settings, self._decoder.facts())
 
-    def save(self, path: str | Path, *, private: bool = False, on_progress: Progress | None = None) -> Path:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        private: bool = False,
+        marks: Marks | None = None,
+        label: Label | None = None,
+        on_progress: Progress | None = None,
+    ) -> Path:
         """Decode and write the clip: .mp4 (H.264, yuv420p), .gif or .webp (lossless) by suffix, without one a folder of PNGs.
 
         What is there already is replaced when the new output is complete: a file, or a folder that holds nothing but
         the PNGs of an earlier clip. The settings and the note that the clip is AI-generated go into the metadata;
-        private leaves the prompts out. on_progress is told of `decode`, and of `tiles` before it where pictures are decoded in
+        private leaves the prompts out. marks: a watermark and a signature beside that note, see Marks.choose; label: what is
+        written into the pictures. on_progress is told of `decode`, and of `tiles` before it where pictures are decoded in
         tiles. Raises EngineError where the frames are all alike, UsageError for another suffix or a speed that the format cannot
         show, OutputError where it cannot be written, Cancelled where on_progress returns False.
         """
         output = Output.check(path).at(self.request.fps)
+        output = output.marked(marks, label, self.request.width, self.request.height)
         self.write(output, private=private, on_progress=on_progress)
         return output.path
 
-    def write(self, output: Output, *, private: bool = False, on_progress: Progress | None = None) -> None:
-        """Decode and write the clip to an output that was checked at this clip's speed; see `save`."""
+    def write(
+        self, output: Output, *, private: bool = False, on_progress: Progress | None = None
+    ) -> dict[str, Any] | None:
+        """Decode and write the clip to an output that was checked at this clip's speed; see `save`.
+
+        Returns what became of its marks, None where it has none.
+        """
 
         def counted() -> Iterator[NDArray[np.uint8]]:
             report_progress(on_progress, "decode", 0, len(self))
@@ -105,8 +122,16 @@ class Video:
             self._decoder.open_first(self._size, self.request.decoder)
         metadata = file_metadata(None if private else self.request.prompt, self.settings(private=private))
         started, decoding = time.perf_counter(), self._decoder.seconds
-        output.write(counted(), metadata, len(self))
+        pictures = counted() if output.label is None else output.label.over(counted())
+        if output.marks is None:
+            output.write(pictures, metadata, len(self))
+            record = None
+        else:
+            marking = output.marks.begin(output.format, self.settings(private=True))
+            output.write(marking.over(pictures), metadata, len(self), marking.seal)
+            record = marking.record()
         self._decoder.add_time("encode", started + self._decoder.seconds - decoding)
+        return record
 
 
 def told_settings(manifest: Manifest, settings: dict[str, Any], ran: dict[str, Any]) -> dict[str, Any]:

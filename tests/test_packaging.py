@@ -19,6 +19,7 @@ OURS = {
     "bundle",
     "engines",
     "provenance",
+    "media",
     "export",
     "runtime",
     "doctor",
@@ -32,16 +33,28 @@ MAY_IMPORT = {
     "bundle": {"core"},
     "engines": {"core"},
     "provenance": {"core"},
+    "media": {"core"},
     "export": {"bundle", "engines", "core"},
-    "runtime": {"bundle", "engines", "provenance", "core"},
-    "doctor": {"runtime", "bundle", "engines", "provenance", "core"},
+    "runtime": {"bundle", "engines", "media", "provenance", "core"},
+    "doctor": {"runtime", "bundle", "engines", "media", "provenance", "core"},
     "quality": {"core"},
-    "demo": {"runtime", "export", "bundle", "engines", "quality", "provenance", "core"},
-    "calibration": {"runtime", "quality", "demo", "bundle", "engines", "provenance", "core"},
-    "bench": {"runtime", "quality", "demo", "bundle", "engines", "provenance", "core"},
+    "demo": {"runtime", "export", "bundle", "engines", "quality", "media", "provenance", "core"},
+    "calibration": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
+    "bench": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
-TORCH_FREE = {"core", "bundle", "engines", "provenance", "runtime", "doctor", "cli", "__init__.py", "__main__.py"}
+TORCH_FREE = {
+    "core",
+    "bundle",
+    "engines",
+    "provenance",
+    "media",
+    "runtime",
+    "doctor",
+    "cli",
+    "__init__.py",
+    "__main__.py",
+}
 ONNX = {("engines", "graphs"), ("engines", "lowering"), ("engines", "costs")}
 NOT_OURS = {"tests", "tools", "examples", "build", "dist", "docs"}
 
@@ -81,6 +94,11 @@ def test_the_demo_is_in_the_wheel(project):
     everything = [path for path in (ROOT / "demo" / "demo.reel").rglob("*") if path.is_file()]
     assert sorted(listed) == sorted(everything)
     assert everything
+
+
+def test_the_policies_are_in_the_wheel(project):
+    assert project["tool"]["setuptools"]["package-data"]["edgereel.provenance.policy"] == ["*.toml"]
+    assert {path.stem for path in (ROOT / "provenance" / "policy").glob("*.toml")} == {"booth", "private"}
 
 
 @pytest.mark.parametrize("path", list(sources()), ids=str)

@@ -14,6 +14,7 @@ import av
 from av.filter import Graph
 from av.video.codeccontext import VideoCodecContext
 
+from ...provenance.xmp import xmp_packet
 from .frame_rate import FrameRate, frame_ticks
 from .sink import FileSink, Frame, require_encoder
 
@@ -22,6 +23,8 @@ TICKS = 100
 _TABLE_FOLLOWS = 0x80
 _KEEP_WHAT_IS_SHOWN = 1 << 2
 _BITS_PER_CHANNEL = 7 << 4
+# XMP is not in sub-blocks: who reads it as such finds his way to the end through this, from whatever byte.
+_XMP_END = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 
 
 class GifSink(FileSink):
@@ -55,6 +58,7 @@ class GifSink(FileSink):
         self._encoder.options = {"gifflags": "0", "global_palette": "0"}
         self.file.write(b"GIF89a" + struct.pack("<HHBBB", width, height, _BITS_PER_CHANNEL, 0, 0))
         self.file.write(b"\x21\xff\x0bNETSCAPE2.0" + sub_blocks(struct.pack("<BH", 1, 0)))
+        self.file.write(b"\x21\xff\x0bXMP DataXMP" + xmp_packet({}) + _XMP_END)
         for value in self._metadata.values():
             self.file.write(b"\x21\xfe" + sub_blocks(_ascii(value)))
 

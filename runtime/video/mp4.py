@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from ...core.errors import GeometryError
+from ...provenance.xmp import xmp_packet
 from .frame_rate import FrameRate
 from .sink import Frame, Sink, require_encoder
 
@@ -34,6 +36,9 @@ _LOOKAHEAD = "8"
 _BT709 = 1
 _LIMITED_RANGE = 1
 
+# The name of the box that holds XMP in files of the ISO's base format: ISO 16684-1, XMP part 3.
+_XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+
 
 class Mp4Sink(Sink):
     """An H.264 MP4 (yuv420p, BT.709, index in front); pictures of even width and height.
@@ -50,6 +55,7 @@ class Mp4Sink(Sink):
         self._fps, self._metadata, self._crf = Fraction(fps), metadata, crf
         self._container: OutputContainer | None = None
         self._stream: VideoStream
+        self._path: Path
         self._count = 0
 
     def check_size(self, width: int, height: int) -> None:
@@ -60,6 +66,7 @@ class Mp4Sink(Sink):
     def start(self, temporary: Path, width: int, height: int) -> None:
         """See Sink.start."""
         require_encoder(_ENCODER, "H.264")
+        self._path = temporary
         # faststart puts the index before the pictures, so that a browser can play while it loads.
         self._container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream(
@@ -90,6 +97,9 @@ class Mp4Sink(Sink):
         assert self._container is not None
         self._container.mux(self._stream.encode())
         self._container.close()
+        packet = xmp_packet({})
+        with self._path.open("ab") as file:
+            file.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)
 
     def close(self) -> None:
         """See Sink.close."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.errors import UsageError, one_line
 from ...core.files import check_file_target
+from ...media.label import Label
+from ...provenance.marks import Marks
 from .frame_rate import FrameRate, told
 from .gif import GifSink
 from .mp4 import Mp4Sink
@@ -26,13 +28,16 @@ class Output:
     """Where a clip goes. Make one with `check`, `check_all` or `in_new_folder`: then it can be written.
 
     given: the path as it was asked for. path: absolute, links followed. format: a key of SUFFIXES. fps: frames per second,
-    known once the request is complete.
+    known once the request is complete. marks: what says that the clip is generated, None for the note in its metadata alone.
+    label: what is written into its pictures.
     """
 
     given: Path
     path: Path
     format: str
     fps: FrameRate | None = None
+    marks: Marks | None = None
+    label: Label | None = None
 
     @staticmethod
     def check(path: str | Path) -> Output:
@@ -68,21 +73,35 @@ class Output:
             )
         return replace(self, fps=fps)
 
-    def write(self, frames: Iterable[Frame], metadata: Mapping[str, str], count: int | None = None) -> int:
+    def marked(self, marks: Marks | None, label: Label | None, width: int, height: int) -> Output:
+        """Return the output with marks, after making sure that pictures of that size bear them. See Marks.check, Label.check."""
+        if marks is not None:
+            marks.check(self.format, width, height)
+        if label is not None:
+            label.check(width, height)
+        return replace(self, marks=marks, label=label)
+
+    def write(
+        self,
+        frames: Iterable[Frame],
+        metadata: Mapping[str, str],
+        count: int | None = None,
+        seal: Callable[[Path], None] | None = None,
+    ) -> int:
         """Write frames, uint8 [H, W, 3], RGB, of one shape, as they come, and return how many there were.
 
-        metadata: what the clip says of itself, see the format's sink. count: how many frames to expect.
+        metadata: what the clip says of itself, see the format's sink. count: how many frames to expect. seal: see write_frames.
         The output is complete, or what was there before still is. Raises OutputError where writing fails, GeometryError
         for a size that the format has no pictures of; what `frames` raises passes through unchanged.
         """
         assert self.fps is not None, "an output is written at a speed: see Output.at"
         if self.format == "mp4":
-            return write_frames(self.path, frames, Mp4Sink(self.fps, metadata))
+            return write_frames(self.path, frames, Mp4Sink(self.fps, metadata), seal)
         if self.format == "gif":
-            return write_frames(self.path, frames, GifSink(self.fps, metadata))
+            return write_frames(self.path, frames, GifSink(self.fps, metadata), seal)
         if self.format == "webp":
-            return write_frames(self.path, frames, WebPSink(self.fps, metadata))
-        return write_frames(self.path, frames, PngFolderSink(metadata, count))
+            return write_frames(self.path, frames, WebPSink(self.fps, metadata), seal)
+        return write_frames(self.path, frames, PngFolderSink(metadata, count), seal)
 
 
 def format_of(path: str | Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -84,10 +84,11 @@ class FileSink(Sink):
             self.file.close()
 
 
-def write_frames(target: Path, frames: Iterable[Frame], sink: Sink) -> int:
+def write_frames(target: Path, frames: Iterable[Frame], sink: Sink, seal: Callable[[Path], None] | None = None) -> int:
     """Write frames to a sink, then give the result its name; return how many there were.
 
-    frames: uint8 [H, W, 3], all of one shape, at least one; consumed as they are written.
+    frames: uint8 [H, W, 3], all of one shape, at least one; consumed as they are written. seal: called with the complete
+    result before it has its name; it may change it.
     Raises OutputError where writing fails, GeometryError and ValueError for frames that the sink does not take; what
     `frames` raises passes through unchanged.
     """
@@ -115,6 +116,8 @@ def write_frames(target: Path, frames: Iterable[Frame], sink: Sink) -> int:
             # What closing could still complain of is of no interest after a failure, and after finish there is nothing.
             with contextlib.suppress(Exception):
                 sink.close()
+        if seal is not None:
+            seal(temporary)
         with writing_errors(target):
             sink.publish(temporary, target)
     except BaseException:

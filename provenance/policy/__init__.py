@@ -1,0 +1,1 @@
+"""Screening: prompts are checked against a file that its owner edits, before anything runs."""

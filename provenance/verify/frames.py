@@ -1,0 +1,82 @@
+"""The frames of a file from anywhere, as many as the watermark's search has use for, and no more than can be afforded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.errors import OutputError, brief
+
+MOST_FRAMES = 48
+_EVERY = 3
+_LONGEST_SIDE = 1280
+_MOST_PIXELS = 2**26
+
+
+class Unwatchable(OutputError):
+    """A file has no frames that can be looked at."""
+
+
+def lumas(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
+    """Yield brightness, uint8 [H, W], of up to MOST_FRAMES frames from a file's beginning; large ones are made smaller.
+
+    Every third frame of a video is taken, since neighbours are much alike; of short ones, all. Raises Unwatchable.
+    """
+    pictures = _with_pillow(path) if kind == "image/webp" else _with_ffmpeg(path)
+    for index, picture in enumerate(pictures):
+        if index < MOST_FRAMES // 2 or index % _EVERY == 0:
+            yield picture
+        if index >= MOST_FRAMES // 2 + _EVERY * MOST_FRAMES // 2:
+            return
+
+
+def _with_ffmpeg(path: Path) -> Iterator[NDArray[np.uint8]]:
+    import av
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = next(iter(container.streams.video), None)
+            if stream is None:
+                raise Unwatchable("it holds no pictures")
+            if stream.codec_context is None:
+                raise Unwatchable("nothing here decodes its pictures")
+            _check(stream.width, stream.height)
+            for frame in container.decode(stream):
+                if isinstance(frame, av.VideoFrame):
+                    _check(frame.width, frame.height)
+                    width, height = _affordable(frame.width, frame.height)
+                    gray = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
+                    yield np.asarray(gray.to_ndarray(), np.uint8)
+    except (av.FFmpegError, ValueError, RuntimeError, TypeError) as error:
+        raise Unwatchable(f"its pictures cannot be read: {brief(error)}") from error
+
+
+def _with_pillow(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """FFmpeg reads no animated WebP."""
+    try:
+        from PIL import Image, ImageSequence
+    except ImportError:
+        yield from _with_ffmpeg(path)
+        return
+    try:
+        with Image.open(path, formats=["WEBP"]) as image:
+            _check(*image.size)
+            for frame in ImageSequence.Iterator(image):
+                yield np.asarray(frame.convert("L").resize(_affordable(*image.size)))
+    except Unwatchable:
+        raise
+    except Exception as error:  # Pillow raises whatever its parsers meet
+        raise Unwatchable(f"its pictures cannot be read: {brief(error)}") from error
+
+
+def _check(width: int, height: int) -> None:
+    if width * height > _MOST_PIXELS or min(width, height) < 1:
+        raise Unwatchable(f"pictures of {width}x{height} are not looked at")
+
+
+def _affordable(width: int, height: int) -> tuple[int, int]:
+    part = min(1.0, _LONGEST_SIDE / max(width, height))
+    return max(1, round(width * part)), max(1, round(height * part))
