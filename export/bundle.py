@@ -23,9 +23,9 @@ from .catalogue import family_of, open_family, published_recipes, put_first
 from .checkpoint import OVERRIDES_NAME, Checkpoint, open_checkpoint
 from .families.base import Adapter, Array, Facts, GraphSource, ModelPart, Trial
 from .graphs import DataFile, save_graph
+from .hub import origin_of
 from .layout import INDEX_NAME, pipeline_of, read_json
 from .liveness import check_alive, check_trials, overflow
-from .hub import origin_of
 from .model_card import model_card
 from .parity import LIMITS, Run, graph_differences, judge, opened, stream_differences, traced_module
 from .request import Compute, ExportRequest
