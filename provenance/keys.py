@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -164,7 +163,7 @@ def _kept_identity(folder: Path, secret: bytes, chain: bytes) -> Identity | None
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         facts = json.loads(read_plain(folder / FACTS, _LARGEST, follow_links=True))
-        if facts["of"] == hashlib.sha256(secret + chain).hexdigest():
+        if facts["of"] == _sha256(secret + chain).hex():
             expires = datetime.datetime.fromisoformat(facts["expires"])
             return Identity(secret, chain, facts["name"], expires, facts["maker"], facts["algorithm"], _time_stamps())
     return None
@@ -205,7 +204,7 @@ def _identity(secret: bytes, chain: bytes, path: Path) -> Identity:
         chain,
         str(names[0].value) if names else "",
         first.not_valid_after_utc,
-        int.from_bytes(hashlib.sha256(public).digest()[:3], "big"),
+        int.from_bytes(_sha256(public)[:3], "big"),
         algorithm,
         _time_stamps(),
     )
@@ -220,7 +219,7 @@ def _keep(folder: Path, secret: bytes, leaf: bytes, root: bytes) -> Path:
     chain = leaf if leaf == root else leaf + root
     identity = _identity(secret, chain, folder / CHAIN)
     facts = {
-        "of": hashlib.sha256(secret + chain).hexdigest(),
+        "of": _sha256(secret + chain).hex(),
         "name": identity.name,
         "expires": identity.expires.isoformat(),
         "maker": identity.maker,
@@ -235,6 +234,12 @@ def _keep(folder: Path, secret: bytes, leaf: bytes, root: bytes) -> Path:
                 file.write(content)
             replace_file(temporary, folder / name)
     return folder
+
+
+def _sha256(content: bytes) -> bytes:
+    import hashlib  # loads OpenSSL, which a process that signs nothing starts without
+
+    return hashlib.sha256(content).digest()
 
 
 def _read(path: Path) -> bytes:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import logging
-import secrets
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +78,9 @@ class ClipMarks:
     """The marks of one clip while it is written."""
 
     def __init__(self, marks: Marks, format: str, settings: Mapping[str, Any]) -> None:
+        import secrets
+        import uuid
+
         self._marks = marks
         self._format = format
         self._settings = settings
@@ -156,6 +156,8 @@ class ClipMarks:
 
 
 def _sha256(file: Any) -> str:
+    import hashlib
+
     digest = hashlib.sha256()
     while piece := file.read(2**20):
         digest.update(piece)

@@ -88,7 +88,7 @@ def helpers_environment() -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the user's cache and models out of the tests."""
+    """Keep the user's cache, models, keys and logs out of the tests."""
     monkeypatch.setenv("EDGEREEL_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("EDGEREEL_HOME", str(tmp_path_factory.mktemp("home")))
 
