@@ -201,11 +201,14 @@ def test_the_cuda_engine_refuses_what_it_cannot_do(machine):
         engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions())
 
 
+PROVIDER_OPTIONS = cuda.provider_options
+
+
 @pytest.fixture
 def cuda_on_the_cpu(monkeypatch):
     """The cuda engine with ONNX Runtime's CPU provider and device in the place of CUDA's: all but the kernels is its own."""
     monkeypatch.setattr(cuda, "PROVIDER", "CPUExecutionProvider")
-    monkeypatch.setattr(cuda, "provider_options", lambda recorded: {})
+    monkeypatch.setattr(cuda, "provider_options", lambda recorded, compute: {})
     monkeypatch.setattr(cuda, "Device", lambda kind: CPU)
     engine = cuda.OnnxRuntimeCuda()
     monkeypatch.setattr(engine, "unavailable", lambda: None)
@@ -294,6 +297,45 @@ def test_the_cuda_engine_refuses_what_would_run_elsewhere(cuda_on_the_cpu, monke
         cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1))
 
 
+@pytest.mark.parametrize("compute", ["float32", "float16"])
+def test_half_precision_may_use_tensor_cores(cuda_on_the_cpu, monkeypatch, compute):
+    """Without TensorFloat-32, ONNX Runtime takes tensor cores away from convolutions of every type."""
+    asked = []
+    monkeypatch.setattr(cuda, "provider_options", lambda **given: asked.append(given) or {})
+    cuda_on_the_cpu.open(DEMO_REEL / "decoder_first.onnx", EngineOptions(threads=1, compute=compute)).close()
+    chosen = PROVIDER_OPTIONS(**asked[-1])
+    assert chosen["use_tf32"] == ("0" if compute == "float32" else "1")
+    assert chosen["enable_cuda_graph"] == "0"
+
+
+def test_memory_is_not_held_twice(cuda_on_the_cpu, monkeypatch):
+    """No memory pattern, which is a second copy from the second run on; a decoder's state is made as soon as it can be."""
+    seen = {}
+    make = onnxruntime.InferenceSession
+
+    def noting(model, settings, **more):
+        seen[name] = settings.enable_mem_pattern, settings.execution_order
+        return make(model, settings, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noting)
+    for name in ("denoiser", "decoder_first", "decoder_next"):
+        cuda_on_the_cpu.open(DEMO_REEL / f"{name}.onnx", EngineOptions(threads=1)).close()
+    order = onnxruntime.ExecutionOrder
+    assert seen["denoiser"] == (False, order.DEFAULT)
+    assert seen["decoder_first"] == seen["decoder_next"] == (False, order.PRIORITY_BASED)
+
+
+def test_a_clip_of_four_steps_is_not_recorded(cuda_on_the_cpu):
+    arrays = demo_denoiser_inputs(np.random.default_rng())
+    shapes = tuple(sorted((name, array.shape) for name, array in arrays.items()))
+    with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
+        assert isinstance(session, FixedShapeSession)
+        assert session._recording.longest <= 0.1
+        for _ in range(4):
+            session.run(tensors(arrays))
+        assert session._binding is None
+
+
 def test_canonical_graphs_run_as_they_are(cuda_on_the_cpu):
     with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, lower=False)) as session:
         assert (session.report.lowered, session.report.precision) == ("off", "float32")
@@ -341,7 +383,7 @@ def test_without_a_cuda_graph_where_it_cannot_be_recorded(cuda_on_the_cpu, monke
             raise RuntimeError("This session cannot use the graph capture feature as requested by the user as all ...")
         return make(model, settings, providers=[providers[0][0]], **more)
 
-    monkeypatch.setattr(cuda, "provider_options", lambda recorded: {"recorded": recorded})
+    monkeypatch.setattr(cuda, "provider_options", lambda recorded, compute: {"recorded": recorded})
     monkeypatch.setattr(onnxruntime, "InferenceSession", refusing)
     with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
         assert type(session) is BoundSession
