@@ -63,6 +63,8 @@ class OpenGraphs:
         """Return the options that a graph, or a part of it, is opened with under the plan."""
         graph = self._bundle.manifest.roles.graphs()[name]
         options = replace(self._options, activations=graph.activations or "float", part=part)
+        if component_of(name) == DECODER:
+            options = replace(options, pictures=True)
         if self.plan is None:
             return options
         if self.engine.fixed_shapes and not self.plan.sizes.unknown:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..cache.engines import EngineCache, EngineKey
 from ..graphs.read import read_graph
 from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, open_lowered, with_plain_weights
 from ..lowering.targets import Target, parse_target
+from ..nvidia import capability_of
 from ..options import Compute, EngineOptions
 from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
@@ -74,7 +75,9 @@ class TensorRt(Engine):
             not_lowered(graph_path, options.part)
             return graph_path
         target = parse_target("cuda")
-        model = lower_for_target(graph_path, target, _compute(options), keep=options.keep, part=options.part).model
+        model = lower_for_target(
+            graph_path, target, _compute(options), keep=options.keep, part=options.part, pictures=options.pictures
+        ).model
         return graph_path if model is None else model
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
@@ -193,7 +196,12 @@ def _compute(options: EngineOptions) -> Compute:
 
 
 def _target(installed: _Installation) -> Target:
-    return parse_target("tensorrt-{}.{}".format(*installed.numbers))
+    """Return what graphs are lowered for: cards before compute capability 8.0 have no bfloat16."""
+    target = parse_target("tensorrt-{}.{}".format(*installed.numbers))
+    capability = capability_of(installed.card)
+    return replace(
+        target, bfloat16_attention=target.bfloat16_attention and capability is not None and capability >= (8, 0)
+    )
 
 
 def _lower(
@@ -205,7 +213,9 @@ def _lower(
         target = _target(installed)
     except UsageError as error:
         raise EngineError(f"TensorRT {installed.version}: {error}") from error
-    return lower_for_target(graph_path, target, compute, keep=options.keep, part=options.part, anew=anew)
+    return lower_for_target(
+        graph_path, target, compute, keep=options.keep, part=options.part, pictures=options.pictures, anew=anew
+    )
 
 
 def _key(graph_path: Path, model: bytes, installed: _Installation, settings: BuildSettings) -> EngineKey:

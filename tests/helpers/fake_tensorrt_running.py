@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from helpers.bfloat16 import bfloat16_in_float32
 from helpers.fake_tensorrt_building import Fake, ILogger
 
 _INSPECTED = {"FLOAT": "Float", "HALF": "Half", "BF16": "BFloat16", "INT8": "Int8"}
@@ -68,7 +69,9 @@ class ICudaEngine(Fake):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(plan["model"], options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            bfloat16_in_float32(plan["model"]), options, providers=["CPUExecutionProvider"]
+        )
         self._model = onnx.load_from_string(plan["model"])
         self._values = [*self._model.graph.input, *self._model.graph.output]
         self._contexts: list[IExecutionContext] = []

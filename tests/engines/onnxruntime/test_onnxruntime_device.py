@@ -256,13 +256,16 @@ def test_the_cuda_engine_fetches_weights_in_turn(cuda_on_the_cpu, compute):
 
 
 def test_a_clip_with_the_cuda_engine(cuda_on_the_cpu):
-    """From prompt to frames: the same clip as the cpu engine's, to a step of 255 here and there."""
+    """From prompt to frames: the same clip as the cpu engine's, to a step of 255 here and there; it leaves the device as bytes."""
     bundle = open_bundle(DEMO_REEL)
     clips = []
     for engine, compute in ((get_engine("cpu"), None), (cuda_on_the_cpu, "float32")):
         with Reel(bundle, engine, EngineOptions(threads=1, compute=compute)) as reel:
             clips.append(np.stack(list(reel.generate("a red ball", seed=3, steps=1, frames=5))).astype(int))
             assert {report.engine for report in reel.report().values()} == {engine.name}
+            made = {name: report.rewrites.get("pictures", 0) for name, report in reel.report().items()}
+            decoders = int(engine is cuda_on_the_cpu)
+            assert made == {"text_encoder": 0, "denoiser": 0, "decoder_first": decoders, "decoder_next": decoders}
     assert clips[0].std() > 1
     assert np.abs(clips[0] - clips[1]).max() <= 1
 
