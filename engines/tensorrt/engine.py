@@ -64,6 +64,7 @@ class TensorRt(Engine):
         self._ranges = ranges
         self._workspace = workspace
         self._pool: BufferPool | None = None
+        self._cache: EngineCache | None = None
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable. tensorrt is imported for that, which touches no device."""
@@ -135,7 +136,7 @@ class TensorRt(Engine):
             with path.open("wb") as file:
                 file.write(memoryview(plan))
 
-        cached, engine = EngineCache().get_or_build_usable(
+        cached, engine = self._engine_cache().get_or_build_usable(
             key, build, lambda found: open_engine(installed.trt, log, found.data, graph_path.name), store.log.warning
         )
         plan = None
@@ -156,7 +157,8 @@ class TensorRt(Engine):
         )
         # Streamed weights are copied by the host between kernels, which a CUDA graph would not repeat.
         capture = options.shapes is not None and streamed == 1
-        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture)
+        shared = installed.features.shared_memory
+        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture, shared)
 
     def _settings(self, installed: _Installation, options: EngineOptions) -> BuildSettings:
         compute = _compute(options)
@@ -171,6 +173,11 @@ class TensorRt(Engine):
                 "run without a budget for weights"
             )
         return BuildSettings(compute, options.shapes, self._ranges, options.weight_budget is not None, self._workspace)
+
+    def _engine_cache(self) -> EngineCache:
+        if self._cache is None:
+            self._cache = EngineCache(keep_used=True)
+        return self._cache
 
     def _device_pool(self) -> BufferPool:
         if self._pool is None:

@@ -466,6 +466,47 @@ def test_varying_shapes_and_streamed_weights_are_not_captured(trt: FakeTensorRT,
     assert "cudaStreamBeginCapture" not in trt.cudart.names()
 
 
+def test_all_graphs_run_in_one_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is as large as the most that one of them needs; a larger one moves it, and what was recorded is not replayed there."""
+    trt = install_fakes(monkeypatch, "10.3")
+    engine = TensorRt()
+    sizes = (50_000, 20_000, 70_000)
+    sessions = []
+    path, arrays = write_linear(tmp_path)
+    for size in sizes:
+        trt.workspace = size
+        sessions.append(engine.open(path, EngineOptions(compute="float32", shapes=shapes_of(arrays))))
+    assert engine._pool is not None
+    workspace = engine._pool.workspace
+    assert workspace._size == 70_000
+    assert sum(array.nbytes == 70_000 for array in trt.cudart.allocations.values()) == 1
+    assert not any(array.nbytes in sizes[:2] for array in trt.cudart.allocations.values())
+    expected = on_cpu(path, arrays)["y"]
+    for _ in range(3):
+        for size, session in zip(sizes, sessions, strict=True):
+            trt.workspace = size
+            np.testing.assert_allclose(session.run(tensors(arrays))["y"].numpy(), expected, rtol=0, atol=1e-2)
+    for session in sessions:
+        session.close()
+    assert workspace._size == 0
+    assert not any(array.nbytes in sizes for array in trt.cudart.allocations.values())
+
+
+def test_idle_memory_is_given_back_where_there_is_no_room_for_a_context(trt: FakeTensorRT, tmp_path: Path) -> None:
+    """TensorRT allocates by itself, and does not see what our pool holds for later."""
+    engine = TensorRt()
+    path, arrays = write_linear(tmp_path)
+    with engine.open(path, EngineOptions(compute="float32", shapes=shapes_of(arrays))) as session:
+        session.run(tensors(arrays))
+        assert engine._pool is not None
+        held = sum(len(addresses) for addresses in engine._pool._idle.values())
+        assert held > 0
+        trt.context_error = "out of memory"
+        with pytest.raises(OutOfMemory, match="TensorRT cannot make room"):
+            engine.open(path, EngineOptions(compute="float32", shapes=shapes_of(arrays)))
+        assert sum(len(addresses) for addresses in engine._pool._idle.values()) == 0
+
+
 def test_numerics_name_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     install_fakes(monkeypatch, "10.3")
     engine = TensorRt()

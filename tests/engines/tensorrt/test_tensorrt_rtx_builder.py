@@ -98,6 +98,12 @@ def test_a_block_as_wide_as_wan_takes_what_is_planned(trt: Any, wide_denoiser: P
     assert 0.5 < listener.memory["Activation"] / planned.activation_bytes < GPU_ACTIVATION_MARGIN
 
 
+def test_what_contexts_in_given_memory_need_is_in_real_bindings(trt: Any) -> None:
+    assert trt.ExecutionContextAllocationStrategy.USER_MANAGED.name == "USER_MANAGED"
+    assert hasattr(trt.IExecutionContext, "set_device_memory")
+    assert hasattr(trt.ICudaEngine, "device_memory_size_v2")
+
+
 @pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
 def test_fused_attention_sums_in_float32(trt: Any, target: str) -> None:
     """The plan has the source of its kernels: `fp16_traits` are those that sum in float16, `bf16_traits` sum in float32."""
