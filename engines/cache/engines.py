@@ -161,8 +161,8 @@ class EngineCache:
     ) -> tuple[CachedEngine, Usable]:
         """Return the engine of that key, closed, and what `use` makes of it; where an old one is of no use it is built again.
 
-        use: raises EngineError where it cannot use the engine. Raises that of an engine that was just built, and as
-        get_or_build; OutOfMemory in any case.
+        use: raises EngineError where it cannot use the engine. Raises that of an engine that was just built, which is not
+        kept then, and as get_or_build; OutOfMemory in any case.
         """
         with self.get_or_build(key, build, explain=explain) as found:
             try:
@@ -170,11 +170,12 @@ class EngineCache:
             except OutOfMemory:
                 raise
             except EngineError as error:
-                if found.source == "built":
-                    raise
-                explain(f"The built engine {key.digest()[:12]} is built again, it cannot be used: {one_line(error)}")
+                problem = error
         with contextlib.suppress(OSError):  # then it is built for this run only, or found once more and of no use
             self._remove(key.digest())
+        if found.source == "built":
+            raise problem
+        explain(f"The built engine {key.digest()[:12]} is built again, it cannot be used: {one_line(problem)}")
         with self.get_or_build(key, build, explain=explain) as found:
             return found, use(found)
 

@@ -18,7 +18,7 @@ from ...core.machine import usable_cores
 from ..base import Engine, Session
 from ..graphs.read import read_graph, reading
 from ..lowering.lower import LoweredGraph, open_lowered
-from ..nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
+from ..nvidia import Capability, capability_of, is_jetson, is_thor, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
 from ..streaming import open_within
 from .bound import LARGEST_FIXED, BoundSession, FixedShapeSession, Recording
@@ -46,6 +46,7 @@ _NEWEST_LOOKED_AT = (1, 31)
 # `gpu_graph_id` of a run: -1 for one that is neither recorded nor replayed; 0 is ONNX Runtime's own.
 _NOT_RECORDED = {"gpu_graph_id": "-1"}
 _RECORDED = {"gpu_graph_id": "1"}
+_ERROR = 3
 LONGEST_RECORDED = 0.05
 """Seconds of a run up to which it is recorded: in longer ones the launching of kernels hides behind the kernels."""
 RUNS_BEFORE_RECORDING = 8
@@ -64,6 +65,8 @@ class OnnxRuntimeCuda(Engine):
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable: a GPU, its driver, onnxruntime-gpu and the CUDA libraries that it loads."""
+        if is_jetson() and not is_thor():
+            return "ONNX Runtime has no CUDA package for Jetson boards before Thor: --engine tensorrt"
         if reason := no_fitting_gpu(lambda capability: capability >= (6, 0), "6.0 and newer"):
             return reason
         try:
@@ -86,6 +89,8 @@ class OnnxRuntimeCuda(Engine):
     def _open(self, graph_path: Path, options: EngineOptions, compute: Compute, lowered: LoweredGraph) -> Session:
         onnxruntime = _onnxruntime()
         load_libraries(onnxruntime)
+        # It would warn on stderr that its own provider is no plugin; errors are written still.
+        onnxruntime.set_default_logger_severity(_ERROR)
         name = graph_path.name
 
         def open_whole(model: str | bytes) -> Session:

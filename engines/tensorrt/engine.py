@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,13 @@ from ...core import machine
 from ...core.errors import EngineError, UsageError, brief
 from ..base import Engine, EngineReport, Session
 from ..cache import store
-from ..cache.engines import EngineCache, EngineKey
+from ..cache.engines import CachedEngine, EngineCache, EngineKey
 from ..graphs.read import read_graph
 from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, open_lowered, with_plain_weights
 from ..lowering.targets import Target, parse_target
 from ..nvidia import capability_of
 from ..options import Compute, EngineOptions
-from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
+from .building import BuildSettings, check_built, explain, make_log, make_plan, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
 from .inspecting import describe_precision
 from .installed import find_card, import_tensorrt, require_card, why_unavailable
@@ -58,6 +59,7 @@ class TensorRt(Engine):
     device = "gpu"
     compute = _DEFAULT_COMPUTE
     fixed_shapes = True
+    streams_from_host = True
 
     def __init__(self, ranges: Mapping[str, Range] = RANGES, workspace: int | None = None) -> None:
         """ranges: of the dimensions that vary, where the caller gives no shapes. workspace: see BuildSettings."""
@@ -120,14 +122,21 @@ class TensorRt(Engine):
 
         timings = store.timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
         plan: Any = None
+        wanted: Counter[str] | None = None
+
+        def use(found: CachedEngine) -> Any:
+            engine = open_engine(installed.trt, log, found.data, graph_path.name)
+            if wanted is not None:
+                check_built(installed.trt, engine, wanted, settings)
+            return engine
 
         def build(path: Path) -> None:
-            nonlocal plan
+            nonlocal plan, wanted
             if plan is None:  # asked for again where the first disk was full
                 readable, beside = model, graph_path
                 if _target(installed).plain_weights:
                     readable, beside = with_plain_weights(model, graph_path, path.parent)
-                plan, measured = build_engine(
+                plan, measured, wanted = make_plan(
                     installed.trt, log, installed.features, readable, beside, settings, store.read_timings(timings)
                 )
                 if options.keep:
@@ -136,9 +145,7 @@ class TensorRt(Engine):
             with path.open("wb") as file:
                 file.write(memoryview(plan))
 
-        cached, engine = self._engine_cache().get_or_build_usable(
-            key, build, lambda found: open_engine(installed.trt, log, found.data, graph_path.name), store.log.warning
-        )
+        cached, engine = self._engine_cache().get_or_build_usable(key, build, use, store.log.warning)
         plan = None
         streamed = _limit_weights(engine, log, options.weight_budget, graph_path.name)
         known = parse_version(installed.version) <= NEWEST_KNOWN

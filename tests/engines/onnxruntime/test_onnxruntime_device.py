@@ -201,6 +201,19 @@ def test_the_cuda_engine_refuses_what_it_cannot_do(machine):
         engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions())
 
 
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [("NVIDIA Jetson Orin Nano Developer Kit", True), ("NVIDIA Jetson AGX Thor", False), ("NVIDIA DGX Spark", False)],
+)
+def test_a_jetson_board_is_told_to_use_tensorrt(machine, monkeypatch, model, refused):
+    """JetPack 6 has Python 3.10, for which there is no onnxruntime that the engine can use, and PyPI's are for servers."""
+    machine("8.7", "", ("CPUExecutionProvider",))
+    board = types.SimpleNamespace(model=model)
+    monkeypatch.setattr(nvidia.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(nvidia.machine, "read_machine", lambda: board)
+    assert cuda.OnnxRuntimeCuda().unavailable().endswith("--engine tensorrt") == refused
+
+
 PROVIDER_OPTIONS = cuda.provider_options
 
 

@@ -236,6 +236,7 @@ def test_a_builder_that_makes_float32_of_float16_is_found_out(trt: FakeTensorRT,
     trt.builds_float32 = False
     with TensorRt(ROWS).open(path, EngineOptions()) as session:
         assert session.report.build == "built"  # the wrong one was not kept
+    assert len(trt.engines) == 2  # each that was built is opened once: what is checked is what runs
 
 
 def test_parser_errors_name_the_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import PlanError, UsageError
-from edgereel.core.machine import free_host_memory
+from edgereel.core.machine import Gpu, free_host_memory
 from edgereel.core.units import format_bytes, parse_bytes
-from edgereel.engines import ENGINES, EngineOptions
+from edgereel.engines import ENGINES, EngineOptions, nvidia
 from edgereel.engines.costs import graph_costs
 from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.runtime.decoding.tiling import plan_tiles
 from edgereel.runtime.memory.budget import Budget, budget_of
-from edgereel.runtime.memory.fit import check_fit, nearest_that_fit, plan_bundle
+from edgereel.runtime.memory.fit import check_fit, nearest_that_fit, plan_bundle, plan_clip
 from edgereel.runtime.memory.plan import (
     OVERHEAD,
     MemoryPlan,
@@ -205,6 +205,23 @@ def test_on_a_gpu_too_the_first_graphs_memory_stays_beside_the_others():
         each.append(int(graph_costs(model, shapes, "float16").activation_bytes * GPU_ACTIVATION_MARGIN))
     assert min(each) > 0
     assert found.components["decoder"].activations == sum(each)
+
+
+def test_weights_are_not_left_with_the_host_where_its_memory_is_the_gpus():
+    budget = Budget(3 * GIB, "as asked for")
+    assert plan_memory(sizes(), budget, "gpu").components["text_encoder"].placement == "streamed"
+    found = plan_memory(sizes(), budget, "gpu", streams=False)
+    assert found.components["text_encoder"].placement == "cpu"
+    assert found.fits
+
+
+@pytest.mark.parametrize(("memory", "streams"), [(None, False), (8 * GIB, True)])
+def test_a_gpu_that_tells_no_memory_of_its_own_shares_the_machines(monkeypatch, memory, streams):
+    monkeypatch.setattr(nvidia, "nvidia_gpus", lambda: ((Gpu("Orin", memory, "8.7", "540"),), ""))
+    bundle, budget = open_bundle(DEMO_REEL), Budget(GIB, "as asked for")
+    for name in ("tensorrt", "rtx", "cuda"):
+        plan = plan_clip(bundle, (64, 64, 9), ENGINES[name](), EngineOptions(), budget, only_decoder=True)
+        assert plan.streams == (streams or name == "cuda"), name
 
 
 def test_a_card_that_is_only_described():
