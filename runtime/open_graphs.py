@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -43,7 +42,7 @@ class OpenGraphs:
         self._reports: dict[str, EngineReport] = {}
         self._closed = False
         self._stopped = threading.Event()
-        self._at_work: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._at_work = {component_of(name): threading.RLock() for name in bundle.manifest.roles.graphs()}
 
     def begin(self) -> None:
         """Begin a clip or its decoding: what was stopped before is over."""
@@ -67,7 +66,9 @@ class OpenGraphs:
             options = replace(options, pictures=True)
         if self.plan is None:
             return options
-        if self.engine.fixed_shapes and not self.plan.sizes.unknown:
+        # A stream's denoiser remembers more with each chunk, until its window is full.
+        varies = self._bundle.manifest.stream is not None and name in self._bundle.manifest.roles.denoiser_names()
+        if self.engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
             options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)
 

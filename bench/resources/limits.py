@@ -27,6 +27,7 @@ from ...engines import Engine, EngineOptions, Session, Tensor
 from ...engines.costs import GraphCosts, graph_costs
 from ...runtime.denoise import pick_expert
 from ...runtime.memory.shapes import input_shapes
+from ...runtime.memory.sizes import Uses, decoder_graphs
 from ...runtime.request import Request
 from ...runtime.sampling.recipes import schedule_of
 from ..records.record import MachineLimits, StageResources
@@ -63,13 +64,19 @@ def count_work(bundle: Bundle, request: Request) -> dict[str, Work]:
 
     runs = dict.fromkeys(graphs, 0)
     runs["text_encoder"] = 1 + (max(request.guidances) > 1)
-    runs["decoder_first"], runs["decoder_next"] = 1, latents[2] - 1
+    decoder = decoder_graphs(manifest, Uses(request.decoder))
+    runs.update(zip(decoder, (1, latents[2] - 1), strict=False))
     recipe = manifest.recipe(request.recipe)
     assert recipe is not None
+    chunks = 1
+    if manifest.stream is not None:
+        chunks += max(0, -(-(latents[2] - manifest.stream.first) // manifest.stream.chunk))
+        both = manifest.stream.negative_context == "own" and max(request.guidances) > 1
+        runs["denoiser"] += chunks * (1 + both) * (manifest.stream.window > 0)  # each chunk is remembered
     for timestep in schedule_of(recipe, request.sampler, request.steps).timesteps:
         expert = pick_expert(roles.denoiser, float(timestep), recipe.train_timesteps, recipe.boundary)
-        runs[roles.denoiser_names()[expert]] += 1 + (request.guidances[expert] > 1)
-    stages = {"text": ["text_encoder"], "denoise": roles.denoiser_names(), "decode": ["decoder_first", "decoder_next"]}
+        runs[roles.denoiser_names()[expert]] += chunks * (1 + (request.guidances[expert] > 1))
+    stages = {"text": ["text_encoder"], "denoise": roles.denoiser_names(), "decode": decoder}
     work = {}
     for stage, names in stages.items():
         each = [(runs[name], costs(name)) for name in names if runs[name]]

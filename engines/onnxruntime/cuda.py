@@ -99,7 +99,8 @@ class OnnxRuntimeCuda(Engine):
                 session, recorded = _open_session(onnxruntime, graph_path, options, model, compute, recorded)
                 report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
             if options.shapes is None or not recorded:
-                return BoundSession(onnxruntime, session, name, Device("cuda"), report)
+                copiers = [(PROVIDER, provider_options(recorded=False, compute=compute))]
+                return BoundSession(onnxruntime, session, name, Device("cuda"), report, providers=copiers)
             recording = Recording(_NOT_RECORDED, _RECORDED, LONGEST_RECORDED, RUNS_BEFORE_RECORDING)
             return FixedShapeSession(onnxruntime, session, name, Device("cuda"), report, options.shapes, recording)
 

@@ -379,7 +379,7 @@ def test_tensors_of_another_engine_object_are_copied(trt: FakeTensorRT) -> None:
 def test_too_little_memory_is_out_of_memory_and_the_session_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    install_fakes(monkeypatch, "10.3", memory=100)
+    install_fakes(monkeypatch, "10.3", memory=4196)
     path, arrays = write_linear(tmp_path)
     with TensorRt(ROWS).open(path, FLOAT32) as session:
         with pytest.raises(OutOfMemory, match=r"allocating 48 bytes .*, 28 bytes are free"):
