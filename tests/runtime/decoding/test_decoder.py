@@ -143,6 +143,7 @@ def test_the_mean_of_the_frames_tells_what_bytes_cannot():
         list(decode(in_pictures(decoder.first), in_pictures(decoder.next, broken=True)))
 
 
+@pytest.mark.extras
 def test_rounding_is_that_of_diffusers():
     torch = pytest.importorskip("torch")
     from diffusers.image_processor import VaeImageProcessor
