@@ -17,6 +17,7 @@ from conftest import DEMO_REEL
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from helpers.bfloat16 import bfloat16_in_float32  # noqa: E402
 from helpers.bound_sessions import CPU, demo_denoiser_inputs, open_bound, open_plain, plain_run, tensors, write_counter  # noqa: E402
 
 from edgereel.bundle.reader import open_bundle  # noqa: E402
@@ -368,6 +369,13 @@ def test_the_rtx_engine_opens_and_runs_what_was_lowered_for_it(monkeypatch, fixe
     monkeypatch.setattr(rtx, "Device", lambda kind: CPU)
     folders = []
     monkeypatch.setattr(rtx, "provider_options", lambda options, folder: folders.append(folder) or {})
+    lower = rtx.lower_for
+
+    def without_bfloat16(*given):
+        lowered = lower(*given)
+        return replace(lowered, model=bfloat16_in_float32(lowered.model))
+
+    monkeypatch.setattr(rtx, "lower_for", without_bfloat16)
     engine = rtx.OnnxRuntimeRtx()
     monkeypatch.setattr(engine, "unavailable", lambda: None)
     arrays = demo_denoiser_inputs(np.random.default_rng())

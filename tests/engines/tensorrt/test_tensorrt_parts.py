@@ -119,6 +119,7 @@ def of_11(kind: str, *types: str) -> dict[str, Any]:
     [
         (layer("gemm", "Half", "Half", "Half"), "float16"),
         (layer("gemm", "Half", "Half", "Float", "Float"), "float16"),  # a residual of float32 is added
+        (layer("gemm", "Half", "Half", "Half", "Float", "Float", "Half"), "float16"),  # alpha and beta are float32
         (layer("CaskConvolution", "Row major linear FP16 format", "Row major linear FP32 format"), "float16"),
         (layer("CaskConvolution", "Row major linear FP32", "Row major linear FP32", weights="Float"), "float32"),
         (
