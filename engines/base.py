@@ -142,13 +142,15 @@ class Engine(ABC):
     """A way of running graphs. Nothing of the device is touched before `open`.
 
     device: whose memory it takes. compute: what it calculates in where EngineOptions does not say. fixed_shapes: whether it
-    does better where it is told the shapes of all runs. why: what `auto` says of having picked it, "" where it was asked for.
+    does better where it is told the shapes of all runs. streams_from_host: weights beyond a weight_budget lie in the host's
+    memory, which is of no use where that is the device's too. why: what `auto` says of having picked it, "" where it was asked for.
     """
 
     name: str
     device: Literal["cpu", "gpu"] = "cpu"
     compute: Compute = "float32"
     fixed_shapes: bool = False
+    streams_from_host: bool = False
     why: str = ""
 
     def unavailable(self) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from ..core import machine
 from ..core.machine import Gpu, find_gpus, read_machine
 
 NO_GPU = "no NVIDIA GPU is found (if there is one, install NVIDIA's driver until this lists it): nvidia-smi"
@@ -22,6 +24,22 @@ def nvidia_gpus() -> tuple[tuple[Gpu, ...], str]:
     """Return this machine's NVIDIA GPUs and what went wrong ("" if nothing), asked once for each process."""
     gpus, problem = find_gpus()
     return with_jetson(tuple(gpus), read_machine().model), problem
+
+
+def is_jetson() -> bool:
+    """Whether this is one of NVIDIA's Jetson boards."""
+    return platform.machine() == "aarch64" and "jetson" in machine.read_machine().model.lower()
+
+
+def is_thor() -> bool:
+    """Whether this is a Jetson board whose packages are those of Arm servers: Thor, with JetPack 7."""
+    return is_jetson() and "thor" in machine.read_machine().model.lower()
+
+
+def shares_memory() -> bool:
+    """Whether the first GPU's memory is the machine's, of which nvidia-smi tells no amount."""
+    gpus, _ = nvidia_gpus()
+    return bool(gpus) and gpus[0].memory is None
 
 
 def with_jetson(gpus: tuple[Gpu, ...], model: str) -> tuple[Gpu, ...]:

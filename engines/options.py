@@ -15,6 +15,10 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """(input name, its shape) of every input of a graph, sorted by name: a mapping that can be hashed."""
 
 
+FRAMES, PICTURES, FRAMES_MEAN = "frames", "pictures", "frames_mean"
+"""What a decoder makes: float32 [batch, 3, T, H, W] in [-1, 1]; or uint8 [batch, T, H, W, 3], and the mean of the former."""
+
+
 class Window(NamedTuple):
     """What of a clip the rear of a decoder needs and gives, counted in the frames that the front hands on.
 
@@ -38,6 +42,8 @@ class EngineOptions:
     refuses. shapes: the shape of each input where all runs will have the same, so that the engine may build for them; None
     where they vary. weight_budget: bytes of weights held on the device at once, None for all of them: the others are
     fetched as they are needed. part: the part of the graph to run, None for all of it; parts are cut as a graph is lowered.
+    pictures: a decoder on a device that is not the processor is to give `pictures` and `frames_mean` instead of `frames`;
+    engines that calculate on the processor need not look.
     """
 
     threads: int | None = None
@@ -48,6 +54,7 @@ class EngineOptions:
     shapes: Shapes | None = None
     weight_budget: int | None = None
     part: Part | None = None
+    pictures: bool = False
 
 
 @dataclass(frozen=True)

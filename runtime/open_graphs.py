@@ -62,6 +62,8 @@ class OpenGraphs:
         """Return the options that a graph, or a part of it, is opened with under the plan."""
         graph = self._bundle.manifest.roles.graphs()[name]
         options = replace(self._options, activations=graph.activations or "float", part=part)
+        if component_of(name) == DECODER:
+            options = replace(options, pictures=True)
         if self.plan is None:
             return options
         # A stream's denoiser remembers more with each chunk, until its window is full; a trimmed prompt has its own length.

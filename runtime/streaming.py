@@ -25,7 +25,7 @@ from ..engines.stopping import stop_when
 from .chunks.loop import ChunkLoop
 from .clip import told_settings
 from .conditioning import GivenPictures
-from .decoding.decoder import frames_of_inputs, to_uint8
+from .decoding.decoder import pictures_of_inputs
 from .denoise import Denoising
 from .memory.plan import MemoryPlan
 from .memory.sizes import DECODER, streaming_graphs
@@ -326,8 +326,7 @@ class _Shown:
         """Yield them as they decode."""
         manifest = self._maker.bundle.manifest
         first, following = (_Decoder(self._maker, name, self._plan, self._beside) for name in self._names)
-        for frames in frames_of_inputs(first, following, self._latent_frames(), self._size, manifest.latent):
-            pictures = to_uint8(frames)
+        for pictures in pictures_of_inputs(first, following, self._latent_frames(), self._size, manifest.latent):
             if self._asked is not None:
                 self.switch_seconds, self._asked = time.perf_counter() - self._asked, None
             yield from pictures

@@ -41,7 +41,18 @@ from .entry import (
     read_engine,
     read_settled,
 )
-from .files import count, delete, distrusted, no_room, sha256_of, sync_file, sync_folder, touch, write_synced
+from .files import (
+    count,
+    delete,
+    distrusted,
+    no_room,
+    samples_of,
+    sha256_of,
+    sync_file,
+    sync_folder,
+    touch,
+    write_synced,
+)
 from .lock import Lock, claim, is_locked, open_shared, try_lock
 
 __all__ = ["LIMIT", "LIMIT_VARIABLE", "CachedEngine", "EngineCache", "EngineKey", "EntryInfo", "parse_limit"]
@@ -82,16 +93,24 @@ class EngineCache:
     """A folder of built engines, bounded in size: those not used for longest go first."""
 
     def __init__(
-        self, folder: Path | None = None, limit: int | None = None, on_stage: Callable[[str], None] | None = None
+        self,
+        folder: Path | None = None,
+        limit: int | None = None,
+        on_stage: Callable[[str], None] | None = None,
+        *,
+        keep_used: bool = False,
     ) -> None:
         """folder: None for the one in the user's cache folder. limit: bytes that all entries may take together, None for
         what the environment variable says, or 20 GiB; an engine larger than that is kept until the next one is built.
         on_stage: called on the way through a build with its stage: missing, locked, built, hashed, described, between,
-        kept. Raises UsageError where the environment variable cannot be understood.
+        kept. keep_used: what this object has handed out stays, however large it is together: a model whose parts are larger
+        than the limit would otherwise lose one to the next at every clip. Raises UsageError where the environment variable
+        cannot be understood.
         """
         self.folder = paths.cache_folder() / "engines" if folder is None else folder
         self.limit = parse_limit(os.environ.get(LIMIT_VARIABLE, str(LIMIT))) if limit is None else limit
         self._on_stage = on_stage or (lambda stage: None)
+        self._used: set[str] | None = set() if keep_used else None
 
     def get(self, key: EngineKey) -> CachedEngine | None:
         """Return the engine of that key, verified, and note its use; None where there is none to be trusted."""
@@ -124,6 +143,8 @@ class EngineCache:
         Raises what build raises, and EngineError where it writes nothing or there is no place to write to.
         """
         explain = explain or (lambda line: None)
+        if self._used is not None:
+            self._used.add(key.digest())
         if (found := self.get(key)) is not None:
             return found
         self._on_stage("missing")
@@ -140,8 +161,8 @@ class EngineCache:
     ) -> tuple[CachedEngine, Usable]:
         """Return the engine of that key, closed, and what `use` makes of it; where an old one is of no use it is built again.
 
-        use: raises EngineError where it cannot use the engine. Raises that of an engine that was just built, and as
-        get_or_build; OutOfMemory in any case.
+        use: raises EngineError where it cannot use the engine. Raises that of an engine that was just built, which is not
+        kept then, and as get_or_build; OutOfMemory in any case.
         """
         with self.get_or_build(key, build, explain=explain) as found:
             try:
@@ -149,11 +170,12 @@ class EngineCache:
             except OutOfMemory:
                 raise
             except EngineError as error:
-                if found.source == "built":
-                    raise
-                explain(f"The built engine {key.digest()[:12]} is built again, it cannot be used: {one_line(error)}")
+                problem = error
         with contextlib.suppress(OSError):  # then it is built for this run only, or found once more and of no use
             self._remove(key.digest())
+        if found.source == "built":
+            raise problem
+        explain(f"The built engine {key.digest()[:12]} is built again, it cannot be used: {one_line(problem)}")
         with self.get_or_build(key, build, explain=explain) as found:
             return found, use(found)
 
@@ -213,9 +235,9 @@ class EngineCache:
         seconds = time.perf_counter() - started
         self._on_stage("built")
         try:
-            size, sha256 = _settle(unfinished)
+            settled = _settle(unfinished)
             self._on_stage("hashed")
-            description = Description(key, sha256, size, seconds, time.time())
+            description = Description(key, *settled, seconds, time.time())
             write_synced(places.part / "json", description.to_bytes())
             touch(places.part / "json")
             self._on_stage("described")
@@ -335,6 +357,8 @@ class EngineCache:
         for entry in entries:
             if total <= self.limit:
                 return
+            if self._used is not None and entry.digest in self._used:
+                continue
             with contextlib.suppress(OSError):
                 total -= self._remove(entry.digest)
 
@@ -372,16 +396,19 @@ def _build_elsewhere(build: Build) -> CachedEngine:
         raise
 
 
-def _settle(path: Path) -> tuple[int, str]:
-    """Bring a built engine to the disk; return its size and sha256. Raises EngineError where there is none, OSError."""
+def _settle(path: Path) -> tuple[str, str, int, int]:
+    """Bring a built engine to the disk; return its sha256, samples, time and size as a Description has them.
+
+    Raises EngineError where there is none, OSError.
+    """
     if not os.path.lexists(path) or not stat.S_ISREG(path.lstat().st_mode):
         raise EngineError("the builder wrote no engine")
     sync_file(path)
     with open_shared(path) as file:
-        size, sha256 = os.fstat(file.fileno()).st_size, sha256_of(file)
-    if not size:
+        found, sampled, sha256 = os.fstat(file.fileno()), samples_of(file), sha256_of(file)
+    if not found.st_size:
         raise EngineError("the builder wrote an empty engine")
-    return size, sha256
+    return sha256, sampled, found.st_mtime_ns, found.st_size
 
 
 def _remove_leftovers(places: Places) -> None:

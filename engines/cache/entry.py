@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
-from .files import sha256_of
+from .files import samples_of, sha256_of
 from .lock import open_shared, shared
 
 FORMAT: Final = 1
@@ -94,11 +94,14 @@ class Places(NamedTuple):
 class Description:
     """What stands beside an engine: its key, the sha256 and size in bytes of its file, and how it was made.
 
-    build_seconds: how long building took. created: seconds since 1970.
+    samples: see files.samples_of. modified: nanoseconds since 1970 at which its file was written last. build_seconds: how long
+    building took. created: seconds since 1970.
     """
 
     key: EngineKey
     sha256: str
+    samples: str
+    modified: int
     size: int
     build_seconds: float
     created: float
@@ -115,8 +118,16 @@ class Description:
         try:
             data = json.loads(content)
             key = EngineKey(**data["key"])
-            description = Description(key, data["sha256"], data["size"], data["build_seconds"], data["created"])
-            whole = type(description.size) is int and description.size > 0
+            description = Description(
+                key,
+                data["sha256"],
+                data["samples"],
+                data["modified"],
+                data["size"],
+                data["build_seconds"],
+                data["created"],
+            )
+            whole = type(description.size) is int and description.size > 0 and type(description.modified) is int
             numbers = all(type(value) is float for value in (description.build_seconds, description.created))
             if whole and numbers and description.to_bytes() == content:
                 return description
@@ -182,10 +193,12 @@ def read_description(places: Places) -> Description | None:
     return Description.from_bytes(content)
 
 
-def read_engine(places: Places) -> CachedEngine | None:
+def read_engine(places: Places, *, whole: bool = False) -> CachedEngine | None:
     """Return a verified engine, None where there is no entry. Raises as `read_description`.
 
-    Its size is compared before a byte is read, and all of its bytes are hashed before any is used.
+    Its size is compared before a byte is read. All of its bytes are hashed before any is used where its file was written
+    since it was built, and where `whole` asks for it: an engine has its weights, and to hash 11 GB at each open takes 10 s.
+    Otherwise samples all over it are.
     """
     description = read_description(places)
     if description is None:
@@ -194,10 +207,12 @@ def read_engine(places: Places) -> CachedEngine | None:
         raise DamagedEntryError("it belongs to another engine")
     try:
         with open_shared(places.engine) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != description.size:
-                raise DamagedEntryError(f"it has {size} bytes, not {description.size}")
-            if sha256_of(file) != description.sha256:
+            found = os.fstat(file.fileno())
+            if found.st_size != description.size:
+                raise DamagedEntryError(f"it has {found.st_size} bytes, not {description.size}")
+            as_written = samples_of(file) == description.samples
+            hashed = whole or found.st_mtime_ns != description.modified
+            if not as_written or (hashed and sha256_of(file) != description.sha256):
                 raise DamagedEntryError("its bytes are not those that were built")
             return CachedEngine(places.engine, file, "cache", 0.0)
     except FileNotFoundError as error:
@@ -209,16 +224,18 @@ def read_engine(places: Places) -> CachedEngine | None:
 
 
 def read_settled(places: Places) -> CachedEngine | None:
-    """Return a verified engine, None where there is no entry or it is being built or removed. Raises as `read_engine`.
+    """Return an engine of which every byte was looked at, None where there is no entry or it is being built or removed.
+
+    Raises as `read_engine`.
 
     What was removed and built again while it was read fits together no better than what is damaged: the verdict is of a
     second reading, with those who write kept out.
     """
     try:
-        return read_engine(places)
+        return read_engine(places, whole=True)
     except DamagedEntryError:
         with shared(places.lock) as free:
-            return read_engine(places) if free else None
+            return read_engine(places, whole=True) if free else None
 
 
 def _blamed(error: OSError) -> Exception:

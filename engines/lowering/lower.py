@@ -23,10 +23,10 @@ from ..cache import store
 from ..graphs.operators import check_operators
 from ..graphs.parts import IN_PARTS
 from ..graphs.read import read_graph, reading
-from ..options import Activations, Compute, Part
+from ..options import PICTURES, Activations, Compute, Part
 from .targets import Target
 
-VERSION = 4
+VERSION = 5
 """Part of every key in the cache: raise it whenever a rewrite gives another graph than before."""
 _FOLDER = "lowered"
 
@@ -85,13 +85,15 @@ def lower_for_target(
     *,
     keep: bool = True,
     part: Part | None = None,
+    pictures: bool = False,
     anew: bool = False,
 ) -> LoweredGraph:
     """Return a graph lowered for a target, from the cache where it is there; its model is never None.
 
     compute: what matrix products, convolutions and attention calculate in; norms, softmax and the timestep's embedding
-    calculate in float32 in any case. Inputs and outputs keep their names and types. keep: put the graph into the cache
-    where it is not there. part: of the graph, None for all of it. anew: whatever the cache has.
+    calculate in float32 in any case. Inputs and outputs keep their names and types, but that the state of a decoder or encoder
+    is float16 where products are. keep: put the graph into the cache
+    where it is not there. part: of the graph, None for all of it. pictures: see EngineOptions. anew: whatever the cache has.
 
     Raises EngineError where the target cannot have an operator or type of the graph, naming it, or cannot calculate in
     `compute`, where there is no such part, or the graph cannot be read or is not one as ours; MissingExtraError where onnx
@@ -101,10 +103,11 @@ def lower_for_target(
     def rewrite_for_that(content: bytes) -> tuple[bytes, dict[str, int]]:
         from .target.rewrite import rewrite_for_target
 
-        return rewrite_for_target(content, target, compute, graph_path.name)
+        return rewrite_for_target(content, target, compute, graph_path.name, pictures)
 
+    facts = (repr(target), compute, *([PICTURES] if pictures else []))
     try:
-        return _lowered(graph_path, (repr(target), compute), rewrite_for_that, keep, part, anew)
+        return _lowered(graph_path, facts, rewrite_for_that, keep, part, anew)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise

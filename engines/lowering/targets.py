@@ -25,7 +25,8 @@ class Target:
     mask. quantized_opset: the opset of graphs that hold QuantizeLinear or DequantizeLinear with scales in half precision, or
     with float8 or int4 weights; None where it reads none of these. plain_weights: it reads no weights in bfloat16 or bytes:
     `with_plain_weights` writes them in floating point, and whatever else there is of these types is refused.
-    float32_in_bfloat16: operators that it has no bfloat16 kernel for. strongly_typed: types in the graph decide what is
+    float32_in_bfloat16: operators that it has no bfloat16 kernel for. bfloat16_attention: in a float16 graph attention alone is
+    bfloat16, since the target's kernels sum float16 products in float16. strongly_typed: types in the graph decide what is
     calculated in; otherwise the builder may choose others.
     """
 
@@ -36,14 +37,18 @@ class Target:
     quantized_opset: int | None = 21
     plain_weights: bool = False
     float32_in_bfloat16: tuple[str, ...] = ()
+    bfloat16_attention: bool = False
     strongly_typed: bool = True
 
 
 # Primitives of opset 17 are read by every parser here. LayerNormalization is one of them since TensorRT 8.6.
 _PRIMITIVES = Target("", 17, ("LayerNormalization",))
 _TENSORRT_8 = replace(_PRIMITIVES, quantized_opset=None, plain_weights=True, strongly_typed=False)
+_TENSORRT_10 = replace(_PRIMITIVES, bfloat16_attention=True)
 # The canonical graphs' own opset, which is below the highest that these parsers read (11.0: 25).
-_TENSORRT_10_14 = Target("", 23, ("Attention", "Gelu", "LayerNormalization"), quantized_opset=23)
+_TENSORRT_10_14 = Target(
+    "", 23, ("Attention", "Gelu", "LayerNormalization"), quantized_opset=23, bfloat16_attention=True
+)
 _TENSORRT_10_15 = replace(_TENSORRT_10_14, kept=(*_TENSORRT_10_14.kept, "RotaryEmbedding", "RMSNormalization"))
 # The parser of TensorRT-RTX 1.7 has importers for all of these. Releases before it were not looked at: they get primitives,
 # as a name without a version does.
@@ -72,7 +77,7 @@ def parse_target(text: str) -> Target:
     if rtx:
         newer = rtx[2] is not None and int(rtx[2]) >= _RTX_READS_MORE
         full = f"tensorrt-rtx-1.{int(rtx[2])}" if rtx[2] is not None else "tensorrt-rtx"
-        return replace(_TENSORRT_10_15 if newer else _PRIMITIVES, name=full)
+        return replace(_TENSORRT_10_15 if newer else _TENSORRT_10, name=full)
     version = re.fullmatch(r"tensorrt-(\d{1,3})\.(\d{1,3})(\.\d+)*", name)
     known = version and _tensorrt(int(version[1]), int(version[2]))
     if not version or known is None:
@@ -85,7 +90,7 @@ def _tensorrt(major: int, minor: int) -> Target | None:
     if (major, minor) == (8, 6):
         return _TENSORRT_8
     if major == 10 and minor < 14:
-        return _PRIMITIVES
+        return _TENSORRT_10
     if major == 10 and minor == 14:
         return _TENSORRT_10_14
     return _TENSORRT_10_15 if major in (10, 11) else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -96,14 +98,29 @@ class BoundSession(Session):
         return self._session
 
 
+@dataclass(frozen=True)
+class Recording:
+    """When runs are recorded, and what they are told.
+
+    ordinary_entries, recorded_entries: onnxruntime.RunOptions entries of either kind of run. longest: seconds of an ordinary
+    run up to which it pays to record, the quickest so far counts. after: number of ordinary runs before.
+    """
+
+    ordinary_entries: Mapping[str, str] = field(default_factory=dict)
+    recorded_entries: Mapping[str, str] = field(default_factory=dict)
+    longest: float = math.inf
+    after: int = 1
+
+
 class FixedShapeSession(BoundSession):
-    """A graph of which each run has the same shapes: from the second run on in buffers whose addresses stay.
+    """A graph of which each run has the same shapes: after some ordinary runs in buffers whose addresses stay.
 
     CUDA graphs need that: ONNX Runtime records the kernels of such a run with their addresses and replays them. The first
-    run is an ordinary one (first_entries), which tells the shapes of the outputs; the others (run_entries) may be recorded.
+    runs are ordinary ones, which tell the shapes of the outputs and whether recording pays; the others may be recorded.
     What a caller gets is a copy, so that the next run does not change it. Where inputs and outputs are larger than
-    LARGEST_FIXED each run is an ordinary one: such graphs take far longer than the launching of their kernels. ONNX Runtime
-    keeps what it recorded for each thread apart: other threads than the one of the second run get ordinary runs.
+    LARGEST_FIXED, or a run takes longer than `recording.longest`, each is an ordinary one: such graphs take far longer than
+    the launching of their kernels. ONNX Runtime keeps what it recorded for each thread apart: other threads than the one that
+    the recording began in get ordinary runs.
     """
 
     def __init__(
@@ -114,16 +131,17 @@ class FixedShapeSession(BoundSession):
         device: Device,
         report: EngineReport,
         shapes: Shapes,
-        first_entries: Mapping[str, str] | None = None,
-        run_entries: Mapping[str, str] | None = None,
+        recording: Recording = Recording(),
     ) -> None:
-        super().__init__(onnxruntime, session, graph_name, device, report, first_entries)
+        super().__init__(onnxruntime, session, graph_name, device, report, recording.ordinary_entries)
         self._shapes = dict(shapes)
         if set(self._shapes) != set(self.specs.inputs):
             raise EngineError(
                 f"{graph_name}: shapes are given for {sorted(self._shapes)}, its inputs are {sorted(self.specs.inputs)}"
             )
-        self._fixed_entries = run_entries or {}
+        self._recording = recording
+        self._ordinary_runs = 0
+        self._quickest = math.inf
         self._buffers: dict[str, Any] = {}
         self._binding: Any | None = None
         self._ordinary = False
@@ -137,8 +155,11 @@ class FixedShapeSession(BoundSession):
                 wanted = list(self._shapes[name])
                 raise EngineError(f"{self._graph_name} was opened for {name} {wanted}, given is {list(tensor.shape)}")
         if self._binding is None:
+            started = time.perf_counter()
             outputs = super().run(inputs)
-            if not self._ordinary:
+            self._quickest = min(self._quickest, time.perf_counter() - started)
+            self._ordinary_runs += 1
+            if not self._ordinary and self._ordinary_runs >= self._recording.after:
                 self._fix(session, outputs)
             return outputs
         self._thread = self._thread or threading.get_ident()
@@ -152,7 +173,7 @@ class FixedShapeSession(BoundSession):
             session.run_with_iobinding(self._binding, options)
             return {name: DeviceTensor(self._buffers[name], self._device).detached() for name in self.specs.outputs}
 
-        return self._runs.run(run_fixed, self._fixed_entries)
+        return self._runs.run(run_fixed, self._recording.recorded_entries)
 
     def close(self) -> None:
         """Release the graph and the buffers, which hold on to it."""
@@ -161,11 +182,11 @@ class FixedShapeSession(BoundSession):
         super().close()
 
     def _fix(self, session: Any, outputs: Mapping[str, Tensor]) -> None:
-        """Make the buffers of all later runs, if they are small enough."""
+        """Make the buffers of all later runs, if they are small enough and the runs short enough."""
         shapes = {**self._shapes, **{name: tensor.shape for name, tensor in outputs.items()}}
         dtypes = {name: info.dtype for name, info in (*self.specs.inputs.items(), *self.specs.outputs.items())}
         size = sum(math.prod(shape) * np.dtype(dtypes[name]).itemsize for name, shape in shapes.items())
-        self._ordinary = size > LARGEST_FIXED
+        self._ordinary = size > LARGEST_FIXED or self._quickest > self._recording.longest
         if self._ordinary:
             return
         try:

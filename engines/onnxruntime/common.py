@@ -13,12 +13,15 @@ from typing import Any, TypeVar
 
 from ...core.errors import Cancelled, EdgereelError, EngineError, MissingExtraError, OutOfMemory, brief, one_line
 from ...core.interrupts import interrupts_wait
+from ..graphs.operators import declared_names
 from ..graphs.read import read_graph
 from ..options import GraphSpecs, TensorInfo
 from ..stopping import run_stoppable
 
 Result = TypeVar("Result")
 
+STATE = "state_"
+"""What the names of inputs and outputs begin with that one run hands on to the next."""
 LONGEST_QUOTE = 500
 """Characters of ONNX Runtime's messages that are quoted in ours: what matters may stand at their end."""
 # ONNX Runtime has no kind of error for want of memory: the arena, the C++ library, CUDA and its libraries each say it in words.
@@ -82,6 +85,8 @@ def session_settings(onnxruntime: Any, graph_path: Path, threads: int, entries: 
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _QUIET
+    # With it the whole run's memory is held twice from the second run on: as the first run's blocks, and as one for the plan.
+    settings.enable_mem_pattern = False
     common = {
         "session.record_ep_graph_assignment_info": "1",
         "session.intra_op.allow_spinning": "0" if threads == 1 else "1",
@@ -93,6 +98,17 @@ def session_settings(onnxruntime: Any, graph_path: Path, threads: int, entries: 
     for entry, value in {**common, **entries}.items():
         settings.add_session_config_entry(entry, value)
     return settings
+
+
+def keep_order_of_use(onnxruntime: Any, settings: Any, model: str | bytes) -> None:
+    """Let a graph that hands a state on, such as a decoder's, make it where it can be made, not at the very end.
+
+    By default a decoder's next state is cut out last of all, so that everything it is made of stays till then: 21.4 GiB instead
+    of 15.4 for Wan at 832x480. A denoiser takes a little more in this order (2.9 GiB instead of 2.3 for two blocks).
+    """
+    content = model if isinstance(model, bytes) else read_graph(Path(model))
+    if any(name.startswith(STATE) for name in declared_names(content)):
+        settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
 
 
 def open_stoppable(settings: Any, open_it: Callable[[], Result]) -> Result:

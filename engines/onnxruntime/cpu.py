@@ -76,10 +76,8 @@ class OnnxRuntimeCpu(Engine):
             exact = byte_products_are_exact(onnxruntime, onnxruntime.SessionOptions())
             entries["session.x64quantprecision"] = "0" if exact else "1"
         settings = session_settings(onnxruntime, graph_path, threads, entries)
-        # By default the decoder's next state is cut out at the very end, so that everything it is made of stays till then,
-        # and from the second run on the whole run's memory is held twice.
+        # By default the decoder's next state is cut out at the very end, so that everything it is made of stays till then.
         settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-        settings.enable_mem_pattern = False
 
         def open_model(model: str | bytes) -> Session:
             with reading(graph_path.name):

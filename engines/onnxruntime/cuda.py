@@ -18,11 +18,19 @@ from ...core.machine import usable_cores
 from ..base import Engine, Session
 from ..graphs.read import read_graph, reading
 from ..lowering.lower import LoweredGraph, open_lowered
-from ..nvidia import Capability, capability_of, no_fitting_gpu, nvidia_gpus
+from ..nvidia import Capability, capability_of, is_jetson, is_thor, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
 from ..streaming import open_within
-from .bound import LARGEST_FIXED, BoundSession, FixedShapeSession
-from .common import failure, import_onnxruntime, model_to_open, open_stoppable, session_settings, version_numbers
+from .bound import LARGEST_FIXED, BoundSession, FixedShapeSession, Recording
+from .common import (
+    failure,
+    import_onnxruntime,
+    keep_order_of_use,
+    model_to_open,
+    open_stoppable,
+    session_settings,
+    version_numbers,
+)
 from .cuda_libraries import cuda_major, lacking_libraries, load_libraries
 from .device_tensor import Device
 from .gpu import DEFAULT_COMPUTE, gpu_numerics, gpu_report, lower_for
@@ -38,6 +46,11 @@ _NEWEST_LOOKED_AT = (1, 31)
 # `gpu_graph_id` of a run: -1 for one that is neither recorded nor replayed; 0 is ONNX Runtime's own.
 _NOT_RECORDED = {"gpu_graph_id": "-1"}
 _RECORDED = {"gpu_graph_id": "1"}
+_ERROR = 3
+LONGEST_RECORDED = 0.05
+"""Seconds of a run up to which it is recorded: in longer ones the launching of kernels hides behind the kernels."""
+RUNS_BEFORE_RECORDING = 8
+"""The recorded run is executed three times, twice before ONNX Runtime records: a clip of few steps would lose by it."""
 _NO_GRAPH = "graph capture feature"
 """In what ONNX Runtime says where a CUDA graph cannot be recorded of a model: parts of it stay on the CPU."""
 
@@ -52,6 +65,8 @@ class OnnxRuntimeCuda(Engine):
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable: a GPU, its driver, onnxruntime-gpu and the CUDA libraries that it loads."""
+        if is_jetson() and not is_thor():
+            return "ONNX Runtime has no CUDA package for Jetson boards before Thor: --engine tensorrt"
         if reason := no_fitting_gpu(lambda capability: capability >= (6, 0), "6.0 and newer"):
             return reason
         try:
@@ -74,22 +89,24 @@ class OnnxRuntimeCuda(Engine):
     def _open(self, graph_path: Path, options: EngineOptions, compute: Compute, lowered: LoweredGraph) -> Session:
         onnxruntime = _onnxruntime()
         load_libraries(onnxruntime)
+        # It would warn on stderr that its own provider is no plugin; errors are written still.
+        onnxruntime.set_default_logger_severity(_ERROR)
         name = graph_path.name
 
         def open_whole(model: str | bytes) -> Session:
             recorded = options.shapes is not None and _small(options)
             with reading(name):
-                session, recorded = _open_session(onnxruntime, graph_path, options, model, recorded)
+                session, recorded = _open_session(onnxruntime, graph_path, options, model, compute, recorded)
                 report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
             if options.shapes is None or not recorded:
-                copiers = [(PROVIDER, provider_options(recorded=False))]
+                copiers = [(PROVIDER, provider_options(recorded=False, compute=compute))]
                 return BoundSession(onnxruntime, session, name, Device("cuda"), report, providers=copiers)
-            recording = (_NOT_RECORDED, _RECORDED)
-            return FixedShapeSession(onnxruntime, session, name, Device("cuda"), report, options.shapes, *recording)
+            recording = Recording(_NOT_RECORDED, _RECORDED, LONGEST_RECORDED, RUNS_BEFORE_RECORDING)
+            return FixedShapeSession(onnxruntime, session, name, Device("cuda"), report, options.shapes, recording)
 
         def open_segment(segment: Segment) -> Session:
             with reading(name):
-                session, _ = _open_session(onnxruntime, graph_path, options, segment.model, False)
+                session, _ = _open_session(onnxruntime, graph_path, options, segment.model, compute, False)
                 report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
             return BoundSession(onnxruntime, session, name, Device("cuda"), report, detached=True)
 
@@ -108,16 +125,18 @@ class OnnxRuntimeCuda(Engine):
         return gpu_numerics(self.name, _onnxruntime().__version__, options)
 
 
-def provider_options(*, recorded: bool) -> dict[str, str]:
-    """Return the CUDA provider's options. recorded: whether runs are recorded as CUDA graphs."""
+def provider_options(*, recorded: bool, compute: Compute) -> dict[str, str]:
+    """Return the CUDA provider's options. recorded: whether runs may be recorded as CUDA graphs."""
     return {
         "device_id": "0",
         # The default doubles the arena each time: with weights of gigabytes half of the GPU's memory would lie idle.
         "arena_extend_strategy": "kSameAsRequested",
         # The default tries all of cuDNN's kernels for each new shape, which takes minutes for a decoder.
         "cudnn_conv_algo_search": "HEURISTIC",
-        # What is to be float32 has all of its bits: no products of TensorFloat-32, which keep ten of them.
-        "use_tf32": "0",
+        # What is to be float32 has all of its bits: no products of TensorFloat-32, which keep ten of them. In half precision
+        # "0" would keep convolutions off the tensor cores altogether, whatever their type; of products in float32 only the
+        # timestep's and those of T5's feed-forward are left there, which get float16's digits with float32's range.
+        "use_tf32": "0" if compute == "float32" else "1",
         "enable_cuda_graph": "1" if recorded else "0",
     }
 
@@ -167,13 +186,14 @@ def _small(options: EngineOptions) -> bool:
 
 
 def _open_session(
-    onnxruntime: Any, graph_path: Path, options: EngineOptions, model: str | bytes, recorded: bool
+    onnxruntime: Any, graph_path: Path, options: EngineOptions, model: str | bytes, compute: Compute, recorded: bool
 ) -> tuple[Any, bool]:
     """Return an onnxruntime.InferenceSession on the GPU, and whether its runs may be recorded as a CUDA graph."""
     threads = options.threads or usable_cores()
     try:
         settings = session_settings(onnxruntime, graph_path, threads, {})
-        providers = [(PROVIDER, provider_options(recorded=recorded))]
+        keep_order_of_use(onnxruntime, settings, model)
+        providers = [(PROVIDER, provider_options(recorded=recorded, compute=compute))]
         session = open_stoppable(
             settings,
             lambda: onnxruntime.InferenceSession(model, settings, providers=providers, enable_fallback=0),
@@ -182,7 +202,7 @@ def _open_session(
         raise
     except Exception as error:
         if recorded and _NO_GRAPH in str(error):
-            return _open_session(onnxruntime, graph_path, options, model, False)
+            return _open_session(onnxruntime, graph_path, options, model, compute, False)
         raise failure(f"cannot open {graph_path.name} with ONNX Runtime on the GPU", error) from error
     if session.get_providers()[0] != PROVIDER:
         # ONNX Runtime goes on with the CPU where the provider cannot be made, and says why on stderr only.

@@ -24,7 +24,15 @@ def lower_for(
     """Return a graph lowered for a target; see engines.lowering.lower. Raises EngineError where the graph cannot be read."""
     if not options.lower:
         return not_lowered(graph_path, options.part)
-    return lower_for_target(graph_path, parse_target(target), compute, keep=options.keep, part=options.part, anew=anew)
+    return lower_for_target(
+        graph_path,
+        parse_target(target),
+        compute,
+        keep=options.keep,
+        part=options.part,
+        pictures=options.pictures,
+        anew=anew,
+    )
 
 
 def gpu_report(

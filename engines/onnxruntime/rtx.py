@@ -60,6 +60,7 @@ class OnnxRuntimeRtx(Engine):
     device = "gpu"
     compute = DEFAULT_COMPUTE
     fixed_shapes = True
+    streams_from_host = True
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable: an RTX card, ONNX Runtime of any kind and the plugin."""

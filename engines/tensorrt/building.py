@@ -78,24 +78,15 @@ def explain(log: Any, what: str) -> EngineError:
     return EngineError(f"{what}: {said}")
 
 
-def build_engine(
-    trt: Any, log: Any, features: Features, model: bytes, graph_path: Path, settings: BuildSettings, timings: bytes
-) -> tuple[Any, bytes]:
-    """Build an engine; return its plan (an object that has the bytes) and the timing cache as it is then.
-
-    model: the lowered graph; weights it names are looked for beside graph_path. timings: an earlier timing cache or b"".
-    Raises EngineError where the parser or the builder refuses the graph, or the engine does not calculate in what was
-    asked for, OutOfMemory for want of memory.
-    """
-    plan, measured, wanted = make_plan(trt, log, features, model, graph_path, settings, timings)
-    check_precision(read_product_types(trt, open_engine(trt, log, plan, graph_path.name)), wanted, settings.compute)
-    return plan, measured
-
-
 def make_plan(
     trt: Any, log: Any, features: Features, model: bytes, graph_path: Path, settings: BuildSettings, timings: bytes
 ) -> tuple[Any, bytes, Counter[str]]:
-    """Do all of `build_engine` but opening the engine; return also the types of the graph's products."""
+    """Build an engine; return its plan (an object that has the bytes), the timing cache as it is then, and the types of the
+    graph's products, which `check_built` compares with the opened engine's.
+
+    model: the lowered graph; weights it names are looked for beside graph_path. timings: an earlier timing cache or b"".
+    Raises EngineError where the parser or the builder refuses the graph, OutOfMemory for want of memory.
+    """
     try:
         builder = trt.Builder(log)
     except TypeError as error:  # the bindings' way of passing on that there is none
@@ -125,6 +116,11 @@ def open_engine(trt: Any, log: Any, plan: Any, graph_name: str) -> Any:
     if engine is None:
         raise explain(log, f"TensorRT cannot open the engine of {graph_name}")
     return engine
+
+
+def check_built(trt: Any, engine: Any, wanted: Counter[str], settings: BuildSettings) -> None:
+    """Raise EngineError where an engine does not calculate in what was asked for; see `check_precision`."""
+    check_precision(read_product_types(trt, engine), wanted, settings.compute)
 
 
 def read_product_types(trt: Any, engine: Any) -> Counter[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
@@ -156,6 +157,7 @@ class BufferPool:
 
     def __init__(self, device: CudaDevice) -> None:
         self.device = device
+        self.workspace = Workspace(self)
         self._idle: defaultdict[int, list[int]] = defaultdict(list)
 
     def take(self, size: int) -> int:
@@ -182,6 +184,54 @@ class BufferPool:
                 with contextlib.suppress(EngineError):
                     self.device.free(address)
         return sum(size * len(addresses) for size, addresses in idle.items())
+
+
+class Workspace:
+    """The memory that engines run in, one for all of a device: as large as the most that one of them needs.
+
+    They run on one stream, one after the other, and keep nothing in it from run to run.
+    """
+
+    def __init__(self, pool: BufferPool) -> None:
+        self.lock = threading.Lock()
+        """Held from asking for the address to having put on the stream what runs there."""
+        self._pool = pool
+        self._needs: dict[object, int] = {}
+        self._size = self._address = 0
+
+    def join(self, user: object, size: int) -> None:
+        """Let there be room for an engine that needs `size` bytes. Raises OutOfMemory."""
+        with self.lock:
+            self._needs[user] = size
+            try:
+                self._grow(size)
+            except OutOfMemory:
+                del self._needs[user]
+                raise
+
+    def address(self, user: object) -> int:
+        """Return where that engine runs now, the lock being held. Raises OutOfMemory."""
+        self._grow(self._needs[user])
+        return self._address
+
+    def leave(self, user: object) -> None:
+        """Let go of an engine that is closed; with the last of them the memory goes."""
+        with self.lock:
+            self._needs.pop(user, None)
+            if not self._needs:
+                self._free()
+
+    def _grow(self, size: int) -> None:
+        if self._address and self._size >= size:
+            return
+        self._free()  # the old one first: there may be no room for both
+        self._size, self._address = size, self._pool.take(size)
+
+    def _free(self) -> None:
+        if self._address:
+            self._pool.give(self._size, self._address)
+            self._size = self._address = 0
+            self._pool.trim()
 
 
 class DeviceBuffer(Tensor):

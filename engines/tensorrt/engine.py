@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from ...core import machine
 from ...core.errors import EngineError, UsageError, brief
 from ..base import Engine, EngineReport, Session
 from ..cache import store
-from ..cache.engines import EngineCache, EngineKey
+from ..cache.engines import CachedEngine, EngineCache, EngineKey
 from ..graphs.read import read_graph
 from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, open_lowered, with_plain_weights
 from ..lowering.targets import Target, parse_target
+from ..nvidia import capability_of
 from ..options import Compute, EngineOptions
-from .building import BuildSettings, build_engine, explain, make_log, open_engine, read_product_types
+from .building import BuildSettings, check_built, explain, make_log, make_plan, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
 from .inspecting import describe_precision
 from .installed import find_card, import_tensorrt, require_card, why_unavailable
@@ -57,12 +59,14 @@ class TensorRt(Engine):
     device = "gpu"
     compute = _DEFAULT_COMPUTE
     fixed_shapes = True
+    streams_from_host = True
 
     def __init__(self, ranges: Mapping[str, Range] = RANGES, workspace: int | None = None) -> None:
         """ranges: of the dimensions that vary, where the caller gives no shapes. workspace: see BuildSettings."""
         self._ranges = ranges
         self._workspace = workspace
         self._pool: BufferPool | None = None
+        self._cache: EngineCache | None = None
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable. tensorrt is imported for that, which touches no device."""
@@ -74,7 +78,9 @@ class TensorRt(Engine):
             not_lowered(graph_path, options.part)
             return graph_path
         target = parse_target("cuda")
-        model = lower_for_target(graph_path, target, _compute(options), keep=options.keep, part=options.part).model
+        model = lower_for_target(
+            graph_path, target, _compute(options), keep=options.keep, part=options.part, pictures=options.pictures
+        ).model
         return graph_path if model is None else model
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
@@ -116,14 +122,21 @@ class TensorRt(Engine):
 
         timings = store.timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
         plan: Any = None
+        wanted: Counter[str] | None = None
+
+        def use(found: CachedEngine) -> Any:
+            engine = open_engine(installed.trt, log, found.data, graph_path.name)
+            if wanted is not None:
+                check_built(installed.trt, engine, wanted, settings)
+            return engine
 
         def build(path: Path) -> None:
-            nonlocal plan
+            nonlocal plan, wanted
             if plan is None:  # asked for again where the first disk was full
                 readable, beside = model, graph_path
                 if _target(installed).plain_weights:
                     readable, beside = with_plain_weights(model, graph_path, path.parent)
-                plan, measured = build_engine(
+                plan, measured, wanted = make_plan(
                     installed.trt, log, installed.features, readable, beside, settings, store.read_timings(timings)
                 )
                 if options.keep:
@@ -132,9 +145,7 @@ class TensorRt(Engine):
             with path.open("wb") as file:
                 file.write(memoryview(plan))
 
-        cached, engine = EngineCache().get_or_build_usable(
-            key, build, lambda found: open_engine(installed.trt, log, found.data, graph_path.name), store.log.warning
-        )
+        cached, engine = self._engine_cache().get_or_build_usable(key, build, use, store.log.warning)
         plan = None
         streamed = _limit_weights(engine, log, options.weight_budget, graph_path.name)
         known = parse_version(installed.version) <= NEWEST_KNOWN
@@ -153,7 +164,8 @@ class TensorRt(Engine):
         )
         # Streamed weights are copied by the host between kernels, which a CUDA graph would not repeat.
         capture = options.shapes is not None and streamed == 1
-        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture)
+        shared = installed.features.shared_memory
+        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture, shared)
 
     def _settings(self, installed: _Installation, options: EngineOptions) -> BuildSettings:
         compute = _compute(options)
@@ -168,6 +180,11 @@ class TensorRt(Engine):
                 "run without a budget for weights"
             )
         return BuildSettings(compute, options.shapes, self._ranges, options.weight_budget is not None, self._workspace)
+
+    def _engine_cache(self) -> EngineCache:
+        if self._cache is None:
+            self._cache = EngineCache(keep_used=True)
+        return self._cache
 
     def _device_pool(self) -> BufferPool:
         if self._pool is None:
@@ -193,7 +210,12 @@ def _compute(options: EngineOptions) -> Compute:
 
 
 def _target(installed: _Installation) -> Target:
-    return parse_target("tensorrt-{}.{}".format(*installed.numbers))
+    """Return what graphs are lowered for: cards before compute capability 8.0 have no bfloat16."""
+    target = parse_target("tensorrt-{}.{}".format(*installed.numbers))
+    capability = capability_of(installed.card)
+    return replace(
+        target, bfloat16_attention=target.bfloat16_attention and capability is not None and capability >= (8, 0)
+    )
 
 
 def _lower(
@@ -205,7 +227,9 @@ def _lower(
         target = _target(installed)
     except UsageError as error:
         raise EngineError(f"TensorRT {installed.version}: {error}") from error
-    return lower_for_target(graph_path, target, compute, keep=options.keep, part=options.part, anew=anew)
+    return lower_for_target(
+        graph_path, target, compute, keep=options.keep, part=options.part, pictures=options.pictures, anew=anew
+    )
 
 
 def _key(graph_path: Path, model: bytes, installed: _Installation, settings: BuildSettings) -> EngineKey:

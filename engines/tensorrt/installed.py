@@ -10,11 +10,13 @@ from typing import Any
 from ...core import machine
 from ...core.errors import EngineError, MissingExtraError, brief
 from ...core.interrupts import interrupts_wait
-from ..nvidia import NO_GPU, with_jetson
+from ..nvidia import NO_GPU, is_jetson, is_thor, with_jetson
 from .device_memory import import_cudart
 from .versions import Features, features_of, parse_version, supports_card
 
 _INSTALL = 'pip install "edgereel[tensorrt]"'
+# The extra leaves it out on Arm, for the sake of Jetson boards; NVIDIA's packages for Arm servers are of CUDA 13 alone.
+_INSTALL_ON_ARM = 'pip install "edgereel[tensorrt]" tensorrt-cu13'
 _INSTALL_ON_JETSON = (
     "sudo apt install python3-libnvinfer, and use a virtual environment made with --system-site-packages"
 )
@@ -45,13 +47,10 @@ def import_tensorrt() -> Any:
 
 
 def install_command() -> str:
-    """Return the command that installs tensorrt on this machine; on a Jetson board it comes with JetPack."""
-    return _INSTALL_ON_JETSON if is_jetson() else _INSTALL
-
-
-def is_jetson() -> bool:
-    """Whether this is one of NVIDIA's Jetson boards."""
-    return platform.machine() == "aarch64" and "jetson" in machine.read_machine().model.lower()
+    """Return the command that installs tensorrt on this machine; on Jetson boards before Thor it comes with JetPack."""
+    if platform.machine() != "aarch64":
+        return _INSTALL
+    return _INSTALL_ON_ARM if is_thor() or not is_jetson() else _INSTALL_ON_JETSON
 
 
 def find_card() -> machine.Gpu:

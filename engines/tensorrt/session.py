@@ -49,9 +49,18 @@ class TensorRtSession(Session):
     """A graph opened by TensorRt. Has not run on hardware."""
 
     def __init__(
-        self, trt: Any, log: Any, engine: Any, pool: BufferPool, graph_name: str, report: EngineReport, capture: bool
+        self,
+        trt: Any,
+        log: Any,
+        engine: Any,
+        pool: BufferPool,
+        graph_name: str,
+        report: EngineReport,
+        capture: bool,
+        shared: bool = False,
     ) -> None:
         """pool: of the device that the engine is on. capture: all shapes are fixed, so runs may be replayed as CUDA graphs.
+        shared: run in the memory that all sessions of this pool run in (Features.shared_memory).
 
         Raises EngineError where TensorRT cannot make a context, OutOfMemory for want of memory.
         """
@@ -73,9 +82,18 @@ class TensorRtSession(Session):
         self._seen: set[Addresses] = set()
         self._graphs: OrderedDict[Addresses, Any] = OrderedDict()
         self._engine: Any | None = engine
-        self._context: Any | None = engine.create_execution_context()
+        self._workspace_size = int(engine.device_memory_size_v2) if shared else 0
+        self._context: Any | None = self._make_context(trt) or (pool.trim() and self._make_context(trt)) or None
         if self._context is None:
             raise explain(log, f"TensorRT cannot make room for running {graph_name}")
+        if self._workspace_size:
+            pool.workspace.join(self, self._workspace_size)
+
+    def _make_context(self, trt: Any) -> Any | None:
+        """Return a new context, None where there is no room for it: TensorRT does not take what the pool holds idle."""
+        if self._workspace_size:
+            return self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)  # type: ignore[union-attr]
+        return self._engine.create_execution_context()  # type: ignore[union-attr]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph; see Session.run. Outputs stay on the device until someone asks for their values."""
@@ -90,9 +108,10 @@ class TensorRtSession(Session):
             placed = [self._place(port, inputs[port.name]) for port in self._inputs]
             self._set_shapes({port.name: buffer.shape for port, buffer in zip(self._inputs, placed, strict=True)})
             results = {port.name: self._output(port) for port in self._outputs}
-            self._execute(
-                {port.name: buffer.address for port, buffer in zip(self._inputs, placed, strict=True)}, results
-            )
+            with self._pool.workspace.lock:
+                self._execute(
+                    {port.name: buffer.address for port, buffer in zip(self._inputs, placed, strict=True)}, results
+                )
         finally:
             # Host arrays may change or go, and dropped buffers be used again, once we return.
             self._device.synchronize()
@@ -113,6 +132,7 @@ class TensorRtSession(Session):
         self._graphs.clear()
         self._staged.clear()
         self._engine = None
+        self._pool.workspace.leave(self)
         self._pool.trim()
 
     def _place(self, port: _Port, tensor: Tensor) -> DeviceBuffer:
@@ -174,11 +194,14 @@ class TensorRtSession(Session):
 
     def _execute(self, inputs: dict[str, int], outputs: dict[str, DeviceBuffer]) -> None:
         addresses = {**inputs, **{name: buffer.address for name, buffer in outputs.items()}}
-        key = tuple(addresses.values())
+        workspace = self._pool.workspace.address(self) if self._workspace_size else 0
+        key = (*addresses.values(), workspace)
         if self._capture and key in self._graphs:
             self._graphs.move_to_end(key)
             self._device.launch(self._graphs[key])
             return
+        if workspace:
+            self._context.set_device_memory(workspace, self._workspace_size)  # type: ignore[union-attr]
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):  # type: ignore[union-attr]
                 raise explain(self._log, f"{self._graph_name}: TensorRT refuses the memory of {name}")

@@ -15,6 +15,7 @@ from ...bundle.geometry import clip_size
 from ...bundle.manifest import LatentGeometry
 from ...core.errors import EngineError
 from ...engines import Session, Tensor
+from ...engines.options import FRAMES, FRAMES_MEAN, PICTURES
 
 _STATE, _HIDDEN = "state_", "hidden_"
 # ONNX wants every name in a graph once, so a state that decoder_next takes as `state_00` leaves it as `state_00_next`.
@@ -76,18 +77,18 @@ def decode_inputs(
 
     inputs: what it takes for each latent frame beside its state. size: height and width of the pictures.
     """
-    for frames in frames_of_inputs(first, following, inputs, size, geometry):
-        yield from to_uint8(frames)
+    for pictures in pictures_of_inputs(first, following, inputs, size, geometry):
+        yield from pictures
 
 
-def frames_of_inputs(
+def pictures_of_inputs(
     first: Session,
     following: Session,
     inputs: Iterable[Mapping[str, NDArray[Any]]],
     size: tuple[int, int],
     geometry: LatentGeometry,
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the frames, float32 [1, 3, T, H, W] in [-1, 1], of one latent frame after the other; see decode_inputs.
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pictures, uint8 [T, H, W, 3], of one latent frame after the other; see decode_inputs.
 
     The state is handed on for as long as inputs come, so that a clip that never ends has no seam.
     """
@@ -95,26 +96,32 @@ def frames_of_inputs(
     for index, frame in enumerate(inputs):
         session, count = (first, 1) if index == 0 else (following, geometry.temporal_scale)
         outputs = session.run({**_tensors(frame), **state})
-        frames = _checked_frames(outputs, (1, 3, count, *size), index)
+        pictures = _checked_pictures(outputs, count, size, index)
         state = next_state(outputs, state, f"decoding latent frame {index + 1}")
         del outputs  # the state of before is large, and the pictures may take long to be used
-        yield frames
+        yield pictures
 
 
 def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     return {name: Tensor.from_numpy(array) for name, array in arrays.items()}
 
 
-def _checked_frames(outputs: Mapping[str, Tensor], shape: tuple[int, ...], index: int) -> NDArray[np.float32]:
-    frames = outputs["frames"].numpy() if "frames" in outputs else None
-    if frames is None or frames.shape != shape:
-        given = "no frames" if frames is None else f"frames of shape {list(frames.shape)}"
+def _checked_pictures(
+    outputs: Mapping[str, Tensor], count: int, size: tuple[int, int], index: int
+) -> NDArray[np.uint8]:
+    """Return `count` pictures, uint8 [T, H, W, 3], of a decoder's outputs: it gives these, or frames as numbers."""
+    name = PICTURES if PICTURES in outputs else FRAMES
+    shape = (1, count, *size, 3) if name == PICTURES else (1, 3, count, *size)
+    values = outputs[name].numpy() if name in outputs else None
+    if values is None or values.shape != shape:
+        given = "no frames" if values is None else f"{name} of shape {list(values.shape)}"
         raise EngineError(f"decoding latent frame {index + 1} gave {given} in the place of {list(shape)}")
-    if not np.isfinite(frames).all():
+    telling = outputs[FRAMES_MEAN].numpy() if name == PICTURES and FRAMES_MEAN in outputs else values
+    if not np.isfinite(telling).all():
         raise EngineError(
             f"decoding latent frame {index + 1} gave values that are not numbers: the bundle or engine is at fault"
         )
-    return frames
+    return values[0] if name == PICTURES else to_uint8(values)
 
 
 def next_state(outputs: Mapping[str, Tensor], before: Mapping[str, Tensor], doing: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from ...core.paths import demo_bundle_path
 from ...core.progress import Progress, report_progress
 from ...core.units import format_bytes
 from ...engines import ENGINES, Engine, EngineOptions, get_engine
+from ...engines.nvidia import shares_memory
 from .budget import Budget, budget_of
 from .plan import MemoryPlan, plan_memory
 from .sizes import Uses, clip_sizes
@@ -50,7 +51,8 @@ def plan_clip(
             report_progress(on_progress, "fit", min(tried - 1, _MOST_TRIED), _MOST_TRIED)
         tried += 1
         sizes = clip_sizes(bundle, *candidate, engine, options, only_decoder=only_decoder, uses=uses)
-        return plan_memory(sizes, budget, engine.device)
+        streams = not (engine.streams_from_host and shares_memory())
+        return plan_memory(sizes, budget, engine.device, streams=streams)
 
     plan = plan_of(size)
     if not plan.sizes.unknown:

@@ -55,7 +55,7 @@ class MemoryPlan:
     """How every component is held for clips of one size.
 
     tile: how the decoder cuts pictures, None for not at all. window: how many latent frames the rear of a decoder of whole
-    clips sees at a time, None for all.
+    clips sees at a time, None for all. streams: whether to fetch weights piece by piece saves memory.
     """
 
     sizes: ClipSizes = field(repr=False)
@@ -64,6 +64,7 @@ class MemoryPlan:
     components: dict[str, ComponentPlan]
     tile: Tile | None = None
     window: int | None = None
+    streams: bool = True
 
     @property
     def phases(self) -> dict[str, int]:
@@ -143,12 +144,17 @@ class MemoryPlan:
         }
 
 
-def plan_memory(sizes: ClipSizes, budget: Budget, device: Literal["cpu", "gpu"] = "cpu") -> MemoryPlan:
+def plan_memory(
+    sizes: ClipSizes, budget: Budget, device: Literal["cpu", "gpu"] = "cpu", *, streams: bool = True
+) -> MemoryPlan:
     """Return the plan that fits the budget and costs the least time; where none fits, the one that needs the least.
+
+    streams: see MemoryPlan.
 
     Components leave memory in the order in which keeping them open saves least: the text encoder works once a clip.
     """
-    plan = MemoryPlan(sizes, budget, device, {name: ComponentPlan("resident") for name in sizes.components})
+    components = {name: ComponentPlan("resident") for name in sizes.components}
+    plan = MemoryPlan(sizes, budget, device, components, streams=streams)
     first = [name for name in (IMAGE_ENCODER, ENCODER, TEXT_ENCODER, DECODER) if name in sizes.components]
     for name in (*first, *(name for name in sizes.components if name not in first)):
         if plan.fits:
@@ -221,7 +227,7 @@ def _side(length: int, tiles: int) -> int:
 def _streamed(plan: MemoryPlan, name: str, weight_budgets: list[int]) -> Iterator[MemoryPlan]:
     """Yield plans under which a component's weights are fetched piece by piece; a decoder's are too few for that."""
     sizes = plan.sizes_of(name)
-    for weight_budget in weight_budgets:
+    for weight_budget in weight_budgets if plan.streams else ():
         if name != DECODER and 0 < sizes.largest_weight <= weight_budget < sizes.weights / STREAMING_MARGIN:
             yield plan.place(name, ComponentPlan("streamed", weight_budget))
 

@@ -29,12 +29,13 @@ ENCODER_GRAPHS = ("encoder_first", "encoder_next")
 WEIGHTS_ALONE_MARGIN = 1.75
 """What ONNX Runtime's CPU provider takes for one byte of weights where they alone are quantized: it repacks them at opening, and
 unpacks as it runs. 1.63 was measured on a text encoder of UMT5-XXL's size in int8."""
-GPU_ACTIVATION_MARGIN = 1.5
+GPU_ACTIVATION_MARGIN = 1.3
 """What is set aside on a GPU for one byte of activations: workspace of convolutions, and what allocators lose.
 
-NVIDIA's TensorRT-RTX compiler takes 1.0 to 1.2 for 81 frames of Wan 2.1 1.3B's denoiser and decoder, inputs and outputs
-included, and 1.7 for its text encoder, where it is little (docs/hardware.md). Not measured on a card, nor with ONNX
-Runtime's CUDA provider.
+For 81 frames of Wan 2.1 1.3B at 832x480, NVIDIA's TensorRT-RTX compiler takes 1.0 to 1.2 for the denoiser and the decoder,
+inputs and outputs included, and 1.7 for the text encoder, where it is little. ONNX Runtime's CUDA provider took 1.05 for the
+denoiser and 1.24 for the decoder's two graphs together, its allocations counted without a card and without cuDNN's workspace
+(docs/hardware.md). Not measured on a card.
 """
 
 
@@ -253,14 +254,13 @@ class _Counted:
     def together(self, names: Sequence[str], latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
         """Return the sizes of all of a component's graphs, or of that part of each, which are open together and run in turn.
 
-        On the processor the first graph's arena stays beside the other's; a GPU's margin is wide enough for that.
+        The first graph's arena, or its context, stays beside the other's.
         """
         sizes = [self.sizes(name, latents, part) for name in names]
-        combined = sum if self._engine.device == "cpu" else max
         return ComponentSizes(
             weights=sum(size.weights for size in sizes),
             largest_weight=max(size.largest_weight for size in sizes),
-            activations=combined(size.activations for size in sizes),
+            activations=sum(size.activations for size in sizes),
         )
 
     def path(self, name: str) -> Path:

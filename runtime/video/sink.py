@@ -1,6 +1,6 @@
 """What every way of writing a clip shares: under its name the result is complete, or what was there before still is.
 
-Frames are written as they come, one in memory at a time, under a hidden name beside the output, and take the output's
+Frames are written as they come, a few in memory at a time, under a hidden name beside the output, and take the output's
 place when they are whole. Whatever stops that, an earlier output stays as it was.
 """
 
@@ -18,8 +18,11 @@ import numpy.typing as npt
 
 from ...core.errors import GeometryError, OutputError
 from ...core.files import output_errors, remove, replace_file, temporary_beside
+from .behind import Behind
 
 Frame = npt.NDArray[np.uint8]
+_WAITING = 8
+"""Frames that wait to be written: those of two calls of a decoder, of which the second runs meanwhile."""
 
 
 class Sink(ABC):
@@ -87,8 +90,8 @@ class FileSink(Sink):
 def write_frames(target: Path, frames: Iterable[Frame], sink: Sink, seal: Callable[[Path], None] | None = None) -> int:
     """Write frames to a sink, then give the result its name; return how many there were.
 
-    frames: uint8 [H, W, 3], all of one shape, at least one; consumed as they are written. seal: called with the complete
-    result before it has its name; it may change it.
+    frames: uint8 [H, W, 3], all of one shape, at least one; consumed as they are written, while those before are: a decoder
+    and an encoder work at the same time. seal: called with the complete result before it has its name; it may change it.
     Raises OutputError where writing fails, GeometryError and ValueError for frames that the sink does not take; what
     `frames` raises passes through unchanged.
     """
@@ -97,19 +100,23 @@ def write_frames(target: Path, frames: Iterable[Frame], sink: Sink, seal: Callab
     count = 0
     try:
         try:
-            for frame in frames:
-                _check_frame(frame, shape)
-                height, width = frame.shape[:2]
-                if not shape:
-                    sink.check_size(width, height)
-                with writing_errors(target):
+            with Behind(sink.add, _WAITING) as behind:
+                for frame in frames:
+                    _check_frame(frame, shape)
+                    height, width = frame.shape[:2]
                     if not shape:
-                        shape = frame.shape
-                        sink.start(temporary, width, height)
-                    sink.add(np.ascontiguousarray(frame))
-                count += 1
-            if not count:
-                raise ValueError("there are no frames to write")
+                        sink.check_size(width, height)
+                    with writing_errors(target):
+                        if not shape:
+                            shape = frame.shape
+                            sink.start(temporary, width, height)
+                        # A copy: whoever makes frames may use the memory again.
+                        behind.add(np.array(frame, order="C"))
+                    count += 1
+                if not count:
+                    raise ValueError("there are no frames to write")
+                with writing_errors(target):
+                    behind.finish()
             with writing_errors(target):
                 sink.finish()
         finally:

@@ -10,7 +10,7 @@ import onnxruntime
 from conftest import DEMO_REEL
 
 from edgereel.engines import EngineReport, Tensor
-from edgereel.engines.onnxruntime.bound import BoundSession, FixedShapeSession
+from edgereel.engines.onnxruntime.bound import BoundSession, FixedShapeSession, Recording
 from edgereel.engines.onnxruntime.common import session_settings
 from edgereel.engines.onnxruntime.device_tensor import Device
 
@@ -40,10 +40,9 @@ def open_bound(path, arena=True):
     return BoundSession(onnxruntime, open_plain(path, arena), path.name, CPU, REPORT)
 
 
-def open_fixed(path, shapes, **entries):
-    return FixedShapeSession(
-        onnxruntime, open_plain(path), path.name, CPU, REPORT, tuple(sorted(shapes.items())), **entries
-    )
+def open_fixed(path, shapes, **recording):
+    shapes = tuple(sorted(shapes.items()))
+    return FixedShapeSession(onnxruntime, open_plain(path), path.name, CPU, REPORT, shapes, Recording(**recording))
 
 
 def tensors(arrays):

@@ -81,9 +81,13 @@ class FakeTensorRT(ModuleType):
         self.networks: list[Any] = []
         self.engines: list[Any] = []
         self.plain_runs = 0
+        self.workspace = 4096
         for name, versions in _TABLE["enums"].items():
             if version in versions:
                 setattr(self, name, enum.IntEnum(name, versions[version], start=0))
+        if self.version >= (10, 0):  # as TensorRT-RTX's bindings have it, which a test compares
+            members = ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"]
+            self.ExecutionContextAllocationStrategy = enum.IntEnum("Strategy", members, start=0)
         for base in _CLASSES:
             setattr(self, base.__name__, self._of_version(base, version))
 
@@ -100,9 +104,14 @@ class FakeTensorRT(ModuleType):
 
     @staticmethod
     def numpy_type(dtype: Any) -> Any:
-        return {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}[
-            dtype.name
-        ]
+        return {
+            "FLOAT": np.float32,
+            "HALF": np.float16,
+            "INT32": np.int32,
+            "INT64": np.int64,
+            "BOOL": np.bool_,
+            "UINT8": np.uint8,
+        }[dtype.name]
 
     @staticmethod
     def severity(name: str) -> Any:

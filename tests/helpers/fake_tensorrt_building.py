@@ -20,6 +20,7 @@ TYPE_NAMES = {
     onnx.TensorProto.INT64: "INT64",
     onnx.TensorProto.INT32: "INT32",
     onnx.TensorProto.INT8: "INT8",
+    onnx.TensorProto.UINT8: "UINT8",
     onnx.TensorProto.BOOL: "BOOL",
 }
 _LAYER_NAMES = {"MatMul": "MATRIX_MULTIPLY", "Conv": "CONVOLUTION", "Attention": "ATTENTION_INPUT", "Cast": "CAST"}

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from helpers.bfloat16 import bfloat16_in_float32
 from helpers.fake_tensorrt_building import Fake, ILogger
 
 _INSPECTED = {"FLOAT": "Float", "HALF": "Half", "BF16": "BFloat16", "INT8": "Int8"}
@@ -68,7 +69,9 @@ class ICudaEngine(Fake):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(plan["model"], options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            bfloat16_in_float32(plan["model"]), options, providers=["CPUExecutionProvider"]
+        )
         self._model = onnx.load_from_string(plan["model"])
         self._values = [*self._model.graph.input, *self._model.graph.output]
         self._contexts: list[IExecutionContext] = []
@@ -115,11 +118,16 @@ class ICudaEngine(Fake):
     def create_engine_inspector(self) -> EngineInspector:
         return self.trt.EngineInspector(self._plan)
 
-    def create_execution_context(self) -> IExecutionContext | None:
+    @property
+    def device_memory_size_v2(self) -> int:
+        return self.trt.workspace
+
+    def create_execution_context(self, strategy: Any = None) -> IExecutionContext | None:
         if self.trt.context_error:
             self._logger.log(self.trt.severity("ERROR"), self.trt.context_error)
             return None
         self._contexts.append(self.trt.IExecutionContext(self))
+        self._contexts[-1]._workspace = 0 if strategy is None or strategy.name == "STATIC" else self.trt.workspace
         return self._contexts[-1]
 
     @property
@@ -142,6 +150,11 @@ class IExecutionContext(Fake):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._settled = False
+        self._workspace = 0
+        self._given: tuple[int, int] | None = None
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._given = (memory, size)
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         limits = self._engine._plan["shapes"].get(name)
@@ -181,6 +194,9 @@ class IExecutionContext(Fake):
             self._engine._logger.log(
                 self.trt.severity("ERROR"), self._engine.trt.execute_error or "addresses are missing"
             )
+            return False
+        if self._workspace and (self._given is None or not cudart.holds(self._given[0], self._workspace)):
+            self._engine._logger.log(self.trt.severity("ERROR"), "the context has no memory to run in")
             return False
         if stream.recorded is not None:
             if not self._settled or self._engine.trt.cannot_be_captured:

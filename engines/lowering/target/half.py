@@ -17,6 +17,7 @@ from ...graphs.value_types import value_types
 from ...options import Compute
 from ..targets import Target
 from .half_rules import FOLLOWERS, PRODUCTS, stays_float32
+from .half_state import give_states, narrow_state
 from .older_opset import accepts
 
 FLOAT, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
@@ -34,7 +35,7 @@ def lower_precision(model: Any, target: Target, opset: int, compute: Compute) ->
     """
     if compute == "float32":
         return {}
-    islands = _Islands(model, target, opset, compute)
+    islands = _Islands(model, target, opset, compute)  # first of all: it renames values
     for node in list(model.graph.node):
         islands.take(node)
     islands.finish(model)
@@ -53,10 +54,13 @@ class _Islands:
         self.nodes: list[Any] = []
         self.halves = self.weights = self.casts = 0
         self._target, self._opset, self._compute = target, opset, compute
-        self._graph = Graph(model)
         self._types = value_types(model)
+        # numpy has no bfloat16, which the runtime would have to pass on.
+        self._given_states, self._made_states = narrow_state(model) if compute == "float16" else ({}, {})
+        self._types.update(dict.fromkeys((*self._given_states, *self._made_states), FLOAT))
+        self._graph = Graph(model)
         self._half = HALF_TYPES[compute]
-        self._made_in_half: dict[str, str] = {}
+        self._made_in_half: dict[str, str] = dict(self._given_states)
         self._read_in_half: dict[str, str] = {}
         self._given_back: set[str] = set()
         self._constant = {tensor.name for tensor in model.graph.initializer}
@@ -74,9 +78,12 @@ class _Islands:
         self.nodes.append(node)
 
     def finish(self, model: Any) -> None:
-        """Give the outputs back in float32 and write the nodes into the model."""
+        """Give the outputs back in float32, a state in float16, and write the nodes into the model."""
+        states = {output: self._value_in_half(within) for within, output in self._made_states.items()}
+        give_states(self.nodes, states, self._given_states.values())
         for value in model.graph.output:
-            self._in_float32(value.name)
+            if value.name not in states:
+                self._in_float32(value.name)
         del model.graph.node[:]
         model.graph.node.extend(self.nodes)
 
@@ -116,6 +123,9 @@ class _Islands:
         return [name for name in read if self._types.get(name) == FLOAT]
 
     def _add_half(self, node: Any) -> None:
+        if self._is_bfloat16_attention(node):
+            self._add_bfloat16_attention(node)
+            return
         converted = set(self._float_inputs(node))
         half = onnx.NodeProto()
         half.CopyFrom(node)
@@ -133,6 +143,37 @@ class _Islands:
                 self._made_in_half[name] = self._new_name(name)
             half.output.append(self._made_in_half.get(name, name))
         self.nodes.append(half)
+
+    def _is_bfloat16_attention(self, node: Any) -> bool:
+        """Return whether an Attention of a float16 graph is to be bfloat16: that of a text encoder, which has a mask, is not.
+
+        Its keys are few, and its scores, which are not scaled down, have more digits in float16.
+        """
+        plain = node.op_type == "Attention" and not any(node.input[3:]) and not any(node.output[1:])
+        return plain and self._compute == "float16" and self._target.bfloat16_attention
+
+    def _add_bfloat16_attention(self, node: Any) -> None:
+        """Add an Attention in bfloat16 to a graph in float16.
+
+        NVIDIA's fused kernels keep the running output of float16 attention in float16, rounded every 64 keys, and where they
+        get the operator whole its scores as well; those for bfloat16 sum in float32.
+        """
+        attention = onnx.NodeProto()
+        attention.CopyFrom(node)
+        del attention.input[:]
+        attention.input.extend(self._value_in_bfloat16(name) for name in node.input if name)
+        attention.output[0] = self._graph.new_name(f"{node.output[0]}_bfloat16")
+        self.nodes.append(attention)
+        self._made_in_half[node.output[0]] = self._cast(attention.output[0], node.output[0])
+
+    def _value_in_bfloat16(self, name: str) -> str:
+        key = f"{name}_bfloat16"
+        if key not in self._read_in_half:
+            self.casts += 1
+            converted = self._read_in_half[key] = self._graph.new_name(key)
+            source = self._made_in_half.get(name, name)
+            self.nodes.append(onnx.helper.make_node("Cast", [source], [converted], name=converted, to=BFLOAT16))
+        return self._read_in_half[key]
 
     def _value_in_half(self, name: str) -> str:
         if name in self._made_in_half:

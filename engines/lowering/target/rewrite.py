@@ -17,6 +17,7 @@ from ..attention import lower_attention
 from ..targets import Target
 from .half import lower_precision
 from .older_opset import lower_opset
+from .pictures import add_pictures
 from .primitives.attention import expand_attention
 from .primitives.building import Builder, CannotExpand
 from .primitives.gelu import expand_gelu
@@ -40,10 +41,12 @@ _NARROW = {
 }
 
 
-def rewrite_for_target(content: bytes, target: Target, compute: Compute, name: str) -> tuple[bytes, dict[str, int]]:
+def rewrite_for_target(
+    content: bytes, target: Target, compute: Compute, name: str, pictures: bool = False
+) -> tuple[bytes, dict[str, int]]:
     """Return a serialized model lowered for a target and the number of rewrites by name.
 
-    The data of external tensors is neither read nor moved. name: the graph's, for messages.
+    The data of external tensors is neither read nor moved. name: the graph's, for messages. pictures: see EngineOptions.
 
     Raises ValueError where the content is not an ONNX model, EngineError where the target cannot have a part of it.
     """
@@ -58,6 +61,8 @@ def rewrite_for_target(content: bytes, target: Target, compute: Compute, name: s
     Graph(model).finish()
     counts.update(_expand(model, target, name))
     counts.update(_to_opset(model, opset, target, name))
+    if pictures:
+        counts["pictures"] = add_pictures(model)
     return model.SerializeToString(deterministic=True), {name: count for name, count in counts.items() if count}
 
 

@@ -24,10 +24,12 @@ from hypothesis import strategies as st
 
 from edgereel.core import paths
 from edgereel.core.errors import EngineError, UsageError
+from edgereel.engines.cache import entry as entry_module
 from edgereel.engines.cache import lock as cache_lock
 from edgereel.engines.cache import parts, store
 from edgereel.engines.cache.engines import LIMIT, LIMIT_VARIABLE, EngineCache, EngineKey, parse_limit
 from edgereel.engines.cache.entry import Description, Places
+from edgereel.engines.cache.files import sha256_of
 from edgereel.runtime.text.embedding_cache import CachedEmbedding, EmbeddingCache
 
 KEY, OTHER = key_of("a"), key_of("b")
@@ -351,6 +353,40 @@ def test_a_damaged_engine(cache, places, change, complaint):
     damaged(cache, complaint)
 
 
+def test_an_engine_is_hashed_when_it_is_built_and_where_its_file_was_written_since(cache, places, monkeypatch):
+    """Engines have weights of gigabytes: at each open samples of them are looked at, `verify` reads all."""
+    content = bytes(64 * 2**16 + 2**20)
+    use(cache, build=builder_of(content))
+    hashed = []
+    monkeypatch.setattr(entry_module, "sha256_of", lambda file: hashed.append(file.name) or sha256_of(file))
+    assert use(cache, build=never)[0] == "cache"
+    assert hashed == []
+    os.utime(places.engine, ns=(0, 0))
+    assert use(cache, build=never)[0] == "cache"
+    assert len(hashed) == 1
+    assert cache.verify()[0][1] is None
+    assert len(hashed) == 2
+    with places.engine.open("r+b") as file:
+        file.seek(2**16)
+        file.write(b"\1")  # between two samples
+    ((_, problem),) = cache.verify()
+    assert "not those that were built" in problem
+    damaged(cache, "not those that were built")
+
+
+def test_what_one_object_has_handed_out_stays_beyond_the_limit(tmp_path):
+    """Two experts that are larger than the limit together: each clip would build both again."""
+    bound, build = bounded(tmp_path, 1)
+    cache = EngineCache(tmp_path, bound.limit, keep_used=True)
+    use(cache, key_of("a"), build)
+    use(cache, key_of("b"), build)
+    assert names(cache) == "ab"
+    for name in "ab":
+        assert use(cache, key_of(name), never)[0] == "cache"
+    use(EngineCache(tmp_path, bound.limit), key_of("c"), build)
+    assert names(cache) == "c"
+
+
 def test_an_engine_of_another_size_is_not_read(cache, places):
     use(cache)
     with places.engine.open("r+b") as file:
@@ -390,8 +426,11 @@ def test_a_description_that_is_none(cache, places, content):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"sha256": "0" * 64}, "not those that were built"),
-        ({"sha256": 3}, "not those that were built"),
+        ({"sha256": "0" * 64, "modified": 0}, "not those that were built"),
+        ({"sha256": 3, "modified": 0}, "not those that were built"),
+        ({"samples": "0" * 64}, "not those that were built"),
+        ({"samples": None}, "not those that were built"),
+        ({"modified": "0"}, "description is damaged"),
         ({"size": 1099}, "has 1100 bytes, not 1099"),
         ({"size": 2**60}, "has 1100 bytes"),
         ({"size": True}, "description is damaged"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from edgereel.core.errors import EngineError  # noqa: E402
 from edgereel.engines.lowering.lower import lower_for_target  # noqa: E402
 from edgereel.engines.lowering.targets import parse_target  # noqa: E402
 
-PRIMITIVES = parse_target("tensorrt-10.3")
+PRIMITIVES = replace(parse_target("tensorrt-10.3"), bfloat16_attention=False)
 HALVES = {"float32": 1e-6, "float16": 5e-3}
 make_node = onnx.helper.make_node
 several = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -32,7 +32,7 @@ from helpers.bound_sessions import (  # noqa: E402
 
 from edgereel.core.errors import EngineError, OutOfMemory  # noqa: E402
 from edgereel.engines import EngineOptions, Tensor, get_engine  # noqa: E402
-from edgereel.engines.onnxruntime.common import failure  # noqa: E402
+from edgereel.engines.onnxruntime.common import Runs, failure  # noqa: E402
 from edgereel.engines.onnxruntime.device_tensor import Device, DeviceTensor  # noqa: E402
 
 
@@ -164,7 +164,7 @@ def test_an_error_of_the_device_that_shows_late():
 def test_fixed_buffers_compute_the_same(counter):
     """Outputs of earlier runs stay as they were, and host and device tensors may be mixed."""
     random = np.random.default_rng()
-    entries = {"first_entries": {"gpu_graph_id": "-1"}, "run_entries": {"gpu_graph_id": "1"}}
+    entries = {"ordinary_entries": {"gpu_graph_id": "-1"}, "recorded_entries": {"gpu_graph_id": "1"}}
     with open_fixed(counter, {"x": (4,), "state": (4,)}, **entries) as session:
         state = normal(random, 4)
         trials = [normal(random, 4) for _ in range(5)]
@@ -228,6 +228,32 @@ def test_other_shapes_than_the_fixed_ones_are_refused(counter):
                 session.run(given)
     with pytest.raises(EngineError, match=r"shapes are given for \['x'\], its inputs are \['state', 'x'\]"):
         open_fixed(counter, {"x": (4,)})
+
+
+@pytest.mark.parametrize(
+    ("recording", "recorded"),
+    [
+        ({"after": 3}, [False, False, False, True, True]),
+        ({"after": 3, "longest": 0.0}, [False] * 5),
+        ({}, [False, True, True, True, True]),
+    ],
+)
+def test_short_runs_are_recorded_after_some_ordinary_ones(counter, monkeypatch, recording, recorded):
+    """Recording executes a run three times: a clip of few steps, or of long ones, would only lose by it."""
+    kinds = []
+    run = Runs.run
+
+    def noting(runs, work, entries):
+        kinds.append(entries["kind"] == "recorded")
+        return run(runs, work, None)
+
+    monkeypatch.setattr(Runs, "run", noting)
+    kept = {"ordinary_entries": {"kind": "ordinary"}, "recorded_entries": {"kind": "recorded"}, **recording}
+    given = {"x": np.ones(4, np.float32), "state": np.zeros(4, np.float32)}
+    with open_fixed(counter, {"x": (4,), "state": (4,)}, **kept) as session:
+        for _ in range(5):
+            np.testing.assert_array_equal(session.run(tensors(given))["y"].numpy(), given["x"])
+    assert kinds == recorded
 
 
 def test_large_tensors_get_no_second_buffers(counter, monkeypatch):

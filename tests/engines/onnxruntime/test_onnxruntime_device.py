@@ -17,6 +17,7 @@ from conftest import DEMO_REEL
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from helpers.bfloat16 import bfloat16_in_float32  # noqa: E402
 from helpers.bound_sessions import CPU, demo_denoiser_inputs, open_bound, open_plain, plain_run, tensors, write_counter  # noqa: E402
 
 from edgereel.bundle.reader import open_bundle  # noqa: E402
@@ -201,11 +202,27 @@ def test_the_cuda_engine_refuses_what_it_cannot_do(machine):
         engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions())
 
 
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [("NVIDIA Jetson Orin Nano Developer Kit", True), ("NVIDIA Jetson AGX Thor", False), ("NVIDIA DGX Spark", False)],
+)
+def test_a_jetson_board_is_told_to_use_tensorrt(machine, monkeypatch, model, refused):
+    """JetPack 6 has Python 3.10, for which there is no onnxruntime that the engine can use, and PyPI's are for servers."""
+    machine("8.7", "", ("CPUExecutionProvider",))
+    board = types.SimpleNamespace(model=model)
+    monkeypatch.setattr(nvidia.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(nvidia.machine, "read_machine", lambda: board)
+    assert cuda.OnnxRuntimeCuda().unavailable().endswith("--engine tensorrt") == refused
+
+
+PROVIDER_OPTIONS = cuda.provider_options
+
+
 @pytest.fixture
 def cuda_on_the_cpu(monkeypatch):
     """The cuda engine with ONNX Runtime's CPU provider and device in the place of CUDA's: all but the kernels is its own."""
     monkeypatch.setattr(cuda, "PROVIDER", "CPUExecutionProvider")
-    monkeypatch.setattr(cuda, "provider_options", lambda recorded: {})
+    monkeypatch.setattr(cuda, "provider_options", lambda recorded, compute: {})
     monkeypatch.setattr(cuda, "Device", lambda kind: CPU)
     engine = cuda.OnnxRuntimeCuda()
     monkeypatch.setattr(engine, "unavailable", lambda: None)
@@ -253,13 +270,16 @@ def test_the_cuda_engine_fetches_weights_in_turn(cuda_on_the_cpu, compute):
 
 
 def test_a_clip_with_the_cuda_engine(cuda_on_the_cpu):
-    """From prompt to frames: the same clip as the cpu engine's, to a step of 255 here and there."""
+    """From prompt to frames: the same clip as the cpu engine's, to a step of 255 here and there; it leaves the device as bytes."""
     bundle = open_bundle(DEMO_REEL)
     clips = []
     for engine, compute in ((get_engine("cpu"), None), (cuda_on_the_cpu, "float32")):
         with Reel(bundle, engine, EngineOptions(threads=1, compute=compute)) as reel:
             clips.append(np.stack(list(reel.generate("a red ball", seed=3, steps=1, frames=5))).astype(int))
             assert {report.engine for report in reel.report().values()} == {engine.name}
+            made = {name: report.rewrites.get("pictures", 0) for name, report in reel.report().items()}
+            decoders = int(engine is cuda_on_the_cpu)
+            assert made == {"text_encoder": 0, "denoiser": 0, "decoder_first": decoders, "decoder_next": decoders}
     assert clips[0].std() > 1
     assert np.abs(clips[0] - clips[1]).max() <= 1
 
@@ -294,6 +314,45 @@ def test_the_cuda_engine_refuses_what_would_run_elsewhere(cuda_on_the_cpu, monke
         cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1))
 
 
+@pytest.mark.parametrize("compute", ["float32", "float16"])
+def test_half_precision_may_use_tensor_cores(cuda_on_the_cpu, monkeypatch, compute):
+    """Without TensorFloat-32, ONNX Runtime takes tensor cores away from convolutions of every type."""
+    asked = []
+    monkeypatch.setattr(cuda, "provider_options", lambda **given: asked.append(given) or {})
+    cuda_on_the_cpu.open(DEMO_REEL / "decoder_first.onnx", EngineOptions(threads=1, compute=compute)).close()
+    chosen = PROVIDER_OPTIONS(**asked[-1])
+    assert chosen["use_tf32"] == ("0" if compute == "float32" else "1")
+    assert chosen["enable_cuda_graph"] == "0"
+
+
+def test_memory_is_not_held_twice(cuda_on_the_cpu, monkeypatch):
+    """No memory pattern, which is a second copy from the second run on; a decoder's state is made as soon as it can be."""
+    seen = {}
+    make = onnxruntime.InferenceSession
+
+    def noting(model, settings, **more):
+        seen[name] = settings.enable_mem_pattern, settings.execution_order
+        return make(model, settings, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noting)
+    for name in ("denoiser", "decoder_first", "decoder_next"):
+        cuda_on_the_cpu.open(DEMO_REEL / f"{name}.onnx", EngineOptions(threads=1)).close()
+    order = onnxruntime.ExecutionOrder
+    assert seen["denoiser"] == (False, order.DEFAULT)
+    assert seen["decoder_first"] == seen["decoder_next"] == (False, order.PRIORITY_BASED)
+
+
+def test_a_clip_of_four_steps_is_not_recorded(cuda_on_the_cpu):
+    arrays = demo_denoiser_inputs(np.random.default_rng())
+    shapes = tuple(sorted((name, array.shape) for name, array in arrays.items()))
+    with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
+        assert isinstance(session, FixedShapeSession)
+        assert session._recording.longest <= 0.1
+        for _ in range(4):
+            session.run(tensors(arrays))
+        assert session._binding is None
+
+
 def test_canonical_graphs_run_as_they_are(cuda_on_the_cpu):
     with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, lower=False)) as session:
         assert (session.report.lowered, session.report.precision) == ("off", "float32")
@@ -310,6 +369,13 @@ def test_the_rtx_engine_opens_and_runs_what_was_lowered_for_it(monkeypatch, fixe
     monkeypatch.setattr(rtx, "Device", lambda kind: CPU)
     folders = []
     monkeypatch.setattr(rtx, "provider_options", lambda options, folder: folders.append(folder) or {})
+    lower = rtx.lower_for
+
+    def without_bfloat16(*given):
+        lowered = lower(*given)
+        return replace(lowered, model=bfloat16_in_float32(lowered.model))
+
+    monkeypatch.setattr(rtx, "lower_for", without_bfloat16)
     engine = rtx.OnnxRuntimeRtx()
     monkeypatch.setattr(engine, "unavailable", lambda: None)
     arrays = demo_denoiser_inputs(np.random.default_rng())
@@ -341,7 +407,7 @@ def test_without_a_cuda_graph_where_it_cannot_be_recorded(cuda_on_the_cpu, monke
             raise RuntimeError("This session cannot use the graph capture feature as requested by the user as all ...")
         return make(model, settings, providers=[providers[0][0]], **more)
 
-    monkeypatch.setattr(cuda, "provider_options", lambda recorded: {"recorded": recorded})
+    monkeypatch.setattr(cuda, "provider_options", lambda recorded, compute: {"recorded": recorded})
     monkeypatch.setattr(onnxruntime, "InferenceSession", refusing)
     with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
         assert type(session) is BoundSession

@@ -236,6 +236,7 @@ def test_a_builder_that_makes_float32_of_float16_is_found_out(trt: FakeTensorRT,
     trt.builds_float32 = False
     with TensorRt(ROWS).open(path, EngineOptions()) as session:
         assert session.report.build == "built"  # the wrong one was not kept
+    assert len(trt.engines) == 2  # each that was built is opened once: what is checked is what runs
 
 
 def test_parser_errors_name_the_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -378,7 +379,7 @@ def test_tensors_of_another_engine_object_are_copied(trt: FakeTensorRT) -> None:
 def test_too_little_memory_is_out_of_memory_and_the_session_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    install_fakes(monkeypatch, "10.3", memory=100)
+    install_fakes(monkeypatch, "10.3", memory=4196)
     path, arrays = write_linear(tmp_path)
     with TensorRt(ROWS).open(path, FLOAT32) as session:
         with pytest.raises(OutOfMemory, match=r"allocating 48 bytes .*, 28 bytes are free"):
@@ -464,6 +465,47 @@ def test_varying_shapes_and_streamed_weights_are_not_captured(trt: FakeTensorRT,
             for _ in range(3):
                 session.run(tensors(arrays))
     assert "cudaStreamBeginCapture" not in trt.cudart.names()
+
+
+def test_all_graphs_run_in_one_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is as large as the most that one of them needs; a larger one moves it, and what was recorded is not replayed there."""
+    trt = install_fakes(monkeypatch, "10.3")
+    engine = TensorRt()
+    sizes = (50_000, 20_000, 70_000)
+    sessions = []
+    path, arrays = write_linear(tmp_path)
+    for size in sizes:
+        trt.workspace = size
+        sessions.append(engine.open(path, EngineOptions(compute="float32", shapes=shapes_of(arrays))))
+    assert engine._pool is not None
+    workspace = engine._pool.workspace
+    assert workspace._size == 70_000
+    assert sum(array.nbytes == 70_000 for array in trt.cudart.allocations.values()) == 1
+    assert not any(array.nbytes in sizes[:2] for array in trt.cudart.allocations.values())
+    expected = on_cpu(path, arrays)["y"]
+    for _ in range(3):
+        for size, session in zip(sizes, sessions, strict=True):
+            trt.workspace = size
+            np.testing.assert_allclose(session.run(tensors(arrays))["y"].numpy(), expected, rtol=0, atol=1e-2)
+    for session in sessions:
+        session.close()
+    assert workspace._size == 0
+    assert not any(array.nbytes in sizes for array in trt.cudart.allocations.values())
+
+
+def test_idle_memory_is_given_back_where_there_is_no_room_for_a_context(trt: FakeTensorRT, tmp_path: Path) -> None:
+    """TensorRT allocates by itself, and does not see what our pool holds for later."""
+    engine = TensorRt()
+    path, arrays = write_linear(tmp_path)
+    with engine.open(path, EngineOptions(compute="float32", shapes=shapes_of(arrays))) as session:
+        session.run(tensors(arrays))
+        assert engine._pool is not None
+        held = sum(len(addresses) for addresses in engine._pool._idle.values())
+        assert held > 0
+        trt.context_error = "out of memory"
+        with pytest.raises(OutOfMemory, match="TensorRT cannot make room"):
+            engine.open(path, EngineOptions(compute="float32", shapes=shapes_of(arrays)))
+        assert sum(len(addresses) for addresses in engine._pool._idle.values()) == 0
 
 
 def test_numerics_name_what_decides(monkeypatch: pytest.MonkeyPatch) -> None:

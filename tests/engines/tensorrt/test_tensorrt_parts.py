@@ -119,6 +119,7 @@ def of_11(kind: str, *types: str) -> dict[str, Any]:
     [
         (layer("gemm", "Half", "Half", "Half"), "float16"),
         (layer("gemm", "Half", "Half", "Float", "Float"), "float16"),  # a residual of float32 is added
+        (layer("gemm", "Half", "Half", "Half", "Float", "Float", "Half"), "float16"),  # alpha and beta are float32
         (layer("CaskConvolution", "Row major linear FP16 format", "Row major linear FP32 format"), "float16"),
         (layer("CaskConvolution", "Row major linear FP32", "Row major linear FP32", weights="Float"), "float32"),
         (
@@ -412,6 +413,15 @@ def test_jetson_boards_get_tensorrt_from_jetpack(trt: FakeTensorRT, monkeypatch:
     text = TensorRt().unavailable()
     assert text is not None
     assert "sudo apt install python3-libnvinfer" in text
+
+
+@pytest.mark.parametrize("model", ["", "NVIDIA DGX Spark", "NVIDIA Jetson AGX Thor Developer Kit"])
+def test_arm_servers_and_thor_get_tensorrt_from_pypi(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """The extra alone brings none there, so that it would be named for ever."""
+    board = machine.Machine("Linux", "Arm", 6, None, 2**33, None, model)
+    monkeypatch.setattr(machine, "read_machine", lambda: board)
+    monkeypatch.setattr(installed.platform, "machine", lambda: "aarch64")
+    assert installed.install_command() == 'pip install "edgereel[tensorrt]" tensorrt-cu13'
 
 
 def test_the_stand_in_lacks_what_the_version_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

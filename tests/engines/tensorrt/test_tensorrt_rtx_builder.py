@@ -7,6 +7,7 @@ is not installed: pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,43 @@ def test_a_block_as_wide_as_wan_takes_what_is_planned(trt: Any, wide_denoiser: P
     planned = graph_costs(models[1], dict(shapes), "float16", keep=False)
     assert listener.memory["Weights"] == pytest.approx(planned.weight_bytes, rel=0.02)
     assert 0.5 < listener.memory["Activation"] / planned.activation_bytes < GPU_ACTIVATION_MARGIN
+
+
+@pytest.mark.parametrize(("graph", "target"), [("decoder_first", "tensorrt-10.3"), ("decoder_next", "tensorrt-11.0")])
+def test_pictures_and_a_float16_state_build(trt: Any, graph: str, target: str) -> None:
+    """Its parser takes bytes as outputs, and half-precision ones in and out; the plan tells their types."""
+    path = DEMO_REEL / f"{graph}.onnx"
+    model = lower_for_target(path, parse_target(target), "float16", keep=False, pictures=True).model
+    assert model is not None
+    builder = trt.Builder(log := make_log(trt))
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    assert parser.parse(model, str(path))
+    outputs = {network.get_output(index).name: network.get_output(index).dtype for index in range(network.num_outputs)}
+    assert outputs.pop("pictures") == trt.DataType.UINT8
+    assert outputs.pop("frames_mean") == trt.DataType.FLOAT
+    assert set(outputs.values()) == {trt.DataType.HALF}
+    settings = BuildSettings("float16", None, RANGES, False, None)
+    plan, _, _ = make_plan(trt, log, features_of((11, 0)), model, path, settings, b"")
+    assert memoryview(plan).nbytes > 2**20
+
+
+def test_what_contexts_in_given_memory_need_is_in_real_bindings(trt: Any) -> None:
+    assert trt.ExecutionContextAllocationStrategy.USER_MANAGED.name == "USER_MANAGED"
+    assert hasattr(trt.IExecutionContext, "set_device_memory")
+    assert hasattr(trt.ICudaEngine, "device_memory_size_v2")
+
+
+@pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
+def test_fused_attention_sums_in_float32(trt: Any, target: str) -> None:
+    """The plan has the source of its kernels: `fp16_traits` are those that sum in float16, `bf16_traits` sum in float32."""
+    path = DEMO_REEL / "denoiser.onnx"
+    shapes: Shapes = (("latents", (1, 24, 4, 32, 32)), ("prompt_embeds", (1, 16, 128)), ("timestep", (1,)))
+    model = lower_for_target(path, parse_target(target), "float16", keep=False).model
+    assert model is not None
+    settings = BuildSettings("float16", shapes, RANGES, False, None)
+    plan, _, _ = make_plan(trt, make_log(trt), features_of((11, 0)), model, path, settings, b"")
+    assert set(re.findall(rb"(fp16|bf16)_traits", bytes(memoryview(plan)))) == {b"bf16"}
 
 
 @pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])

@@ -118,6 +118,31 @@ def test_decoders_that_are_at_fault(first, following, message):
         list(decode(altered(decoder.first, **first), altered(decoder.next, **following)))
 
 
+def in_pictures(function, broken=False):
+    """Answer as the function does, with the frames made into pictures, as a device makes them."""
+
+    def answer(inputs):
+        outputs = function(inputs)
+        frames = outputs.pop("frames")
+        mean = np.float32(np.nan) if broken else frames.mean()
+        return {"pictures": to_uint8(frames)[None], "frames_mean": np.array(mean, np.float32), **outputs}
+
+    return answer
+
+
+def test_pictures_that_a_device_made_are_taken_as_they_are():
+    whole, made = Decoder(), Decoder()
+    expected = np.stack(list(decode(whole.first, whole.next)))
+    found = np.stack(list(decode(in_pictures(made.first), in_pictures(made.next))))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_mean_of_the_frames_tells_what_bytes_cannot():
+    decoder = Decoder()
+    with pytest.raises(EngineError, match="latent frame 2 gave values that are not numbers"):
+        list(decode(in_pictures(decoder.first), in_pictures(decoder.next, broken=True)))
+
+
 @pytest.mark.extras
 def test_rounding_is_that_of_diffusers():
     torch = pytest.importorskip("torch")

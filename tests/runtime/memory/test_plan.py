@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import PlanError, UsageError
-from edgereel.core.machine import free_host_memory
+from edgereel.core.machine import Gpu, free_host_memory
 from edgereel.core.units import format_bytes, parse_bytes
-from edgereel.engines import ENGINES, EngineOptions
+from edgereel.engines import ENGINES, EngineOptions, nvidia
+from edgereel.engines.costs import graph_costs
 from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.runtime.decoding.tiling import plan_tiles
 from edgereel.runtime.memory.budget import Budget, budget_of
-from edgereel.runtime.memory.fit import check_fit, nearest_that_fit, plan_bundle
+from edgereel.runtime.memory.fit import check_fit, nearest_that_fit, plan_bundle, plan_clip
 from edgereel.runtime.memory.plan import (
     OVERHEAD,
     MemoryPlan,
@@ -28,7 +29,8 @@ from edgereel.runtime.memory.plan import (
     step_down,
     tile_sizes,
 )
-from edgereel.runtime.memory.sizes import ClipSizes, ComponentSizes, clip_sizes
+from edgereel.runtime.memory.shapes import input_shapes
+from edgereel.runtime.memory.sizes import GPU_ACTIVATION_MARGIN, ClipSizes, ComponentSizes, clip_sizes
 
 pytestmark = pytest.mark.lean
 
@@ -189,6 +191,37 @@ def test_what_does_not_fit_is_refused_with_what_would():
 def test_nothing_fits_at_all():
     with pytest.raises(PlanError, match="no smaller or shorter clip fits"):
         plan_bundle(DEMO_REEL, memory="10MiB")
+
+
+def test_on_a_gpu_too_the_first_graphs_memory_stays_beside_the_others():
+    """An arena gives nothing back: decoder_first's stays while decoder_next runs."""
+    bundle = open_bundle(DEMO_REEL)
+    engine = ENGINES["cuda"]()
+    found = clip_sizes(bundle, 64, 64, 9, engine, EngineOptions())
+    each = []
+    for name in ("decoder_first", "decoder_next"):
+        model = engine.graph_to_run(bundle.path(bundle.manifest.roles.graphs()[name].file), EngineOptions())
+        shapes = input_shapes(bundle.manifest, name, found.latents)
+        each.append(int(graph_costs(model, shapes, "float16").activation_bytes * GPU_ACTIVATION_MARGIN))
+    assert min(each) > 0
+    assert found.components["decoder"].activations == sum(each)
+
+
+def test_weights_are_not_left_with_the_host_where_its_memory_is_the_gpus():
+    budget = Budget(3 * GIB, "as asked for")
+    assert plan_memory(sizes(), budget, "gpu").components["text_encoder"].placement == "streamed"
+    found = plan_memory(sizes(), budget, "gpu", streams=False)
+    assert found.components["text_encoder"].placement == "cpu"
+    assert found.fits
+
+
+@pytest.mark.parametrize(("memory", "streams"), [(None, False), (8 * GIB, True)])
+def test_a_gpu_that_tells_no_memory_of_its_own_shares_the_machines(monkeypatch, memory, streams):
+    monkeypatch.setattr(nvidia, "nvidia_gpus", lambda: ((Gpu("Orin", memory, "8.7", "540"),), ""))
+    bundle, budget = open_bundle(DEMO_REEL), Budget(GIB, "as asked for")
+    for name in ("tensorrt", "rtx", "cuda"):
+        plan = plan_clip(bundle, (64, 64, 9), ENGINES[name](), EngineOptions(), budget, only_decoder=True)
+        assert plan.streams == (streams or name == "cuda"), name
 
 
 def test_a_card_that_is_only_described():

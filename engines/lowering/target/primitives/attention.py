@@ -11,6 +11,7 @@ import onnx
 from ....graphs.graph import attributes
 from .building import FLOAT, Builder, CannotExpand
 
+_BFLOAT16 = onnx.TensorProto.BFLOAT16
 _BOOL = onnx.TensorProto.BOOL
 _NOT_EXPANDED = {"is_causal": "a causal mask", "qk_matmul_output_mode": "a score output"}
 
@@ -20,7 +21,8 @@ def expand_attention(node: Any, builder: Builder) -> None:
 
     q, k, v are [B, S, H·D] (with `q_num_heads`) or [B, H, S, D]; fewer key than query heads only in the first form. The mask
     broadcasts to [B, H, S, L]; a boolean one is true where attention is allowed. The query is scaled before the product,
-    which keeps half-precision scores small. A query whose every key is masked by booleans attends to all keys.
+    which keeps float16 scores small; bfloat16 would round it coarsely once more, so that its scores are scaled, in float32. A
+    query whose every key is masked by booleans attends to all keys.
     """
     given = attributes(node)
     for name, meaning in _NOT_EXPANDED.items():
@@ -37,9 +39,14 @@ def expand_attention(node: Any, builder: Builder) -> None:
         if groups > 1:
             each = builder.graph.add_constant("heads_of_groups", np.repeat(np.arange(heads // groups), groups))
             key, value = (builder.add("Gather", name, each, axis=1) for name in (key, value))
-    query = _scaled(builder, query, heads, given.get("scale"), element_type)
+    late = element_type == _BFLOAT16
+    query = _of_heads(builder, query, heads) if heads else query
+    width = builder.shapes.get(node.input[0], (None,))[-1]
+    scale = _scale(builder, query, width // (heads or 1) if width else None, given.get("scale"))
+    query = query if late else _scaled(builder, query, scale, element_type)
     scores = builder.add("MatMul", query, builder.add("Transpose", key, perm=[0, 1, 3, 2]))
     scores = scores if element_type == FLOAT else builder.cast(scores, FLOAT)
+    scores = _scaled(builder, scores, scale, FLOAT) if late else scores
     if given.get("softcap", 0.0):
         cap = builder.number(given["softcap"])
         scores = builder.add("Mul", builder.add("Tanh", builder.add("Div", scores, cap)), cap)
@@ -60,18 +67,23 @@ def _of_heads(builder: Builder, name: str, heads: int) -> str:
     return builder.add("Transpose", split, perm=[0, 2, 1, 3])
 
 
-def _scaled(builder: Builder, query: str, heads: int, scale: float | None, element_type: int) -> str:
-    width = builder.shapes.get(query, (None,))[-1]
-    by_heads = _of_heads(builder, query, heads) if heads else query
-    if scale is None and width is not None:
-        scale = 1 / math.sqrt(width // (heads or 1))
-    if scale == 1:
-        return by_heads
+def _scale(builder: Builder, by_heads: str, width: int | None, scale: float | None) -> float | str:
+    """Return what scores are multiplied by: a number, or the name of a float32 value where the width of a head varies."""
     if scale is not None:
-        return builder.add("Mul", by_heads, builder.number(scale, element_type))
+        return scale
+    if width is not None:
+        return 1 / math.sqrt(width)
     width_of_head = builder.cast(builder.add("Shape", by_heads, start=3, end=4), FLOAT)
-    root = builder.add("Sqrt", width_of_head)
-    return builder.add("Div", by_heads, root if element_type == FLOAT else builder.cast(root, element_type))
+    return builder.add("Reciprocal", builder.add("Sqrt", width_of_head))
+
+
+def _scaled(builder: Builder, value: str, scale: float | str, element_type: int) -> str:
+    if scale == 1:
+        return value
+    if isinstance(scale, str):
+        scale = scale if element_type == FLOAT else builder.cast(scale, element_type)
+        return builder.add("Mul", value, scale)
+    return builder.add("Mul", value, builder.number(scale, element_type))
 
 
 def _masked(builder: Builder, scores: str, mask: str) -> str:
