@@ -14,8 +14,8 @@ from .payload import Payload, encode
 SMALLEST = TILE
 """Pixels a side below which no mark can be relied on."""
 _BLOCK = 8
-_MOST = 2.0
-"""The largest deviation that a mark adds anywhere, of 255: 42 dB."""
+_MOST = 1.95
+"""The largest deviation that a mark adds anywhere, of 255: with what rounding adds and parts of a tile, 42 dB."""
 
 
 def check_markable(width: int, height: int) -> None:
