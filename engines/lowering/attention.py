@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import onnx
@@ -12,21 +13,22 @@ _NEUTRAL: dict[str, object] = {"is_causal": 0, "softcap": 0.0, "qk_matmul_output
 """Values under which an attribute changes nothing (softmax in float32 is what the kernel does anyway)."""
 
 
-def lower_attention(graph: Graph) -> int:
-    """Rewrite every Attention that MultiHeadAttention computes faster; return how many.
+def lower_attention(graph: Graph, stays: Callable[[Any], bool] = lambda node: False) -> int:
+    """Rewrite every Attention that MultiHeadAttention computes faster; return how many. stays: whether one is left as it is.
 
     That is where query, key and value are [B, S, H·D] with equal numbers of heads, and there is no mask, cache or cap on
     scores. With a mask the fused kernel holds all scores too and is the slower of the two.
     """
     count = 0
     for position, node in graph.find("Attention"):
-        if _is_plain(node):
+        if is_plain(node) and not stays(node):
             graph.replace(position, [_multi_head_attention(node)])
             count += 1
     return count
 
 
-def _is_plain(node: Any) -> bool:
+def is_plain(node: Any) -> bool:
+    """Return whether an Attention has [B, S, H·D], equal numbers of heads, and no mask, cache or cap on scores."""
     given = attributes(node)
     heads = given.pop("q_num_heads", None)
     if heads is None or given.pop("kv_num_heads", None) != heads:

@@ -12,7 +12,7 @@ KNOWN_TARGETS = (
     "tensorrt-10.0 and later (JetPack 6 has tensorrt-10.3)",
     "tensorrt-11.0 and later",
     "tensorrt-rtx (-1.7 and later read more)",
-    "cuda",
+    "cuda (cuda-1.31, its onnxruntime, and later do more in bfloat16)",
 )
 
 
@@ -26,8 +26,9 @@ class Target:
     with float8 or int4 weights; None where it reads none of these. plain_weights: it reads no weights in bfloat16 or bytes:
     `with_plain_weights` writes them in floating point, and whatever else there is of these types is refused.
     float32_in_bfloat16: operators that it has no bfloat16 kernel for. bfloat16_attention: in a float16 graph attention alone is
-    bfloat16, since the target's kernels sum float16 products in float16. strongly_typed: types in the graph decide what is
-    calculated in; otherwise the builder may choose others.
+    bfloat16, since the target's kernels sum float16 products in float16. whole_bfloat16_head: widest head of which attention in
+    bfloat16 stays an Attention, although there is `fused_attention`; 0 for none. strongly_typed: types in the graph decide
+    what is calculated in; otherwise the builder may choose others.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Target:
     plain_weights: bool = False
     float32_in_bfloat16: tuple[str, ...] = ()
     bfloat16_attention: bool = False
+    whole_bfloat16_head: int = 0
     strongly_typed: bool = True
 
 
@@ -63,16 +65,22 @@ _CUDA = Target(
     quantized_opset=23,
     float32_in_bfloat16=("Conv", "DequantizeLinear", "Pad", "QuantizeLinear", "Resize"),
 )
+# Seen in the kernels that onnxruntime-gpu 1.31.1 launches: in bfloat16 MultiHeadAttention is not flash attention, Attention is.
+_CUDA_FLASH_BFLOAT16 = 31
+_WIDEST_FLASH_HEAD = 256
 
 
 def parse_target(text: str) -> Target:
-    """Return the target of a name such as `tensorrt-10.3`, `tensorrt-rtx`, `tensorrt-rtx-1.7` or `cuda`.
+    """Return the target of a name such as `tensorrt-10.3`, `tensorrt-rtx`, `tensorrt-rtx-1.7`, `cuda` or `cuda-1.31`.
 
     Raises UsageError, naming those there are, where there is no such target or its version is not known.
     """
     name = text.strip().lower()
     if name == "cuda":
         return _CUDA
+    if cuda := re.fullmatch(r"cuda-1\.(\d{1,3})(\.\d+)*", name):
+        widest = _WIDEST_FLASH_HEAD if int(cuda[1]) >= _CUDA_FLASH_BFLOAT16 else 0
+        return replace(_CUDA, name=f"cuda-1.{int(cuda[1])}", whole_bfloat16_head=widest)
     rtx = re.fullmatch(r"tensorrt-rtx(-1\.(\d{1,3})(\.\d+)*)?", name)
     if rtx:
         newer = rtx[2] is not None and int(rtx[2]) >= _RTX_READS_MORE

@@ -80,9 +80,11 @@ class OnnxRuntimeCuda(Engine):
         if reason := self.unavailable():
             raise EngineError(f"the cuda engine cannot run here: {reason}")
         compute = options.compute or DEFAULT_COMPUTE
+        # In other types all releases get the same graph.
+        target = f"{self.name}-{_onnxruntime().__version__}" if compute == "bfloat16" else self.name
         return open_lowered(
             graph_path,
-            lambda anew: lower_for(self.name, graph_path, options, compute, anew),
+            lambda anew: lower_for(target, graph_path, options, compute, anew),
             lambda lowered: self._open(graph_path, options, compute, lowered),
         )
 

@@ -13,7 +13,7 @@ from ....core.errors import EngineError, one_line
 from ...graphs.graph import MICROSOFT, Graph, attributes
 from ...graphs.value_types import value_types
 from ...options import Compute
-from ..attention import lower_attention
+from ..attention import is_plain, lower_attention
 from ..targets import Target
 from .half import lower_precision
 from .older_opset import lower_opset
@@ -95,9 +95,9 @@ def _expand(model: Any, target: Target, name: str) -> dict[str, int]:
     """Put fused kernels and expansions in the place of what the target does not read."""
     graph = Graph(model)
     counts: Counter[str] = Counter()
-    if target.fused_attention:
-        counts["attention"] = lower_attention(graph)
     types, shapes = value_types(model), _shapes(model)
+    if target.fused_attention:
+        counts["attention"] = lower_attention(graph, lambda node: _stays_whole(node, target, types, shapes))
     for position, node in graph.find(*_EXPANSIONS, *_QUANTIZED, "LayerNormalization"):
         builder = Builder(graph, node, types, shapes)
         kind = _rewrite_one(node, builder, target, name)
@@ -121,7 +121,9 @@ def _rewrite_one(node: Any, builder: Builder, target: Target, name: str) -> str:
         if target.opset >= _NEW_PARSERS or any(node.input[2:]):
             return ""
         kind, rewrite = "LayerNormalization given a bias", add_layer_norm_bias
-    elif node.op_type in target.kept and not _beyond_kept(node):
+    elif (node.op_type in target.kept and not _beyond_kept(node)) or _stays_whole(
+        node, target, builder.types, builder.shapes
+    ):
         return ""
     else:
         kind, rewrite = f"{node.op_type} expanded", _EXPANSIONS[node.op_type]
@@ -137,6 +139,16 @@ def _beyond_kept(node: Any) -> bool:
     if node.op_type != "Attention":
         return False
     return any(node.input[4:]) or any(node.output[1:]) or bool(attributes(node).get("softcap", 0.0))
+
+
+def _stays_whole(node: Any, target: Target, types: dict[str, int], shapes: dict[str, tuple[int | None, ...]]) -> bool:
+    """Return whether an Attention in bfloat16 is left to the target's kernel for that; see Target.whole_bfloat16_head."""
+    if not target.whole_bfloat16_head or node.op_type != "Attention" or types.get(node.input[0]) != _TYPES.BFLOAT16:
+        return False
+    width = shapes.get(node.input[0], (None,))[-1]
+    return (
+        is_plain(node) and width is not None and width <= target.whole_bfloat16_head * attributes(node)["q_num_heads"]
+    )
 
 
 def _to_opset(model: Any, opset: int, target: Target, name: str) -> dict[str, int]:

@@ -83,6 +83,25 @@ def test_it_is_not_where_kernels_sum_in_float32_or_have_no_bfloat16(name):
     assert all(node.attribute[0].i != BFLOAT16 for node in casts)
 
 
+@pytest.mark.parametrize(("name", "kept"), [("cuda-1.31.1", 1), ("cuda-1.30.0", 0), ("cuda", 0)])
+def test_bfloat16_attention_stays_whole_where_only_that_is_flash_attention(name, kept):
+    """ONNX Runtime's MultiHeadAttention has flash attention for float16 alone."""
+    for compute, expected in (("bfloat16", kept), ("float16", 0), ("float32", 0)):
+        made, counts = rewrite_for_target(model_of(), parse_target(name), compute, "main")
+        kinds = Counter(node.op_type for node in onnx.ModelProto.FromString(made).graph.node)
+        assert (kinds["Attention"], kinds["MultiHeadAttention"]) == (expected, 1 - expected)
+        assert counts.get("attention", 0) == 1 - expected
+
+
+@pytest.mark.parametrize(
+    ("model", "kinds"), [({"heads": 1, "width": 384}, {"MultiHeadAttention"}), ({"masked": True}, set())]
+)
+def test_heads_that_are_too_wide_for_it_and_masks_are_as_before(model, kinds):
+    made, _ = rewrite_for_target(model_of(**model), parse_target("cuda-1.31"), "bfloat16", "main")
+    found = {node.op_type for node in onnx.ModelProto.FromString(made).graph.node}
+    assert found & {"Attention", "MultiHeadAttention"} == kinds
+
+
 def test_it_is_not_where_a_card_has_no_bfloat16():
     _, counts = products(model_of(), replace(parse_target("tensorrt-10.3"), bfloat16_attention=False))
     assert counts == {FLOAT16: 2}
