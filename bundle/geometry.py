@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..core.errors import GeometryError
 from .manifest import LatentGeometry
 
@@ -32,6 +34,11 @@ def latent_shape(latent: LatentGeometry, width: int, height: int, frames: int) -
         height // latent.spatial_scale,
         width // latent.spatial_scale,
     )
+
+
+def token_count(latent: LatentGeometry, shape: tuple[int, ...]) -> int:
+    """Return how many tokens (patches) the denoiser makes of latents of this shape [B, C, F, H, W]."""
+    return math.prod(extent // patch for extent, patch in zip(shape[2:], latent.patch, strict=True))
 
 
 def clip_size(latent: LatentGeometry, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -63,6 +64,7 @@ __all__ = [
     "Stream",
     "TensorSpec",
     "TextRules",
+    "TokenShift",
     "digest_of",
     "is_plain_file_name",
 ]
@@ -92,6 +94,7 @@ class TextRules(Record):
     max_tokens: length that ids are padded to. It matters: families whose cross-attention is unmasked see the padding.
     unknown_token_id: where set, a prompt that produces this id is refused and its unknown words are named.
     embedding_table: where set, the text encoder takes `token_embeds`, rows of this table, in the place of `input_ids`.
+    trim: whether the denoiser gets the embeddings of the prompt's tokens alone, without those of the padding.
     """
 
     tokenizer: PlainFileName = "tokenizer.json"
@@ -102,10 +105,12 @@ class TextRules(Record):
         default_factory=list
     )
     embedding_table: EmbeddingTable | None = None
+    trim: bool = False
 
     @model_serializer(mode="wrap")
-    def _without_a_table_that_is_not_there(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in to_data(self).items() if key != "embedding_table" or value is not None}
+    def _without_what_is_not_there(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        new = ("embedding_table", "trim")
+        return {key: value for key, value in to_data(self).items() if value or key not in new}
 
 
 class LatentGeometry(Record):
@@ -123,6 +128,29 @@ class LatentGeometry(Record):
     max_patches: Annotated[int, Field(gt=0, le=2**16)] = 1024
 
 
+class TokenShift(Record):
+    """A shift that grows with the clip: its logarithm, between two numbers of tokens on the line through them and beyond.
+
+    Tokens are the patches that the denoiser sees.
+    """
+
+    base_tokens: Annotated[int, Field(ge=0, le=2**24)]
+    max_tokens: Annotated[int, Field(gt=0, le=2**24)]
+    base_shift: Annotated[float, Field(ge=-20, le=20)]
+    max_shift: Annotated[float, Field(ge=-20, le=20)]
+
+    @model_validator(mode="after")
+    def _is_a_line(self) -> TokenShift:
+        if self.base_tokens >= self.max_tokens:
+            raise ValueError(f"base_tokens is {self.base_tokens}: it must be less than max_tokens, {self.max_tokens}")
+        return self
+
+    def shift(self, tokens: int) -> float:
+        """Return the shift for a clip of so many tokens."""
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        return math.exp(min(20.0, max(-20.0, self.base_shift + slope * (tokens - self.base_tokens))))
+
+
 class Recipe(Record):
     """How to sample: one way of running the model that its makers (or distillers) recommend.
 
@@ -130,6 +158,8 @@ class Recipe(Record):
 
     - By the sampler's own rule, for any number of steps: `shift` is the s of shift(s, t) = s·t / (1 + (s - 1)·t) for
       `euler`, `unipc` and `sde`; `rcm` has `sigma_max` in its place and takes 1 to 4 steps.
+    - `shift_by_tokens`, for `euler` and `sde` and any number of steps: levels spread evenly from 1 down, moved by the shift for
+      the clip's size, then stretched so that the last before 0 is `terminal`, where that is given.
     - `warp`: listed timesteps k, moved by the shift: sigma = shift(s, k / train_timesteps).
     - `timesteps`: what the model is told, sigma = timestep / train_timesteps.
     - `sigmas`: what they are; the model is told train_timesteps·sigma or, where both are given, `timesteps`.
@@ -144,6 +174,8 @@ class Recipe(Record):
     sampler: Literal["euler", "unipc", "sde", "rcm"]
     steps: Annotated[int, Field(ge=1, le=1000)]
     shift: Shift | None = None
+    shift_by_tokens: TokenShift | None = None
+    terminal: Annotated[float, Field(gt=0, lt=1)] | None = None
     sigma_max: Shift | None = None
     warp: TimestepList | None = None
     timesteps: TimestepList | None = None
@@ -171,8 +203,14 @@ class Recipe(Record):
             raise ValueError(f"shift does not apply to {', '.join(given)}")
         for key, levels in given.items():
             _check_list(key, levels, self.steps, 1 if key == "sigmas" else self.train_timesteps)
+        if self.shift_by_tokens is not None and (
+            given or self.shift is not None or self.sampler not in ("euler", "sde")
+        ):
+            raise ValueError("shift_by_tokens is for euler and sde, and goes with no shift and no list of noise levels")
+        if self.terminal is not None and self.shift_by_tokens is None:
+            raise ValueError("terminal needs shift_by_tokens")
         needed = "sigma_max" if self.sampler == "rcm" else "shift"
-        if not given and getattr(self, needed) is None:
+        if not given and self.shift_by_tokens is None and getattr(self, needed) is None:
             raise ValueError(f"{self.sampler} needs {needed} or a list of noise levels")
         if self.sampler == "rcm" and self.steps > RCM_MOST_STEPS:
             raise ValueError(f"rcm takes 1 to {RCM_MOST_STEPS} steps, not {self.steps}")
@@ -380,6 +418,8 @@ class Manifest(Record):
         uses = (
             any(part is not None for part in (*newer, roles.decoder, roles.decoders)),
             bool(self.defaults.formats),
+            self.text.trim,
+            any(recipe.shift_by_tokens is not None for recipe in self.recipes),
             any(expert.timestep_of_each_frame for expert in roles.denoiser),
             any(spec.dtype == "float16" for spec in specs),
         )

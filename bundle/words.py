@@ -11,6 +11,12 @@ def describe_rule(recipe: Recipe) -> str:
         return f"shift {recipe.shift:g} of {' '.join(f'{k:g}' for k in recipe.warp)}"
     if recipe.is_fixed:
         return "listed noise levels"
+    if recipe.shift_by_tokens is not None:
+        rule = recipe.shift_by_tokens
+        few, many = (rule.shift(tokens) for tokens in (rule.base_tokens, rule.max_tokens))
+        grown = f"shift {few:.3g} at {rule.base_tokens} and {many:.3g} at {rule.max_tokens} tokens"
+        end = "" if recipe.terminal is None else f", ending at {recipe.terminal:g}"
+        return (grown if few != many else f"shift {few:.3g} of evenly spread levels") + end
     return f"sigma_max {recipe.sigma_max:g}" if recipe.sampler == "rcm" else f"shift {recipe.shift:g}"
 
 

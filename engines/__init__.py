@@ -12,7 +12,7 @@ from ..core.errors import EngineError, UsageError
 from .base import Engine, EngineReport, Ring, Session, Tensor
 from .choosing import Choice, choose_engine
 from .onnxruntime.cpu import OnnxRuntimeCpu
-from .options import Activations, Compute, EngineOptions, GraphSpecs, Part, Shapes, TensorInfo
+from .options import Activations, Compute, EngineOptions, GraphSpecs, Part, Shapes, TensorInfo, Window
 
 __all__ = [
     "ENGINES",
@@ -29,6 +29,7 @@ __all__ = [
     "Shapes",
     "Tensor",
     "TensorInfo",
+    "Window",
     "choose",
     "get_engine",
 ]

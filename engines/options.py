@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Activations = Literal["float", "dynamic"]
 """What quantized weights are multiplied with: float32, or activations quantized as they come."""
 Compute = Literal["float32", "float16", "bfloat16"]
 """What matrix products calculate in; sums that need more (norms, softmax) have float32 in any case."""
 Part = Literal["front", "rear"]
-"""What of a decoder must see the whole picture, and what may see a tile of it; see engines/graphs/parts.py."""
+"""What of a decoder must see the whole picture or clip, and what may see a tile or window of it; see engines/graphs/parts.py."""
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """(input name, its shape) of every input of a graph, sorted by name: a mapping that can be hashed."""
+
+
+class Window(NamedTuple):
+    """What of a clip the rear of a decoder needs and gives, counted in the frames that the front hands on.
+
+    reach: frames before and after a frame that its pictures depend on, 1 or more. Of `frames` latent frames the front makes
+    1 + growth·(frames - 1); of n of those the rear makes 1 + pictures·(n - 1).
+    """
+
+    reach: int
+    growth: int
+    pictures: int
 
 
 @dataclass(frozen=True)

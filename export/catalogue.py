@@ -34,8 +34,14 @@ class Family(NamedTuple):
 _WAN = Family(
     "families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES", "families.wan.streams:PUBLISHED_STREAMS"
 )
+_LTX = Family("families.ltx.adapter:LtxAdapter", "families.ltx.recipes:LTX_RECIPES")
 
-FAMILIES = {"WanPipeline": _WAN, "WanImageToVideoPipeline": _WAN}
+FAMILIES = {
+    "WanPipeline": _WAN,
+    "WanImageToVideoPipeline": _WAN,
+    "LTXPipeline": _LTX,
+    "LTXConditionPipeline": _LTX,
+}
 """Families by the class name of their pipeline, as `model_index.json` has it."""
 
 

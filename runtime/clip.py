@@ -23,8 +23,9 @@ from .video.output import Output
 class Video:
     """Frames as a stream, uint8 [H, W, 3]; every iteration decodes anew, with memory that does not grow with length.
 
-    latents: float32 [1, C, F, H, W], the sampled clip in normalised units, after those of the clip that it continues. request:
-    the settings it was made with. decoder: what decodes it, for as long as its reel is open.
+    latents: float32 [1, C, F, H, W], the sampled clip in normalised units, after those of the clip that it continues. noise:
+    of their shape, what the decoder takes beside them, None where it takes none. request: the settings it was made with.
+    decoder: what decodes it, for as long as its reel is open.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Video:
         decoder: ClipDecoder,
         request: Request,
         latents: NDArray[np.float32],
+        noise: NDArray[np.float32] | None,
         continue_it: Callable[[Video, OpenRequest, float | None, Progress | None], Video],
     ) -> None:
         """continue_it: samples what follows a clip."""
         self.latents = latents
+        self.noise = noise
         self.request = request
         self._decoder = decoder
         self._continue = continue_it
@@ -47,7 +50,7 @@ class Video:
         return self._pictures(None)
 
     def _pictures(self, on_progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
-        pictures = self._decoder.pictures(self.latents, self._size, on_progress, self.request.decoder)
+        pictures = self._decoder.pictures(self.latents, self._size, on_progress, self.request.decoder, self.noise)
         return islice(pictures, self.request.overlap, None)
 
     def continue_(

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle
 from ..core.errors import OutOfMemory
 from ..core.progress import Progress, report_progress
 from .decoding.decoder import decode_frames
 from .decoding.tiling import decode_tiled
+from .decoding.windows import Inputs, decode_clip, decode_windowed
 from .memory.plan import MemoryPlan
+from .memory.shapes import window_of
 from .memory.sizes import DECODER, Uses, decoder_graphs, streaming_graphs
 from .open_graphs import OpenGraphs
+from .sampling.noise import NoiseSource
 
 
 @dataclass
@@ -42,12 +46,13 @@ class ClipDecoder:
         size: tuple[int, int, int],
         on_progress: Progress | None,
         decoder: str | None = None,
+        noise: NDArray[np.float32] | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield the pictures, uint8 [H, W, 3], of latents [1, C, F, H, W] (normalised units) as they are decoded.
 
-        size: the clip's width, height and frames. decoder: its name, None for the default one. on_progress is told of
-        tiles. Other clips may be made or decoded between two pictures. Raises EngineError, PlanError where the plan does
-        not fit, Cancelled.
+        size: the clip's width, height and frames. decoder: its name, None for the default one. noise: see decoder_noise.
+        on_progress is told of tiles. Other clips may be made or decoded between two pictures. Raises EngineError, PlanError
+        where the plan does not fit, Cancelled.
         """
         self.graphs.begin()
         plan = self.plan_of(*size, None, Uses(decoder))
@@ -55,7 +60,7 @@ class ClipDecoder:
         while True:
             with self.graphs.lock:
                 self.graphs.hold_to(plan)
-                pictures = self._decode(latents, on_progress, plan.sizes.uses)
+                pictures = self._decode(latents, noise, on_progress, plan.sizes.uses)
             try:
                 for _ in range(shown):  # memory ran out in the middle: those before are with the caller already
                     self._next(pictures, plan)
@@ -87,9 +92,18 @@ class ClipDecoder:
         return picture
 
     def _decode(
-        self, latents: NDArray[np.float32], on_progress: Progress | None, uses: Uses
+        self,
+        latents: NDArray[np.float32],
+        noise: NDArray[np.float32] | None,
+        on_progress: Progress | None,
+        uses: Uses,
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield the pictures, decoded as the memory plan says."""
+        names = decoder_graphs(self.bundle.manifest, uses)
+        if len(names) == 1:
+            inputs = {"latents": latents, "noise": noise}
+            yield from self._decode_whole(names[0], {key: each for key, each in inputs.items() if each is not None})
+            return
         first, following = (self.graphs.sessions(name) for name in streaming_graphs(self.bundle.manifest, uses))
         plan, geometry = self.graphs.plan, self.bundle.manifest.latent
         if plan is None or plan.tile is None:
@@ -104,3 +118,20 @@ class ClipDecoder:
             plan.tile,
             on_tile=lambda done, total: report_progress(on_progress, "tiles", done, total),
         )
+
+    def _decode_whole(self, name: str, inputs: Inputs) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures of a decoder that takes the clip at once, in windows where the memory plan says so."""
+        sessions, plan, geometry = self.graphs.sessions(name), self.graphs.plan, self.bundle.manifest.latent
+        if plan is None or plan.window is None:
+            yield from decode_clip(sessions[None], inputs, geometry)
+            return
+        window = window_of(self.bundle.path(self.bundle.manifest.roles.graphs()[name].file))
+        yield from decode_windowed(sessions["front"], sessions["rear"], inputs, geometry, window, plan.window)
+
+
+def decoder_noise(
+    manifest: Manifest, decoder: str | None, shape: tuple[int, ...], source: NoiseSource
+) -> NDArray[np.float32] | None:
+    """Return the noise that a decoder takes beside latents of a shape, drawn after all that sampling took; None for none."""
+    name = decoder_graphs(manifest, Uses(decoder))[0]
+    return source.draw(shape) if "noise" in manifest.roles.graphs()[name].inputs else None

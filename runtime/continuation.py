@@ -18,6 +18,7 @@ from ..core.errors import GeometryError, UsageError
 from ..core.progress import Progress
 from .chunks.loop import ChunkLoop, sample_chunks
 from .clip import Video
+from .clip_decoder import decoder_noise
 from .conditioning import GivenPictures, check_pictures
 from .denoise import Denoising
 from .open_graphs import OpenGraphs
@@ -43,7 +44,7 @@ class Maker(Protocol):
     ) -> tuple[Denoising, Latents | None]:
         """See Reel.prepare."""
 
-    def video(self, request: Request, latents: Latents) -> Video:
+    def video(self, request: Request, latents: Latents, noise: Latents | None) -> Video:
         """See Reel.video."""
 
 
@@ -102,18 +103,21 @@ def _from_pictures(
         return _go_on(maker, request, denoising, given, on_progress)
     noise = NoiseSource(request.seed)
     shape = latent_shape(manifest.latent, request.width, request.height, request.frames)
-    return maker.video(request, denoising.sample(noise.draw(shape), noise, on_progress))
+    latents = denoising.sample(noise.draw(shape), noise, on_progress)
+    return maker.video(request, latents, decoder_noise(manifest, request.decoder, shape, noise))
 
 
 def _go_on(
     maker: Maker, request: Request, denoising: Denoising, given: Latents | None, on_progress: Progress | None
 ) -> Video:
     """Return the clip that follows latents, chunk by chunk; held ones are in the first chunk."""
-    shape = latent_shape(maker.bundle.manifest.latent, request.width, request.height, request.frames)
-    loop = ChunkLoop(denoising, NoiseSource(request.seed), shape)
+    manifest, noise = maker.bundle.manifest, NoiseSource(request.seed)
+    shape = latent_shape(manifest.latent, request.width, request.height, request.frames)
+    loop = ChunkLoop(denoising, noise, shape)
     if given is not None:
         loop.resume(given)
-    return maker.video(request, sample_chunks(loop, shape[2], given, None, on_progress))
+    latents = sample_chunks(loop, shape[2], given, None, on_progress)
+    return maker.video(request, latents, decoder_noise(manifest, request.decoder, latents.shape, noise))
 
 
 def _check(manifest: Manifest, asked: OpenRequest) -> None:

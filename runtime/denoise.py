@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.geometry import token_count
 from ..bundle.manifest import Denoiser, Manifest
 from ..core.errors import BundleError, EngineError
 from ..core.progress import InterruptibleProgress, Progress
@@ -76,7 +77,7 @@ class Denoising:
             sampled = SAMPLERS[request.sampler].sample(
                 velocity_of,
                 latents,
-                schedule_of(recipe, request.sampler, request.steps),
+                schedule_of(recipe, request.sampler, request.steps, token_count(self.manifest.latent, latents.shape)),
                 lambda: noise.draw(latents.shape),
                 lambda done, _: progress(before + done, total),
             )

@@ -1,8 +1,8 @@
 """Sampled latents in a file, to be decoded later: a safetensors file that knows its bundle and settings.
 
-One tensor, `latents` float32 [1, C, F, H, W] in normalised units; in the metadata, as text, `edgereel` (the release),
-`bundle_digest`, `decoder` (a digest of the decoder's files: bundles that share them decode each other's latents) and
-`settings` (JSON, see Request).
+One tensor, `latents` float32 [1, C, F, H, W] in normalised units, and `noise` beside it where the decoder takes some; in the
+metadata, as text, `edgereel` (the release), `bundle_digest`, `decoder` (a digest of the decoder's files: bundles that share them
+decode each other's latents) and `settings` (JSON, see Request).
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from ..core.machine import free_host_memory
 from ..core.units import format_bytes
 from ..core.version import __version__
 from .clip import Video
+from .clip_decoder import decoder_noise
 from .reel import Reel
 from .request import Request
+from .sampling.noise import NoiseSource
 from .video.frame_rate import frame_rate, parse_frame_rate
 
 SUFFIX = ".safetensors"
@@ -67,7 +69,9 @@ def write_latents(path: Path, video: Video, bundle: Bundle, *, private: bool = F
     }
     with whole_file(path) as temporary:
         try:
-            save_file({"latents": np.ascontiguousarray(video.latents)}, temporary, metadata)
+            tensors = {"latents": video.latents, "noise": video.noise}
+            kept = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
+            save_file(kept, temporary, metadata)
         except SafetensorError as error:
             raise OSError(str(error)) from error
     return path
@@ -78,7 +82,7 @@ def read_video(path: Path, reel: Reel) -> Video:
 
     Raises UsageError where the file is damaged, or of a bundle with another decoder.
     """
-    metadata, latents = _read(path)
+    metadata, latents, noise = _read(path)
     if metadata.get("decoder") != decoder_digest(reel.bundle):
         made_by = one_line(metadata.get("bundle_digest", "not told"))[:64]
         raise UsageError(
@@ -99,7 +103,9 @@ def read_video(path: Path, reel: Reel) -> Video:
         raise UsageError(f"{path}: latents of {latents.shape[1]} channels, the decoder takes {geometry.channels}")
     if clip_size(geometry, latents.shape) != (request.width, request.height, request.frames):
         raise UsageError(f"{path}: the latents are not of the size that the settings say: it is damaged")
-    return reel.video(request, latents)
+    if (decoder_noise(reel.bundle.manifest, request.decoder, (1,), NoiseSource(0)) is None) != (noise is None):
+        raise UsageError(f"{path}: the noise that goes with the latents does not fit the decoder: it is damaged")
+    return reel.video(request, latents, noise)
 
 
 def decoder_digest(bundle: Bundle) -> str:
@@ -128,31 +134,38 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> tuple[dict[str, str], NDArray[np.float32]]:
-    """Return a file's metadata and latents; safetensors checks every size against the file's before it allocates."""
+def _read(path: Path) -> tuple[dict[str, str], NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return a file's metadata, latents and noise; safetensors checks every size against the file's before it allocates."""
     try:
         if not path.is_file():
             missing = "is not a file" if path.exists() else "there is no such file"
             raise UsageError(f"{path}: {missing}: give what --keep-latents kept")
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            if list(file.keys()) != ["latents"]:
-                raise UsageError(f"{path}: is not a file of latents: it holds no tensor of that name alone")
+            names = sorted(file.keys())
+            if names not in (["latents"], ["latents", "noise"]):
+                raise UsageError(f"{path}: is not a file of latents: it holds no tensor of that name, or others")
             part = file.get_slice("latents")
-            if part.get_dtype() != "F32" or len(part.get_shape()) != 5 or 0 in part.get_shape():
+            if (
+                any(file.get_slice(name).get_shape() != part.get_shape() for name in names)
+                or part.get_dtype() != "F32"
+                or len(part.get_shape()) != 5
+                or 0 in part.get_shape()
+            ):
                 raise UsageError(f"{path}: the latents must be float32 [1, C, F, H, W]")
-            size, free = 4 * math.prod(part.get_shape()), free_host_memory()
+            size, free = 4 * math.prod(part.get_shape()) * len(names), free_host_memory()
             if free is not None and size > free:
                 raise UsageError(
                     f"{path}: latents of {format_bytes(size)} do not fit into the {format_bytes(free)} that are free"
                 )
-            latents: NDArray[np.float32] = file.get_tensor("latents")
+            latents, *noise = (file.get_tensor(name) for name in names)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise UsageError(
             f"{path}: is not a whole file of latents, as --keep-latents keeps them: {one_line(error)}"
         ) from error
-    if latents.shape[0] != 1 or not np.isfinite(latents).all():
+    numbers = all(tensor.dtype == np.float32 and np.isfinite(tensor).all() for tensor in (latents, *noise))
+    if latents.shape[0] != 1 or not numbers:
         raise UsageError(f"{path}: the latents must be float32 [1, C, F, H, W], all of them finite numbers")
-    return metadata, latents
+    return metadata, latents, next(iter(noise), None)

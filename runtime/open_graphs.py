@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from ..bundle.manifest import Denoiser
 from ..bundle.reader import Bundle
 from ..core.errors import Cancelled, EngineError, OutOfMemory
 from ..engines import Engine, EngineOptions, EngineReport, Part, Session, Tensor, get_engine
@@ -65,17 +66,20 @@ class OpenGraphs:
         options = replace(self._options, activations=graph.activations or "float", part=part)
         if self.plan is None:
             return options
-        if self.engine.fixed_shapes and not self.plan.sizes.unknown:
+        # A prompt that is trimmed has another length each time.
+        varies = self._bundle.manifest.text.trim and isinstance(graph, Denoiser)
+        if self.engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
             options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)
 
     def sessions(self, name: str) -> dict[Part | None, Session]:
-        """Return what a graph is run in, opened: itself (None), or under a plan with tiles its parts; see `session`.
+        """Return what a graph is run in, opened: itself (None), or under a plan with tiles or windows its parts; see `session`.
 
         There is no front where the graph has none: the rear takes the latents then. Each is opened again where it is run
         after another clip had it closed.
         """
-        if component_of(name) != DECODER or self.plan is None or self.plan.tile is None:
+        plan = self.plan
+        if component_of(name) != DECODER or plan is None or (plan.tile is None and plan.window is None):
             return {None: _ReopenedSession(self, name, None)}
         rear = _ReopenedSession(self, name, "rear")
         if "latent" in rear.specs.inputs:
@@ -193,12 +197,14 @@ class OpenGraphs:
         return get_engine("cpu") if self._held_as(name).placement == "cpu" else self.engine
 
     def _shapes(self, name: str, part: Part | None, plan: MemoryPlan) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each input of a graph or a part of it: the rear takes tiles, all else whole pictures."""
+        """Return the shape of each input of a graph or a part of it: the rear takes tiles or windows, all else whole clips."""
         manifest, latents = self._bundle.manifest, plan.sizes.latents
         if part is None:
             return input_shapes(manifest, name, latents)
         if part == "rear" and plan.tile is not None:
             latents = (*latents[:3], plan.tile.height, plan.tile.width)
+        if part == "rear" and plan.window is not None:
+            latents = (*latents[:2], plan.window, *latents[3:])
         inputs = part_extents(self._bundle.path(manifest.roles.graphs()[name].file), part)
         return shapes_of(manifest, name, latents, inputs)
 

@@ -22,7 +22,7 @@ from ..core.progress import Progress, Span
 from ..engines import Engine, EngineOptions, EngineReport, Session, Tensor, get_engine
 from .chunks.loop import ChunkLoop, sample_chunks
 from .clip import Video
-from .clip_decoder import ClipDecoder
+from .clip_decoder import ClipDecoder, decoder_noise
 from .conditioning import GivenPictures, PictureEncoder, to_float
 from .continuation import continue_file, continue_video
 from .decoding.tiling import check_scratch
@@ -199,11 +199,14 @@ class Reel:
             # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
             drawn = noise.draw(shape)
             latents = denoising.sample(drawn if asked.latents is None else asked.latents, noise, on_progress)
-        return self.video(request, latents)
+        return self.video(request, latents, decoder_noise(manifest, request.decoder, latents.shape, noise))
 
-    def video(self, request: Request, latents: NDArray[np.float32]) -> Video:
-        """Return the clip of latents that were sampled; it can be decoded and continued while the reel is open."""
-        return Video(self.decoder, request, latents, partial(continue_video, self))
+    def video(self, request: Request, latents: NDArray[np.float32], noise: NDArray[np.float32] | None) -> Video:
+        """Return the clip of latents that were sampled; it can be decoded and continued while the reel is open.
+
+        noise: see decoder_noise.
+        """
+        return Video(self.decoder, request, latents, noise, partial(continue_video, self))
 
     def continue_file(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...bundle.geometry import latent_shape
+from ...bundle.geometry import latent_shape, token_count
 from ...core.errors import EngineError, require_packages
 from ...core.machine import usable_cores
 from ...core.processes import python_command
@@ -60,7 +60,8 @@ class DiffusersContender(Contender):
         if request.sampler not in SAMPLERS or recipe is None:
             known = " and ".join(SAMPLERS)
             raise EngineError(f"diffusers is compared with samplers {known} only, and the recipe has {request.sampler}")
-        schedule = schedule_of(recipe, request.sampler, request.steps)
+        latents = latent_shape(manifest.latent, request.width, request.height, request.frames)
+        schedule = schedule_of(recipe, request.sampler, request.steps, token_count(manifest.latent, latents))
         same = ("width", "height", "frames", "fps", "sampler", "shift", "prompt", "negative_prompt")
         return {
             "checkpoint": str(checkpoint.folder),
@@ -74,6 +75,6 @@ class DiffusersContender(Contender):
             "sigmas": schedule.sigmas[:-1].tolist(),
             "timesteps": schedule.timesteps.tolist(),
             "guidances": list(request.guidances),
-            "latents": list(latent_shape(manifest.latent, request.width, request.height, request.frames)),
+            "latents": list(latents),
             **{key: getattr(request, key) for key in same},
         }

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...bundle.geometry import latent_shape
+from ...bundle.geometry import latent_shape, token_count
 from ...bundle.manifest import Quantization
 from ...bundle.reader import Bundle
 from ...core.errors import EngineError, MissingExtraError
@@ -27,6 +27,7 @@ from ...engines import Engine, EngineOptions, Session, Tensor
 from ...engines.costs import GraphCosts, graph_costs
 from ...runtime.denoise import pick_expert
 from ...runtime.memory.shapes import input_shapes
+from ...runtime.memory.sizes import Uses, decoder_graphs
 from ...runtime.request import Request
 from ...runtime.sampling.recipes import schedule_of
 from ..records.record import MachineLimits, StageResources
@@ -63,13 +64,15 @@ def count_work(bundle: Bundle, request: Request) -> dict[str, Work]:
 
     runs = dict.fromkeys(graphs, 0)
     runs["text_encoder"] = 1 + (max(request.guidances) > 1)
-    runs["decoder_first"], runs["decoder_next"] = 1, latents[2] - 1
+    decoder = decoder_graphs(manifest, Uses(request.decoder))
+    runs |= zip(decoder, (1, latents[2] - 1), strict=False)
     recipe = manifest.recipe(request.recipe)
     assert recipe is not None
-    for timestep in schedule_of(recipe, request.sampler, request.steps).timesteps:
+    tokens = token_count(manifest.latent, latents)
+    for timestep in schedule_of(recipe, request.sampler, request.steps, tokens).timesteps:
         expert = pick_expert(roles.denoiser, float(timestep), recipe.train_timesteps, recipe.boundary)
         runs[roles.denoiser_names()[expert]] += 1 + (request.guidances[expert] > 1)
-    stages = {"text": ["text_encoder"], "denoise": roles.denoiser_names(), "decode": ["decoder_first", "decoder_next"]}
+    stages = {"text": ["text_encoder"], "denoise": roles.denoiser_names(), "decode": decoder}
     work = {}
     for stage, names in stages.items():
         each = [(runs[name], costs(name)) for name in names if runs[name]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...core.errors import MissingExtraError
 from ...core.interrupts import interrupts_wait
-from ..options import Part
+from ..options import Part, Window
 from .operators import check_operators
 from .read import read_graph, reading
 
@@ -42,3 +42,15 @@ def part_inputs(graph_path: Path, part: Part) -> dict[str, tuple[int | str, ...]
 
     with reading(graph_path.name):
         return {name: info.shape for name, info in interface_of(content).inputs.items()}
+
+
+def rear_window(graph_path: Path) -> Window:
+    """Return what the rear of a decoder that takes a whole clip needs beside each frame; raises as canonical_part does.
+
+    Raises EngineError too where the rear sees all frames at once.
+    """
+    content = canonical_part(graph_path, "rear")
+    from .reach import window_of
+
+    with reading(graph_path.name):
+        return window_of(content, graph_path.name)

@@ -69,7 +69,7 @@ def plan_tiles(height: int, width: int, tile: Tile) -> list[Rectangle]:
     The fewest that cover it, all of the tile's size (a picture that is smaller than that has one of its own), spread evenly:
     neighbours overlap by at least `tile.overlap`.
     """
-    rows, columns = _spans(height, tile.height, tile.overlap), _spans(width, tile.width, tile.overlap)
+    rows, columns = spans(height, tile.height, tile.overlap), spans(width, tile.width, tile.overlap)
     return [Rectangle(top, left, bottom - top, right - left) for (top, bottom), (left, right) in product(rows, columns)]
 
 
@@ -193,8 +193,8 @@ class _Blend:
 
     def __init__(self, height: int, width: int, tile: Tile, scale: int) -> None:
         self._tiles = plan_tiles(height, width, tile)
-        rows = _weights(_spans(height, tile.height, tile.overlap), tile.overlap, scale)
-        columns = _weights(_spans(width, tile.width, tile.overlap), tile.overlap, scale)
+        rows = _weights(spans(height, tile.height, tile.overlap), tile.overlap, scale)
+        columns = _weights(spans(width, tile.width, tile.overlap), tile.overlap, scale)
         self._weights = list(product(rows, columns))
         self._scale = scale
         self._sum = np.zeros((height * scale, width * scale, 3), np.float32)
@@ -217,7 +217,7 @@ class _Blend:
         return picture
 
 
-def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
     """Return (start, end) of the tiles along one axis."""
     if length <= tile:
         return [(0, length)]

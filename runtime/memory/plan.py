@@ -52,13 +52,18 @@ class ComponentPlan:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How every component is held for clips of one size. tile: how the decoder cuts pictures, None for not at all."""
+    """How every component is held for clips of one size.
+
+    tile: how the decoder cuts pictures, None for not at all. window: how many latent frames the rear of a decoder of whole
+    clips sees at a time, None for all.
+    """
 
     sizes: ClipSizes = field(repr=False)
     budget: Budget
     device: Literal["cpu", "gpu"]
     components: dict[str, ComponentPlan]
     tile: Tile | None = None
+    window: int | None = None
 
     @property
     def phases(self) -> dict[str, int]:
@@ -79,7 +84,9 @@ class MemoryPlan:
         return self.peak <= self.budget.bytes
 
     def sizes_of(self, name: str) -> ComponentSizes:
-        """Return a component's sizes under this plan: the decoder's are those of a tile."""
+        """Return a component's sizes under this plan: the decoder's are those of a tile or window."""
+        if name == DECODER and self.window is not None and self.sizes.within is not None:
+            return self.sizes.within(self.window)
         if name == DECODER and self.tile is not None:
             return self.sizes.decoder_of(self.tile.height, self.tile.width)
         return self.sizes.components[name]
@@ -130,6 +137,7 @@ class MemoryPlan:
             "fits": self.fits,
             "components": parts,
             "tile": tile,
+            "window": self.window,
             "context": self.sizes.context,
             "unknown": self.sizes.unknown,
         }
@@ -175,7 +183,9 @@ def step_down(plan: MemoryPlan, name: str) -> MemoryPlan | None:
 
 def _smaller(plan: MemoryPlan, name: str) -> Iterator[MemoryPlan]:
     """Yield plans under which a component takes less and less."""
-    if name == DECODER:
+    if name == DECODER and plan.sizes.whole_clips:
+        yield from (replace(plan, window=window) for window in plan.sizes.windows)
+    elif name == DECODER:
         for tile in tile_sizes(*plan.sizes.latents[3:]):
             yield replace(plan, tile=tile)
     else:
@@ -183,7 +193,8 @@ def _smaller(plan: MemoryPlan, name: str) -> Iterator[MemoryPlan]:
         halves = takewhile(lambda budget: budget > sizes.largest_weight, (sizes.weights >> n for n in count(1)))
         yield from _streamed(plan, name, [*halves, sizes.largest_weight])
     if plan.device == "gpu":
-        yield replace(plan.place(name, ComponentPlan("cpu")), tile=None if name == DECODER else plan.tile)
+        whole = replace(plan, tile=None, window=None) if name == DECODER else plan
+        yield whole.place(name, ComponentPlan("cpu"))
 
 
 def tile_sizes(height: int, width: int) -> Iterator[Tile]:
@@ -227,6 +238,8 @@ def describe_step(before: MemoryPlan, after: MemoryPlan, name: str) -> str:
     own = after.components[name]
     if after.tile != before.tile and after.tile is not None:
         what = f"pictures are decoded in tiles of {after.tile.height}x{after.tile.width} latents"
+    elif after.window != before.window and after.window is not None:
+        what = f"pictures are decoded in windows of {after.window} latent frames"
     elif own.placement == "streamed" and own.weight_budget is not None:
         what = f"{title} is streamed, {format_bytes(own.weight_budget)} of weights at a time"
     elif own.placement == "cpu":
@@ -254,6 +267,8 @@ def describe_plan(plan: MemoryPlan) -> list[str]:
             weights = f"{format_bytes(own.weight_budget)} of {weights}"
         tiled = name == DECODER and plan.tile is not None
         tile = f", in tiles of {plan.tile.height}x{plan.tile.width} latents" if tiled and plan.tile else ""
+        if name == DECODER and plan.window is not None:
+            tile = f", in windows of {plan.window} latent frames"
         lines.append(
             f"  {name:<12} {own.placement}: weights {weights}, activations {format_bytes(sizes.activations)}{tile}, "
             f"{format_bytes(plan.phases[name])} in all"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ...bundle.manifest import Manifest
 from ...core.errors import BundleError
-from ...engines import Part
+from ...engines import Part, Window
 from ...engines.graphs.extents import parse_extent
-from ...engines.graphs.parts import part_inputs
+from ...engines.graphs.parts import part_inputs, rear_window
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -54,11 +54,21 @@ def _part_inputs(path: Path, part: Part, changed: int) -> dict[str, tuple[int | 
     return part_inputs(path, part)
 
 
+def window_of(path: Path) -> Window:
+    """Return what the rear of a decoder of whole clips needs; see engines.graphs.parts.rear_window."""
+    return _window(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _window(path: Path, changed: int) -> Window:
+    return rear_window(path)
+
+
 def _extent(graph: str, extent: int | str, known: dict[str, int]) -> int:
-    """Return an extent's value: `height` and `height*4` are what export writes."""
+    """Return an extent's value: `height`, `height*4` and `frames*8-7` are what export writes."""
     if isinstance(extent, int):
         return extent
     parsed = parse_extent(extent)
-    if parsed is None or parsed[0] not in known:
+    if parsed is None or parsed.name not in known:
         raise BundleError(f"the manifest gives {graph} the extent {extent!r}, which is none of {', '.join(known)}")
-    return known[parsed[0]] * parsed[1]
+    return parsed.of(known[parsed.name])

@@ -21,7 +21,8 @@ from ...bundle.roles import DECODER_ROLES
 from ...core.errors import BundleError, EngineError, MissingExtraError, UsageError
 from ...engines import Engine, EngineOptions, Part
 from ...engines.costs import CPU_ACTIVATION_MARGIN, graph_costs
-from .shapes import input_shapes, part_extents, shapes_of
+from ..decoding.windows import window_sizes
+from .shapes import input_shapes, part_extents, shapes_of, window_of
 
 TEXT_ENCODER, ENCODER, IMAGE_ENCODER, DECODER = "text_encoder", "encoder", "image_encoder", "decoder"
 ENCODER_GRAPHS = ("encoder_first", "encoder_next")
@@ -67,7 +68,9 @@ class ClipSizes:
 
     decoder_of: the decoder's where it decodes tiles of (height, width) in latent units, its front whole pictures. unknown: why
     the graphs could not be analysed ("" where they were): then only weights are counted. uses: what of the bundle is used.
-    context: what a stream remembers, which is held whatever works.
+    context: what a stream remembers, which is held whatever works. whole_clips: whether the decoder takes a clip at once, which
+    is cut into windows instead of tiles; windows: how many latent frames its rear may see at a time, the most first; within:
+    its sizes then.
     """
 
     latents: tuple[int, int, int, int, int]
@@ -76,6 +79,9 @@ class ClipSizes:
     unknown: str = ""
     uses: Uses = Uses()
     context: int = 0
+    whole_clips: bool = False
+    windows: tuple[int, ...] = ()
+    within: Callable[[int], ComponentSizes] | None = None
 
     @property
     def key(self) -> PlanKey:
@@ -134,7 +140,7 @@ def clip_sizes(
 
 
 def decoder_graphs(manifest: Manifest, uses: Uses) -> list[str]:
-    """Return the names of the graphs of the decoder that is used: of its first latent frame and of the others."""
+    """Return the names of the graphs of the decoder that is used: of its first latent frame and of the others, or of all."""
     name = manifest.decoder_name(uses.decoder)
     if name is None:
         raise UsageError(
@@ -147,7 +153,7 @@ def streaming_graphs(manifest: Manifest, uses: Uses) -> tuple[str, str]:
     """Return the names of the graphs of a decoder that takes one latent frame after the other. Raises BundleError."""
     names = decoder_graphs(manifest, uses)
     if len(names) != 2:
-        raise BundleError(f"{names[0]} decodes a clip as a whole, which this release of edgereel does not do")
+        raise BundleError(f"{names[0]} decodes a clip as a whole, so that nothing can be shown before its end")
     return names[0], names[1]
 
 
@@ -183,17 +189,36 @@ def _analysed(
     @lru_cache
     def decoder_of(height: int, width: int) -> ComponentSizes:
         rear = counted.together(graphs[DECODER], (*latents[:3], height, width), "rear")
-        if "latent" in counted.inputs(graphs[DECODER][0], "rear"):
-            return rear
-        front = front_of()
-        # The front stays open, and what an arena has taken for its activations it does not give back.
-        return ComponentSizes(
-            front.weights + rear.weights,
-            max(front.largest_weight, rear.largest_weight),
-            front.activations + rear.activations,
-        )
+        return rear if "latent" in counted.inputs(graphs[DECODER][0], "rear") else _both(front_of(), rear)
 
-    return ClipSizes(latents, components, decoder_of)
+    @lru_cache
+    def within(frames: int) -> ComponentSizes:
+        rear = counted.together(graphs[DECODER], (*latents[:2], frames, *latents[3:]), "rear")
+        return _both(front_of(), rear)
+
+    whole = len(graphs[DECODER]) == 1
+    windows = _windows(counted.path(graphs[DECODER][0]), latents[2]) if whole else ()
+    return ClipSizes(latents, components, decoder_of, whole_clips=whole, windows=windows, within=within)
+
+
+def _windows(decoder: Path, frames: int) -> tuple[int, ...]:
+    """Return the windows that a clip can be decoded in; none where the graph cannot be cut."""
+    try:
+        return tuple(window_sizes(frames, window_of(decoder)))
+    except EngineError:
+        return ()
+
+
+def _both(front: ComponentSizes, rear: ComponentSizes) -> ComponentSizes:
+    """Return the sizes of a decoder's parts together.
+
+    The front stays open, and what an arena has taken for its activations it does not give back.
+    """
+    return ComponentSizes(
+        front.weights + rear.weights,
+        max(front.largest_weight, rear.largest_weight),
+        front.activations + rear.activations,
+    )
 
 
 class _Counted:
@@ -204,13 +229,13 @@ class _Counted:
 
     def inputs(self, name: str, part: Part) -> dict[str, tuple[int | str, ...]]:
         """Return the shape of each input of a part of a graph, in the extents' names."""
-        return part_extents(self._path(name), part)
+        return part_extents(self.path(name), part)
 
     def sizes(self, name: str, latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
         """Return the sizes of a graph or of a part of it for latents of a shape."""
         manifest = self._bundle.manifest
         activations = manifest.roles.graphs()[name].activations or "float"
-        model = self._engine.graph_to_run(self._path(name), replace(self._options, activations=activations, part=part))
+        model = self._engine.graph_to_run(self.path(name), replace(self._options, activations=activations, part=part))
         if part is None:
             shapes = input_shapes(manifest, name, latents)
         else:
@@ -238,7 +263,8 @@ class _Counted:
             activations=combined(size.activations for size in sizes),
         )
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Return the file of a graph."""
         return self._bundle.path(self._bundle.manifest.roles.graphs()[name].file)
 
 
@@ -253,4 +279,4 @@ def _by_files(bundle: Bundle, latents: tuple[int, int, int, int, int], reason: s
         return ComponentSizes(files[DECODER], 0, clip * height * width // area)
 
     components = {name: ComponentSizes(size, 0, clip) for name, size in files.items()}
-    return ClipSizes(latents, components, decoder_of, reason)
+    return ClipSizes(latents, components, decoder_of, reason, whole_clips=len(graphs[DECODER]) == 1)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from ...bundle.manifest import Recipe
 from ...core.errors import UsageError
 from .samplers import SAMPLERS
-from .schedules import Schedule, listed_schedule, shift_sigma
+from .schedules import Schedule, listed_schedule, shift_sigma, stretched_schedule
 
 
-def schedule_of(recipe: Recipe, sampler: str | None = None, steps: int | None = None) -> Schedule:
+def schedule_of(
+    recipe: Recipe, sampler: str | None = None, steps: int | None = None, tokens: int | None = None
+) -> Schedule:
     """Return the noise levels of a recipe, with another sampler or number of steps where given.
+
+    tokens: of the clip, for recipes whose shift depends on it; None is the number that the recipe starts from, which is right
+    for asking how many steps there are.
 
     Raises UsageError where the recipe does not allow that: listed noise levels are for their own number of steps and for
     samplers that choose none themselves; a rule needs its number (`shift`, `sigma_max`) in the recipe.
@@ -21,6 +26,8 @@ def schedule_of(recipe: Recipe, sampler: str | None = None, steps: int | None = 
     if recipe.is_fixed:
         return _listed(recipe, sampler, steps)
     chosen = SAMPLERS[sampler]
+    if recipe.shift_by_tokens is not None:
+        return _by_tokens(recipe, sampler, steps, tokens)
     number = recipe.shift if chosen.rule == "shift" else recipe.sigma_max
     if number is None:
         raise UsageError(
@@ -30,6 +37,21 @@ def schedule_of(recipe: Recipe, sampler: str | None = None, steps: int | None = 
     if not 1 <= steps <= chosen.most_steps:
         raise UsageError(f"{steps} steps are not possible with {sampler}: choose from 1 to {chosen.most_steps}")
     return chosen.schedule(steps, number, recipe.train_timesteps)
+
+
+def _by_tokens(recipe: Recipe, sampler: str, steps: int, tokens: int | None) -> Schedule:
+    rule = recipe.shift_by_tokens
+    assert rule is not None
+    chosen = SAMPLERS[sampler]
+    if not chosen.takes_lists:
+        raise UsageError(
+            f"recipe {recipe.name} has noise levels of its own for each size and {sampler} chooses its own: "
+            f"keep to its own sampler, {recipe.sampler}, or choose another recipe"
+        )
+    if not 1 <= steps <= chosen.most_steps:
+        raise UsageError(f"{steps} steps are not possible with {sampler}: choose from 1 to {chosen.most_steps}")
+    shift = rule.shift(rule.base_tokens if tokens is None else tokens)
+    return stretched_schedule(steps, shift, recipe.terminal, recipe.train_timesteps)
 
 
 def _listed(recipe: Recipe, sampler: str, steps: int) -> Schedule:

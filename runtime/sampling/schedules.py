@@ -106,6 +106,19 @@ def even_schedule(steps: int, shift: float, train_timesteps: int = 1000) -> Sche
     return listed_schedule(sigmas, sigmas * train_timesteps)
 
 
+def stretched_schedule(steps: int, shift: float, terminal: float | None, train_timesteps: int = 1000) -> Schedule:
+    """Return `even_schedule`'s noise levels, stretched so that the last before 0 is `terminal` (None: as they are).
+
+    It is what diffusers' LTXPipeline has of FlowMatchEulerDiscreteScheduler with `use_dynamic_shifting` and `shift_terminal`.
+    One step, which is at 1 alone, is not stretched. Raises UsageError as even_schedule does.
+    """
+    _check(steps, shift, train_timesteps)
+    sigmas = _shifted(1 - np.arange(steps) / steps, shift)
+    if terminal is not None and steps > 1:
+        sigmas = 1 - (1 - sigmas) * ((1 - terminal) / (1 - sigmas[-1]))
+    return listed_schedule(sigmas, sigmas * train_timesteps)
+
+
 def rcm_schedule(steps: int, sigma_max: float, train_timesteps: int = 1000) -> Schedule:
     """Return rCM's noise levels: the angles atan(sigma_max), 1.5, 1.4 and 1.0, as many as steps, on the line of flow.
 

@@ -105,12 +105,13 @@ class PromptEmbedder:
         """Return the bytes that a prompt's embedding takes in the cache, None where it is not there."""
         if self.cache is None or not isinstance(prompt.text, str):
             return None
-        return self.cache.size_of(self._key(prompt), self._bundle.manifest.text.max_tokens, self._width)
+        rules = self._bundle.manifest.text
+        return self.cache.size_of(self._key(prompt), rules.max_tokens, self._width, trimmed=rules.trim)
 
     def least_size_of(self, prompt: Prompt) -> int:
         """Return how many bytes a prompt's embedding will at least take, 0 where nothing is known. Raises PromptError."""
-        rows = int(self._tokenize(prompt).attention_mask.sum())
-        return entry_size(self._bundle.manifest.text.max_tokens, self._width, rows) if self._width else 0
+        rows, rules = self._tokenize(prompt).length, self._bundle.manifest.text
+        return entry_size(rows if rules.trim else rules.max_tokens, self._width, rows) if self._width else 0
 
     @cached_property
     def _width(self) -> int | None:
@@ -161,20 +162,24 @@ class PromptEmbedder:
     def _look_up(self, prompt: Prompt) -> CachedEmbedding | None:
         if self.cache is None or not isinstance(prompt.text, str):
             return None
-        key = self._key(prompt)
+        key, rules = self._key(prompt), self._bundle.manifest.text
         started = time.perf_counter()
-        found = self.cache.get(key, self._bundle.manifest.text.max_tokens, self._width)
+        found = self.cache.get(key, rules.max_tokens, self._width, trimmed=rules.trim)
         self._add_time("text", started)
         return found
 
     def _run(self, tokens: TokenIds) -> Tensor:
         session = self._open_session()
         started = time.perf_counter()
+        manifest = self._bundle.manifest
         arrays: dict[str, NDArray[Any]] = tokens._asdict()
         if self._table is not None:
             arrays = {"token_embeds": self._table.look_up(tokens.input_ids), "attention_mask": tokens.attention_mask}
-        inputs = {name: Tensor.from_numpy(array) for name, array in arrays.items()}
+        taken = manifest.roles.text_encoder.inputs
+        inputs = {name: Tensor.from_numpy(array) for name, array in arrays.items() if name in taken}
         embedding = run_graph(session, "text_encoder", inputs, "prompt_embeds")
+        if manifest.text.trim:
+            embedding = Tensor.from_numpy(embedding.numpy()[:, : tokens.length])
         self._add_time("text", started)
         return embedding
 
@@ -183,7 +188,10 @@ class PromptEmbedder:
             return 0
         started = time.perf_counter()
         values = embedding.numpy()
-        if values.shape[1:2] != (self._bundle.manifest.text.max_tokens,) or self._width not in (None, values.shape[-1]):
+        rules = self._bundle.manifest.text
+        rows = values.shape[1] if values.ndim > 1 else 0
+        fits = rows <= rules.max_tokens if rules.trim else rows == rules.max_tokens
+        if not fits or self._width not in (None, values.shape[-1]):
             raise ValueError(f"embeddings of shape {list(values.shape)} are not what the manifest says")
         report = self._open_session().report
         try:

@@ -83,15 +83,15 @@ class EmbeddingCache:
         self.folder = paths.cache_folder() / "embeddings" if folder is None else folder
         self.limit = limit
 
-    def get(self, key: str, length: int, width: int | None = None) -> CachedEmbedding | None:
+    def get(self, key: str, length: int, width: int | None = None, *, trimmed: bool = False) -> CachedEmbedding | None:
         """Return the embedding of that key, [1, length, width], and note its use; None where there is none to be trusted.
 
-        width: None where any is right.
+        width: None where any is right. trimmed: the length is the largest there may be.
         """
         path = self._path(key)
         try:
             with _open_regular(path) as file:
-                header = self._read_header(file, key, length, width)
+                header = self._read_header(file, key, length, width, trimmed)
                 if header is None:
                     return None
                 values = np.zeros((1, *header.shape), np.float32)
@@ -111,11 +111,11 @@ class EmbeddingCache:
             _touch(path)
         return CachedEmbedding(values, header.provider, header.precision)
 
-    def size_of(self, key: str, length: int, width: int | None = None) -> int | None:
+    def size_of(self, key: str, length: int, width: int | None = None, *, trimmed: bool = False) -> int | None:
         """Return the bytes that an entry takes, None where there is none, by its header alone: its values may be damaged."""
         try:
             with _open_regular(self._path(key)) as file:
-                header = self._read_header(file, key, length, width)
+                header = self._read_header(file, key, length, width, trimmed)
         except OSError:
             return None
         return None if header is None else entry_size(*header.shape, header.rows)
@@ -158,7 +158,9 @@ class EmbeddingCache:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"
 
-    def _read_header(self, file: io.BufferedReader, key: str, length: int, width: int | None) -> _Header | None:
+    def _read_header(
+        self, file: io.BufferedReader, key: str, length: int, width: int | None, trimmed: bool
+    ) -> _Header | None:
         """Return an entry's header where it fits the file's size and what is asked for: nothing is allocated before."""
         head = file.read(_HEADER)
         size = os.fstat(file.fileno()).st_size
@@ -173,12 +175,13 @@ class EmbeddingCache:
         whole = all(type(number) is int for number in (rows_in_all, columns, rows))
         if own != key or not whole or not isinstance(provider, str) or not isinstance(precision, str):
             return None
-        if rows_in_all != length or width not in (None, columns) or not 1 <= rows <= length or columns < 1:
+        fits = rows_in_all <= length if trimmed else rows_in_all == length
+        if not fits or width not in (None, columns) or not 1 <= rows <= rows_in_all or columns < 1:
             return None
-        if size != entry_size(length, columns, rows) or length * columns * 4 > self.limit:
+        if size != entry_size(rows_in_all, columns, rows) or rows_in_all * columns * 4 > self.limit:
             return None
         digest = head[len(_MAGIC) : _HASHED_FROM]
-        return _Header((length, columns), rows, provider, precision, digest, head[_HASHED_FROM:])
+        return _Header((rows_in_all, columns), rows, provider, precision, digest, head[_HASHED_FROM:])
 
     def _trim(self) -> None:
         """Remove the entries not used for longest until the rest is within the limit, and what was left half-written."""

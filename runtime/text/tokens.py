@@ -36,6 +36,11 @@ class TokenIds(NamedTuple):
     input_ids: npt.NDArray[np.int64]
     attention_mask: npt.NDArray[np.int64]
 
+    @property
+    def length(self) -> int:
+        """How many of them are tokens and no padding."""
+        return int(self.attention_mask.sum())
+
 
 def clean_prompt(prompt: str, rules: Iterable[str]) -> str:
     """Return the prompt with the manifest's cleaning rules applied in order.

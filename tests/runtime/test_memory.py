@@ -26,7 +26,7 @@ with edgereel.load(bundle, threads=1) as reel:
     shape = latent_shape(manifest.latent, side, side, frames)
     latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     request = OpenRequest("a", latents=latents).complete(manifest)
-    reel.video(request, latents).save(target)
+    reel.video(request, latents, None).save(target)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({"peak": int(peak.split()[1]) * 1024, "frames": request.frames}))
 """

@@ -10,85 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from ...weights import cast_own_weights, cast_weights
-
-MASKED_SCORE = -1e9
-"""Added to the score of a padding token: its softmax weight is then exactly 0, and 0 · finite stays finite."""
-
-
-class TextEncoder(nn.Module):
-    """UMT5 encoder: ids and mask [B, L] to embeddings [B, L, D], zero at padding as WanPipeline makes them.
-
-    In fp16 the projections run in half precision; residual stream, norms, scores, the gated product and the
-    feed-forward output projection stay in float32, where T5 encoders are known to overflow otherwise.
-    """
-
-    def __init__(self, model: Any, compute: torch.dtype) -> None:
-        super().__init__()
-        self.model = model
-        self.compute = compute
-        config = model.config
-        self.heads = config.num_heads
-        self.activation = config.dense_act_fn
-        attention = model.encoder.block[0].layer[0].SelfAttention
-        self.reach = config.relative_attention_max_distance
-        # Beyond max_distance every position shares the last bucket, so a table over [-reach, reach] is complete.
-        offsets = torch.arange(-self.reach, self.reach + 1)
-        self.buckets: torch.Tensor
-        self.register_buffer("buckets", attention._relative_position_bucket(offsets), persistent=False)
-        if compute != torch.float32:
-            for block in model.encoder.block:
-                _cast_children(block.layer[0].SelfAttention, ("q", "k", "v", "o"), compute)
-                _cast_children(block.layer[1].DenseReluDense, ("wi", "wi_0", "wi_1"), compute)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return prompt embeddings float32 [B, L, D]; rows where the mask is 0 are zero."""
-        encoder = self.model.encoder
-        hidden = encoder.embed_tokens(input_ids)
-        keep = attention_mask.to(torch.float32)
-        padding = ((1.0 - keep) * MASKED_SCORE)[:, None, None, :]
-        position = torch.arange(input_ids.shape[1])
-        distance = (position[None, :] - position[:, None]).clamp(-self.reach, self.reach) + self.reach
-        buckets = self.buckets.index_select(0, distance.flatten()).reshape(distance.shape)
-        for block in encoder.block:
-            hidden = hidden + self._attend(block.layer[0], hidden, buckets, padding)
-            hidden = hidden + self._feed_forward(block.layer[1], hidden)
-        return _rms_norm(encoder.final_layer_norm, hidden) * keep[:, :, None]
-
-    def _attend(self, layer: Any, hidden: torch.Tensor, buckets: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-        attention = layer.SelfAttention
-        normed = _rms_norm(layer.layer_norm, hidden).to(self.compute)
-        bias = attention.relative_attention_bias(buckets).permute(2, 0, 1)[None]
-        mixed, *_ = torch.onnx.ops.attention(
-            attention.q(normed).float(),
-            attention.k(normed).float(),
-            attention.v(normed).float(),
-            bias + padding,
-            q_num_heads=self.heads,
-            kv_num_heads=self.heads,
-            scale=1.0,
-        )
-        output: torch.Tensor = attention.o(mixed.to(self.compute))
-        return output.float()
-
-    def _feed_forward(self, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-        dense = layer.DenseReluDense
-        normed = _rms_norm(layer.layer_norm, hidden).to(self.compute)
-        if hasattr(dense, "wi_0"):
-            inner = self._activate(dense.wi_0(normed).float(), dense) * dense.wi_1(normed).float()
-        else:
-            inner = self._activate(dense.wi(normed).float(), dense)
-        output: torch.Tensor = dense.wo(inner)
-        return output
-
-    def _activate(self, values: torch.Tensor, dense: Any) -> torch.Tensor:
-        if self.activation in ("gelu_new", "gelu_pytorch_tanh"):
-            return F.gelu(values, approximate="tanh")
-        activated: torch.Tensor = dense.act(values)
-        return activated
+from ...weights import cast_own_weights
 
 
 class Denoiser(nn.Module):
@@ -197,13 +121,3 @@ class ExportAttention:
         )
         output: torch.Tensor = attn.to_out[0](mixed)
         return output
-
-
-def _rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-
-def _cast_children(module: nn.Module, names: tuple[str, ...], dtype: torch.dtype) -> None:
-    for name in names:
-        if hasattr(module, name):
-            cast_weights(getattr(module, name), dtype)

@@ -16,9 +16,10 @@ from ....core.errors import CheckpointError
 from ...checkpoint import Component
 from ..base import FrameStream, GraphSource, Trial
 from ..component import ComponentPart, LoraPart
+from ..t5 import MaskedTextEncoder
 from .decoder import DecoderFirst, DecoderNext
 from .lora import NAMINGS, original_name
-from .modules import Denoiser, TextEncoder
+from .modules import Denoiser
 
 
 class TextEncoderPart(ComponentPart):
@@ -54,7 +55,7 @@ class TextEncoderPart(ComponentPart):
         return [
             GraphSource(
                 name=self.name,
-                module=TextEncoder(module, compute),
+                module=MaskedTextEncoder(module, compute),
                 # Two tensors: the tracer takes one given twice for one input.
                 examples=(torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)),
                 dynamic=(axes, axes),

@@ -115,7 +115,7 @@ def test_a_decoder_without_context_gives_the_same_pictures(case):
 @pytest.mark.parametrize("overlap", range(6))
 def test_weights_lead_from_tile_to_tile_and_leave_edges_out(overlap):
     for length, tile in ((20, 8), (17, 6), (9, 8)):
-        spans = tiling._spans(length, tile, overlap)
+        spans = tiling.spans(length, tile, overlap)
         weights = tiling._weights(spans, overlap, SCALE)
         total = np.zeros(length * SCALE)
         for (start, end), weight in zip(spans, weights, strict=True):
