@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from .bounds import (
+    Count,
     Guidance,
     LongText,
     Pixels,
@@ -282,12 +283,35 @@ class Parity(Record):
 
 
 class FusedLora(Record):
-    """A LoRA that was fused into the weights: its file's name and hash, its scale, and the graph it is in."""
+    """A LoRA that was fused into the weights: its file's name and hash, its scale, and the graph it is in.
+
+    strength: where its alpha was found, "" where that was not recorded. left_out: number of the file's tensors that did not
+    fit; left_out_keys: their names, the first thousand.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=255)]
     sha256: Sha256
     scale: Annotated[float, Field(allow_inf_nan=False)]
     denoiser: ShortText
+    strength: ShortText = ""
+    left_out: Count = 0
+    left_out_keys: Annotated[list[ShortText], Field(max_length=1000)] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        new = ("strength", "left_out", "left_out_keys")
+        return {key: value for key, value in to_data(self).items() if value or key not in new}
+
+    def notes(self) -> list[str]:
+        """Return what people should know of it, a line each."""
+        notes = []
+        if "no alpha found" in self.strength:
+            notes.append(f"{self.name}: {self.strength}")
+        if self.left_out:
+            more = self.left_out - len(self.left_out_keys)
+            listed = ", ".join(self.left_out_keys) + (f" and {more} more" if more else "")
+            notes.append(f"{self.name}: {self.left_out} tensors left out, they do not fit this model: {listed}")
+        return notes
 
 
 class Manifest(Record):

@@ -10,7 +10,7 @@ import typer
 from ..core.interrupts import interrupts_wait
 from .application import app
 from .options import JsonOption
-from .terminal import print_json, stage_progress
+from .terminal import print_json, show_note, stage_progress
 
 
 @app.command()
@@ -27,16 +27,25 @@ def export(
     lora: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FILE[:SCALE][@2]",
-            help="Fuse a LoRA (safetensors) into the denoiser, @2 into the second of two experts. Repeatable.",
+            metavar="FILE[:SCALE][:partial][@2]",
+            help="Fuse a LoRA (safetensors) into the denoiser, @2 into the second of two experts; partial leaves out, and "
+            "lists, what does not fit. Repeatable.",
         ),
+    ] = None,
+    fused_as: Annotated[
+        str, typer.Option(help="What weights that a LoRA changed are stored as: fp32, or bf16 at half the size.")
+    ] = "fp32",
+    shift: Annotated[
+        float | None, typer.Option(help="Shift of the noise levels, in place of the scheduler's or the recipe's.")
     ] = None,
     transformer: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Take the denoiser from another folder, such as a distilled one."),
+        typer.Option(
+            metavar="PATH", help="Take the denoiser from another folder or .safetensors file, such as a distilled one."
+        ),
     ] = None,
     transformer_2: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The same for the second of two experts.")
+        Path | None, typer.Option(metavar="PATH", help="The same for the second of two experts.")
     ] = None,
     stream: Annotated[
         str | None,
@@ -62,6 +71,8 @@ def export(
         recipe=recipe,
         precision=precision,
         loras=lora,
+        fused_as=fused_as,
+        shift=shift,
         transformer=transformer,
         transformer_2=transformer_2,
         stream=stream,
@@ -71,7 +82,7 @@ def export(
         origin=origin,
     )
     with stage_progress() as progress:
-        manifest = run_export(options, on_progress=progress)
+        manifest = run_export(options, on_progress=progress, on_note=show_note)
     parity = {name: figure.relative for name, figure in manifest.parity.items()}
     if as_json:
         print_json({"output": str(output), "digest": manifest.digest, "parity": parity})

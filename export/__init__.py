@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +20,27 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "
 
 
 def export_checkpoint(
-    checkpoint: Path | str, output: Path | str, *, on_progress: Progress | None = None, **options: Any
+    checkpoint: Path | str,
+    output: Path | str,
+    *,
+    on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> Manifest:
     """Export a checkpoint folder to a bundle folder `output` (NAME.reel, not there yet) and return its manifest.
 
-    options: the fields of `ExportOptions`. For on_progress and what is raised, see `run_export`.
+    options: the fields of `ExportOptions`. For the callbacks and what is raised, see `run_export`.
     """
-    return run_export(ExportOptions(checkpoint, output, **options), on_progress=on_progress)
+    return run_export(ExportOptions(checkpoint, output, **options), on_progress=on_progress, on_note=on_note)
 
 
-def run_export(options: ExportOptions, *, on_progress: Progress | None = None) -> Manifest:
+def run_export(
+    options: ExportOptions, *, on_progress: Progress | None = None, on_note: Callable[[str], None] | None = None
+) -> Manifest:
     """Do an export and return the new bundle's manifest.
 
     on_progress: called with (part, steps done, steps in all) as each part is loaded, exported and proved; False cancels.
+    on_note: called with each line that people should know of how checkpoint and LoRAs were read.
 
     Raises MissingExtraError without the `export` extra, UsageError for options that cannot be used, CheckpointError
     for a checkpoint or LoRA that cannot be exported, ParityError where a graph is not what the module is, OutputError where
@@ -42,4 +51,4 @@ def run_export(options: ExportOptions, *, on_progress: Progress | None = None) -
     with interrupts_wait():
         from .bundle import export_request
 
-    return export_request(request, on_progress)
+    return export_request(request, on_progress, on_note)

@@ -23,22 +23,28 @@ class Family(NamedTuple):
     """Where a family's parts stand, each as MODULE:NAME below this package.
 
     adapter: a class that takes a Checkpoint and is an Adapter. recipes: the published ways of sampling, a sequence of Recipe.
-    streams: the published ways of making clips chunk by chunk, Stream by name; empty where there are none.
+    recipe: name of the published recipe that checkpoints of a pipeline's class were distilled for. streams: the published
+    ways of making clips chunk by chunk, Stream by name; None where there are none.
     """
 
     adapter: str
     recipes: str
-    streams: str = ""
+    recipe: str | None = None
+    streams: str | None = None
 
 
 _WAN = Family(
-    "families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES", "families.wan.streams:PUBLISHED_STREAMS"
+    "families.wan.adapter:WanAdapter",
+    "families.wan.recipes:WAN_RECIPES",
+    streams="families.wan.conditioning.streams:PUBLISHED_STREAMS",
 )
 _LTX = Family("families.ltx.adapter:LtxAdapter", "families.ltx.recipes:LTX_RECIPES")
 
 FAMILIES = {
     "WanPipeline": _WAN,
     "WanImageToVideoPipeline": _WAN,
+    "WanVideoToVideoPipeline": _WAN,
+    "WanDMDPipeline": _WAN._replace(recipe="fastwan"),
     "LTXPipeline": _LTX,
     "LTXConditionPipeline": _LTX,
 }
@@ -88,10 +94,10 @@ def check_stream(name: str, family: Family) -> None:
 def put_first(name: str, published: Sequence[Recipe], own: Sequence[Recipe], denoisers: int) -> list[Recipe]:
     """Return the published recipe of that name, followed by a checkpoint's own ones of other names.
 
-    denoisers: how many the checkpoint has; an expert boundary is left out where it has one. Raises UsageError.
+    denoisers: how many the checkpoint has; what a recipe says of two is left out where it has one. Raises UsageError.
     """
     found = published_recipe(name, published)
-    chosen = found if denoisers == 2 else found.model_copy(update={"boundary": None})
+    chosen = found if denoisers == 2 else found.model_copy(update={"boundary": None, "expert_guidance": None})
     return [chosen, *(recipe for recipe in own if recipe.name != name)]
 
 

@@ -14,6 +14,11 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 def check_checkpoint_folder(folder: Path) -> None:
     """Raise CheckpointError where a folder cannot be a checkpoint."""
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder}: is a single file; give the folder of the whole model in diffusers' layout as the checkpoint "
+            f"and this file's denoiser with --transformer{_not_readable(folder)}"
+        )
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give a checkpoint in diffusers' layout")
     if not (folder / INDEX_NAME).is_file():
@@ -21,9 +26,28 @@ def check_checkpoint_folder(folder: Path) -> None:
 
 
 def check_component_folder(name: str, folder: Path) -> None:
-    """Raise CheckpointError where a folder cannot be the component of a checkpoint that it should replace."""
+    """Raise CheckpointError where a folder or file cannot be the component of a checkpoint that it should replace."""
+    if folder.is_file():
+        if folder.suffix != ".safetensors":
+            raise CheckpointError(f"{folder}: is no .safetensors file{_not_readable(folder)}")
+        return
+    if not folder.exists():
+        raise CheckpointError(
+            f"{folder}: no such folder or file; give a {name} in diffusers' layout or a .safetensors file"
+        )
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: has no config.json; give the folder of a {name} in diffusers' layout")
+        raise CheckpointError(
+            f"{folder}: has no config.json; give the folder of a {name} in diffusers' layout, or its .safetensors file"
+        )
+
+
+def _not_readable(path: Path) -> str:
+    """Return what is to be said of a file that is no safetensors one."""
+    if path.suffix == ".gguf":
+        return "; a GGUF file, quantized for other programs, cannot be read: take the model's safetensors"
+    if path.suffix in PICKLE_SUFFIXES:
+        return "; pickled weights can run code and are not read: convert them to safetensors"
+    return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -31,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise CheckpointError(f"{path}: is not a file; copy the whole checkpoint")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: file is missing; copy the whole checkpoint") from None
     except (OSError, RecursionError, ValueError) as error:

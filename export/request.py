@@ -21,11 +21,15 @@ from .layout import (
     read_json,
 )
 
-LORA_SYNTAX = "FILE[:SCALE][@2]"
+LORA_SYNTAX = "FILE[:SCALE][:partial][@2]"
+PARTIAL = "partial"
 MAX_TOKENS_LIMIT = 65_536
+SHIFT_LIMIT = 1e6
 
 Compute = Literal["fp32", "fp16"]
 _COMPUTES: dict[str, Compute] = {"fp32": "fp32", "fp16": "fp16"}
+FusedAs = Literal["fp32", "bf16"]
+_FUSED_AS: dict[str, FusedAs] = {"fp32": "fp32", "bf16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,15 @@ class Lora:
 
     scale: what its change to the weights is multiplied by; 1 is what it was trained for, any finite number is allowed.
     expert: 1 for the first denoiser (diffusers' `transformer`, high noise where there are two), 2 for the second
-        (`transformer_2`, what diffusers reaches with `load_into_transformer_2=True`). A file for both is given twice.
+        (`transformer_2`, what diffusers reaches with `load_into_transformer_2=True`). A file for both is given twice;
+        one whose tensors name their denoisers goes where they say.
+    partial: leave out, and list, what does not fit the model, instead of refusing the file.
     """
 
     path: Path
     scale: float = 1.0
     expert: int = 1
+    partial: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
@@ -49,7 +56,7 @@ class Lora:
 
     @classmethod
     def of(cls, given: Lora | Path | str) -> Lora:
-        """Return what was given, text read as FILE[:SCALE][@EXPERT]. Raises UsageError.
+        """Return what was given, text read as FILE[:SCALE][:partial][@EXPERT]. Raises UsageError.
 
         A text that is the name of an existing file is that file, colons and all.
         """
@@ -59,11 +66,13 @@ class Lora:
             return cls(Path(given))
         place = re.fullmatch(r"(?P<rest>.+)@(?P<expert>[0-9]{1,9})", given, re.DOTALL)
         rest, expert = (place["rest"], int(place["expert"])) if place else (given, 1)
-        path, colon, scale = rest.rpartition(":")
-        if not colon or re.search(r"[/\\]|\.safetensors$", scale):  # a drive's colon, not a scale's
-            return cls(Path(rest), expert=expert)
+        whole, partial = rest.removesuffix(f":{PARTIAL}"), rest.endswith(f":{PARTIAL}")
+        path, colon, scale = whole.rpartition(":")
+        # A drive's colon, or one in the file's name, is not a scale's.
+        if not colon or re.search(r"[/\\]|\.safetensors$", scale) or (partial and Path(whole).exists()):
+            return cls(Path(whole), expert=expert, partial=partial)
         try:
-            return cls(Path(path), float(scale), expert)
+            return cls(Path(path), float(scale), expert, partial)
         except ValueError:
             raise UsageError(f"--lora {given}: scale {scale!r} is not a number; write {LORA_SYNTAX}") from None
 
@@ -83,7 +92,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """A checked export. replaced: denoisers by component name that come from folders elsewhere. labels: those given."""
+    """A checked export. replaced: denoisers by component name that come from elsewhere. labels: those given."""
 
     checkpoint: Path
     output: Path
@@ -93,6 +102,8 @@ class ExportRequest:
     loras: tuple[Lora, ...]
     replaced: dict[str, Path]
     labels: dict[str, str]
+    fused_as: FusedAs = "fp32"
+    shift: float | None = None
     encoder: bool = False
     stream: str | None = None
 
@@ -104,9 +115,11 @@ class ExportOptions:
     checkpoint, output: a folder in diffusers' layout and the bundle to write, NAME.reel; the two that must be given.
     max_tokens: length prompts are padded to. recipe: name of a published recipe of the model family that becomes the
     bundle's default; the checkpoint's own ones follow. precision: what the graphs compute in, fp32 (the default) or fp16.
-    loras: safetensors files to fuse into the denoisers in float32, one after another; text is FILE[:SCALE][@2].
-    transformer, transformer_2: folders of denoisers to export instead of the checkpoint's own, as distilled models
-    are published; what their `edgereel.json` says goes before what the checkpoint's says.
+    loras: safetensors files to fuse into the denoisers in float32, one after another; text is
+    FILE[:SCALE][:partial][@2]. fused_as: what weights that a LoRA changed are stored as, fp32 (the default) or bf16.
+    transformer, transformer_2: folders or .safetensors files of denoisers to export instead of the checkpoint's own, as
+    distilled models are published; what a folder's `edgereel.json` says goes before what the checkpoint's says.
+    shift: of the noise levels, in place of the checkpoint's or the chosen recipe's.
     name, license, origin: of the weights.
     encoder: have an encoder of pictures, to go on from video files, even where the model itself takes no picture.
     stream: name of a published way to make clips chunk by chunk, for a denoiser that was trained so.
@@ -118,6 +131,8 @@ class ExportOptions:
     recipe: str | None = None
     precision: str | None = None
     loras: Sequence[Lora | Path | str] | None = None
+    fused_as: str | None = None
+    shift: float | None = None
     transformer: Path | str | None = None
     transformer_2: Path | str | None = None
     name: str | None = None
@@ -141,6 +156,8 @@ class ExportOptions:
             loras=tuple(Lora.of(lora) for lora in self.loras or ()),
             replaced={name: Path(folder) for name, folder in replaced.items() if folder is not None},
             labels={key: label for key, label in labels.items() if label is not None},
+            fused_as=_fused_as(self.fused_as),
+            shift=self.shift,
             encoder=bool(self.encoder),
             stream=self.stream,
         )
@@ -155,9 +172,18 @@ def _compute(given: str | None) -> Compute:
     return _COMPUTES[precision]
 
 
+def _fused_as(given: str | None) -> FusedAs:
+    stored = "fp32" if given is None else given
+    if stored not in _FUSED_AS:
+        raise UsageError(f"fused as {stored!r} is unknown: choose {' or '.join(_FUSED_AS)}")
+    return _FUSED_AS[stored]
+
+
 def _check(request: ExportRequest) -> None:
     if request.max_tokens is not None and not 0 < request.max_tokens <= MAX_TOKENS_LIMIT:
         raise UsageError(f"max tokens is {request.max_tokens}: choose 1 to {MAX_TOKENS_LIMIT}")
+    if request.shift is not None and not 0 < request.shift <= SHIFT_LIMIT:
+        raise UsageError(f"--shift {request.shift:g}: the shift is a number above 0, 3 or 5 for most models")
     check_new_bundle(request.output)
     check_checkpoint_folder(request.checkpoint)
     for name, folder in request.replaced.items():

@@ -33,10 +33,32 @@ def unknown_token_id(tokenizer: Path) -> int | None:
     return _load(tokenizer).token_to_id(str(model.get("unk_token")))
 
 
+def check_token_ids(tokenizer: Path, rows: int) -> None:
+    """Raise CheckpointError where the tokenizer pads on the left, or has ids that the embedding table has no row for."""
+    config = tokenizer.with_name("tokenizer_config.json")
+    side = read_json(config).get("padding_side", "right") if config.exists() else "right"
+    if side != "right":
+        raise CheckpointError(f"{config}: padding_side is {side!r}; edgereel pads prompts on the right")
+    largest = max(_load(tokenizer).get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= rows:
+        raise CheckpointError(
+            f"{tokenizer}: has the id {largest}, and the text encoder's table {rows} rows; "
+            "is it the tokenizer of another model?"
+        )
+
+
 def _load(path: Path) -> Tokenizer:
     if not path.is_file():
-        raise CheckpointError(f"{path}: file is missing; save the checkpoint's tokenizer as a fast one")
+        raise CheckpointError(f"{path}: file is missing; {_fast(path)}")
     try:
         return load_tokenizer(path, follow=True).tokenizer
     except BundleError as error:  # what the runtime would refuse is refused here
         raise CheckpointError(str(error)) from error
+
+
+def _fast(path: Path) -> str:
+    """Return the command that makes a fast tokenizer of what stands in the folder."""
+    return (
+        "save the checkpoint's tokenizer as a fast one: python -c \"from transformers import AutoTokenizer as A; "
+        f"A.from_pretrained('{path.parent}').save_pretrained('{path.parent}')\""
+    )

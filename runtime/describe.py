@@ -31,6 +31,10 @@ def describe(bundle: Bundle) -> str:
         lines += _recipe_lines(recipe, default)
     for lora in manifest.loras:
         lines.append(f"LoRA         {lora.name} at scale {lora.scale:g}, fused into {lora.denoiser}")
+        if lora.strength:
+            lines.append(f"             {lora.strength}")
+        if lora.left_out:
+            lines.append(f"             {lora.left_out} of its tensors left out, they do not fit the model")
     split = len(manifest.roles.denoiser) > 1
     for name, graph in manifest.roles.graphs().items():
         parity = manifest.parity.get(name)

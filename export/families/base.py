@@ -21,7 +21,7 @@ from ...bundle.manifest import (
     TensorSpec,
     TextRules,
 )
-from ..request import Lora
+from ..request import FusedAs, Lora
 
 Array = np.ndarray[Any, Any]
 
@@ -116,8 +116,10 @@ class Adapter(Protocol):
 
     facts: Facts
 
-    def add_loras(self, loras: Sequence[Lora]) -> None:
+    def add_loras(self, loras: Sequence[Lora], fused_as: FusedAs = "fp32") -> None:
         """Check LoRAs against the denoisers, which fuse them as they load, and note them in the facts.
+
+        fused_as: what weights that a LoRA changed are stored as.
 
         Raises UsageError for a denoiser that the model does not have, CheckpointError for a file that does not fit.
         """

@@ -10,9 +10,9 @@ import torch
 
 from ...bundle.manifest import FusedLora
 from ..checkpoint import Component
-from ..lora.fuse import CheckedLora, check_lora
+from ..lora.fuse import CheckedLora, check_lora, fuse_all
 from ..lora.keys import Naming
-from ..request import Lora
+from ..request import FusedAs, Lora
 from .base import FrameStream
 
 TRIAL_SEED = 5_000_011  # of parity inputs; tracing takes others
@@ -53,18 +53,23 @@ class LoraPart(ComponentPart):
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
         self._loras: list[CheckedLora] = []
+        self._fused_as: FusedAs = "fp32"
 
-    def add_lora(self, lora: Lora) -> FusedLora:
-        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError."""
+    def add_lora(self, lora: Lora, expert: int | None = None, fused_as: FusedAs = "fp32") -> FusedLora:
+        """Check a LoRA, to be fused by `load`, and return the manifest's record of it; raise CheckpointError.
+
+        expert: which one of two this denoiser is. fused_as: what the sums are stored as.
+        """
         skeleton = self.component.skeleton(self.build)
         shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
-        checked = check_lora(lora, shapes, self.namings)
+        checked = check_lora(lora, shapes, self.namings, expert)
         self._loras.append(checked)
+        self._fused_as = fused_as
         return checked.record(self.name)
 
     def load(self) -> Any:
         """Return the torch module in float32, LoRAs fused in the order given."""
         module = super().load()
-        for lora in self._loras:
-            lora.fuse(module)
+        if self._loras:
+            fuse_all(self._loras, module, self._fused_as)
         return module

@@ -53,11 +53,11 @@ def write_tiny_wan(
     blocks = (0 if begins == "words" else 1) if res_blocks is None else res_blocks
     components = {
         "text_encoder": _text_encoder(),
-        "transformer": tiny_transformer(depth, heads, latent_channels, begins, patch),
+        "transformer": _transformer(depth, heads, latent_channels, begins, patch),
         "vae": tiny_vae(latent_channels, vae_patch, residual, vae_levels, blocks),
     }
     if experts:
-        components["transformer_2"] = tiny_transformer(depth, heads, latent_channels, begins, patch)
+        components["transformer_2"] = _transformer(depth, heads, latent_channels, begins, patch)
     if begins in ("embeds", "both ends"):
         components["image_encoder"] = _image_encoder()
         _write_image_processor(folder / "image_processor")
@@ -106,27 +106,34 @@ def _text_encoder() -> UMT5EncoderModel:
     )
 
 
-def tiny_transformer(
-    depth: int, heads: int, channels: int, begins: str = "words", patch: int = 2
+def tiny_transformer(depth: int = 2, heads: int = 2, channels: int = 4, **config: Any) -> WanTransformer3DModel:
+    """Return a small random denoiser, every parameter off its initial value; config goes before what is usual here."""
+    module = _transformer(depth, heads, channels, "words", 2, config)
+    randomize(module)
+    return module
+
+
+def _transformer(
+    depth: int, heads: int, channels: int, begins: str, patch: int, config: dict[str, Any] | None = None
 ) -> WanTransformer3DModel:
-    """Return a WanTransformer3DModel for what clips begin with."""
     embeds = begins in ("embeds", "both ends")
-    return WanTransformer3DModel(
-        patch_size=(1, patch, patch),
-        num_attention_heads=heads,
-        attention_head_dim=12,
-        in_channels=channels if begins in ("words", "held") else channels + 4 + channels,
-        out_channels=channels,
-        text_dim=32,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=depth,
-        cross_attn_norm=True,
-        rope_max_seq_len=64,
-        image_dim=16 if embeds else None,
-        added_kv_proj_dim=12 * heads if embeds else None,
-        pos_embed_seq_len=2 * (1 + (PICTURE // 14) ** 2) if begins == "both ends" else None,
-    )
+    usual: dict[str, Any] = {
+        "patch_size": (1, patch, patch),
+        "num_attention_heads": heads,
+        "attention_head_dim": 12,
+        "in_channels": channels if begins in ("words", "held") else channels + 4 + channels,
+        "out_channels": channels,
+        "text_dim": 32,
+        "freq_dim": 32,
+        "ffn_dim": 64,
+        "num_layers": depth,
+        "cross_attn_norm": True,
+        "rope_max_seq_len": 64,
+        "image_dim": 16 if embeds else None,
+        "added_kv_proj_dim": 12 * heads if embeds else None,
+        "pos_embed_seq_len": 2 * (1 + (PICTURE // 14) ** 2) if begins == "both ends" else None,
+    }
+    return WanTransformer3DModel(**(usual | (config or {})))
 
 
 def _image_encoder() -> CLIPVisionModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from helpers.tiny_ltx import write_tiny_ltx
 
 import edgereel
 from edgereel.export import export_checkpoint
-from edgereel.runtime.decoding.windows import window_sizes
-from edgereel.runtime.memory.shapes import window_of
 from edgereel.runtime.sampling.noise import NoiseSource
 
 LATENTS_LIMIT = 1e-3

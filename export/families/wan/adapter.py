@@ -1,6 +1,6 @@
 """The Wan family (diffusers' WanPipeline and WanImageToVideoPipeline): which components make it up, how they must fit.
 
-What clips may begin with is in conditions.py; the networks are in modules.py, conditioned.py, decoder.py, encoder.py and
+What clips may begin with is in conditioning/; the networks are in modules.py, decoder.py, encoder.py and
 image_encoder.py, the graphs made of them in parts.py and *_part.py.
 """
 
@@ -12,22 +12,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from ....bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
-from ....core.errors import CheckpointError, UsageError, brief
-from ...checkpoint import OVERRIDES_NAME, Checkpoint, Component
+from ....core.errors import CheckpointError, brief
+from ...checkpoint import OVERRIDES_NAME, WAY_OUT, Checkpoint, Component
 from ...layout import INDEX_NAME, read_json
-from ...request import Lora
-from ...tokenizer import pad_token_id, unknown_token_id
+from ...lora.fuse import experts_of as experts_of_lora
+from ...request import FusedAs, Lora
+from ...schedulers import SCHEDULERS, Schedule, read_schedule
+from ...tokenizer import check_token_ids, pad_token_id, unknown_token_id
 from ..base import Facts, ModelPart
-from .conditioned_part import ConditionedDenoiserPart
-from .conditions import IMAGE_TO_VIDEO, Conditions, conditions_of, streaming_facts
+from .conditioning.conditions import IMAGE_TO_VIDEO, Conditions, conditions_of, streaming_facts
+from .conditioning.part import ConditionedDenoiserPart
+from .defaults import recommended
 from .encoder_part import EncoderPart
+from .experts import experts_of
 from .image_encoder import image_encoder_of
+from .layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VAE
 from .parts import DecoderPart, DenoiserPart, TextEncoderPart
 
-MAX_TOKENS = 512  # this and the next two: WanPipeline's defaults
-STEPS, GUIDANCE = 50, 5.0
-DEFAULTS = {"width": 832, "height": 480, "frames": 81, "fps": 16}
-SAMPLER_OF_SCHEDULER = {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteScheduler": "euler"}
+MAX_TOKENS = 512  # WanPipeline's
 
 
 class WanAdapter:
@@ -35,22 +37,22 @@ class WanAdapter:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        encoder = TextEncoderPart("text_encoder", checkpoint.component("text_encoder", "UMT5EncoderModel"))
-        decoder = DecoderPart("decoder", checkpoint.component("vae", "AutoencoderKLWan"))
-        names = ["transformer"]
-        boundary = checkpoint.index.get("boundary_ratio")
-        if boundary is not None:
-            names.append("transformer_2")
+        _check_index(checkpoint)
+        encoder = TextEncoderPart(
+            "text_encoder", checkpoint.component("text_encoder", "UMT5EncoderModel", TEXT_ENCODER)
+        )
+        decoder = DecoderPart("decoder", checkpoint.component("vae", "AutoencoderKLWan", VAE))
         images = image_encoder_of(checkpoint)
-        components = [checkpoint.component(name, "WanTransformer3DModel") for name in names]
+        self._experts = experts_of(checkpoint)
+        components = [
+            checkpoint.component(expert.component, "WanTransformer3DModel", TRANSFORMER) for expert in self._experts
+        ]
         self._conditions = conditions_of(
             checkpoint, components[0].config, decoder.config, None if images is None else images.tokens
         )
         denoisers = [
-            _denoiser("denoiser" if index == 0 else f"denoiser_{index + 1}", component, levels, self._conditions)
-            for index, (component, levels) in enumerate(
-                zip(components, _noise_levels(checkpoint, boundary), strict=True)
-            )
+            _denoiser("denoiser" if index == 0 else f"denoiser_{index + 1}", component, expert.levels, self._conditions)
+            for index, (component, expert) in enumerate(zip(components, self._experts, strict=True))
         ]
         for denoiser in denoisers:
             _check_fit(denoiser, encoder, decoder, self._conditions)
@@ -63,18 +65,31 @@ class WanAdapter:
         self.parts: Sequence[ModelPart] = [encoder, *denoisers, *of_pictures, decoder]
         self.facts = self._facts(encoder, decoder)
 
-    def add_loras(self, loras: Sequence[Lora]) -> None:
+    def add_loras(self, loras: Sequence[Lora], fused_as: FusedAs = "fp32") -> None:
         """Check LoRAs against the denoisers they are for and note them; raise UsageError or CheckpointError."""
+        places = [expert.place for expert in self._experts]
         for lora in loras:
-            if lora.expert > len(self._denoisers):
-                raise UsageError(f"{lora.path}: this checkpoint has one denoiser; leave out @{lora.expert}")
-            self.facts.loras.append(self._denoisers[lora.expert - 1].add_lora(lora))
+            for place in experts_of_lora(lora, places):
+                denoiser = self._denoisers[0 if len(places) == 1 else place - 1]
+                self.facts.loras.append(denoiser.add_lora(lora, None if len(places) == 1 else place, fused_as))
 
     def _facts(self, encoder: TextEncoderPart, decoder: DecoderPart) -> Facts:
         denoiser = self._denoisers[0]
         tokenizer = self._checkpoint.folder / "tokenizer" / "tokenizer.json"
         overrides = self._checkpoint.overrides
         formats = {key: value for key, value in streaming_facts(self._checkpoint).items() if key == "formats"}
+        check_token_ids(tokenizer, encoder.config.vocab_size)
+        schedule = self._schedule()
+        config = denoiser.config
+        advice = recommended(
+            config.num_attention_heads * config.attention_head_dim,
+            decoder.config.z_dim,
+            None if schedule is None else schedule.shift,
+            experts=len(self._denoisers),
+            takes_images=config.in_channels != decoder.config.z_dim,
+            timestep_each=self._checkpoint.index.get("expand_timesteps") is True,
+        )
+        step = decoder.spatial_scale * max(config.patch_size[1:])
         try:
             return Facts(
                 text=TextRules(
@@ -90,8 +105,10 @@ class WanAdapter:
                     patch=list(denoiser.config.patch_size),
                     max_patches=denoiser.config.rope_max_seq_len,
                 ),
-                recipes=self._recipes(),
-                defaults=Defaults.model_validate(DEFAULTS | formats | dict(overrides.get("defaults", {}))),
+                recipes=self._recipes(schedule, advice.steps, advice.guidance, advice.source),
+                defaults=Defaults.model_validate(
+                    advice.size(step, config.rope_max_seq_len) | formats | dict(overrides.get("defaults", {}))
+                ),
                 tokenizer=tokenizer,
                 denoisers=len(self._denoisers),
                 quality=dict(overrides.get("quality", {})),
@@ -103,41 +120,45 @@ class WanAdapter:
             path = self._checkpoint.folder / OVERRIDES_NAME
             raise CheckpointError(f"{path}: cannot go into the manifest: {brief(error)}") from error
 
-    def _recipes(self) -> list[Recipe]:
+    def _schedule(self) -> Schedule | None:
+        """Return what the scheduler says, None where it is not needed: other recipes are given, and it says nothing usable."""
+        checkpoint = self._checkpoint
+        if checkpoint.overrides.get("recipes") is not None:
+            return None
+        path = checkpoint.folder / "scheduler" / "scheduler_config.json"
+        entry = checkpoint.index.get("scheduler")
+        listed = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        try:
+            return read_schedule(path, read_json(path), listed, checkpoint.shift)
+        except CheckpointError as error:
+            if checkpoint.recipe is None:
+                raise
+            checkpoint.notes.append(f"only the recipe {checkpoint.recipe} is kept: {error}")
+            return None
+
+    def _recipes(self, schedule: Schedule | None, steps: int, guidance: dict[str, Any], source: str) -> list[Recipe]:
         """Return the checkpoint's own recipes or, without, its scheduler's sampler first and the other one second."""
         given = self._checkpoint.overrides.get("recipes")
         if given is not None:
             return [Recipe.model_validate(recipe) for recipe in given]
-        path = self._checkpoint.folder / "scheduler" / "scheduler_config.json"
-        config = read_json(path)
-        kind = str(config.get("_class_name"))
-        if kind not in SAMPLER_OF_SCHEDULER:
-            raise CheckpointError(f"{path}: unknown scheduler {kind}; known: {', '.join(SAMPLER_OF_SCHEDULER)}")
-        prediction = config.get("prediction_type", "flow_prediction")
-        if prediction != "flow_prediction":
-            raise CheckpointError(f"{path}: prediction_type is {prediction}; only flow_prediction can be exported")
+        if schedule is None:
+            return []
         common = {
-            "steps": STEPS,
-            "shift": float(config.get("flow_shift" if "flow_shift" in config else "shift", 1.0)),
-            "guidance": GUIDANCE,
-            "train_timesteps": config.get("num_train_timesteps", 1000),
-            "source": "diffusers WanPipeline",
+            "steps": steps,
+            "shift": schedule.shift,
+            **guidance,
+            "train_timesteps": schedule.train_timesteps,
+            "source": source,
         }
-        own = SAMPLER_OF_SCHEDULER[kind]
-        samplers = [own, *(other for other in sorted(SAMPLER_OF_SCHEDULER.values()) if other != own)]
+        known = sorted(scheduler.sampler for scheduler in SCHEDULERS.values())
+        samplers = [schedule.sampler, *(other for other in known if other != schedule.sampler)]
         return [Recipe.model_validate({"name": sampler, "sampler": sampler, **common}) for sampler in samplers]
 
 
-def _noise_levels(checkpoint: Checkpoint, boundary: Any) -> list[dict[str, Any]]:
-    """Return each denoiser's range of sigma: all, or `transformer` above the boundary and `transformer_2` below."""
-    if boundary is None:
-        return [{}]
-    if not isinstance(boundary, int | float) or not 0 < boundary < 1:
-        raise CheckpointError(f"{checkpoint.folder / INDEX_NAME}: boundary_ratio is {boundary!r}, not between 0 and 1")
-    return [
-        {"sigma_low": float(boundary), "sigma_high": 1.0},
-        {"sigma_low": 0.0, "sigma_high": float(boundary)},
-    ]
+def _check_index(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where `model_index.json` has a setting that is not known. Components are lists."""
+    said = {key: value for key, value in checkpoint.index.items() if not isinstance(value, list)}
+    INDEX_SETTINGS.check(checkpoint.folder / INDEX_NAME, said, WAY_OUT)
 
 
 def _denoiser(name: str, component: Component, levels: dict[str, Any], conditions: Conditions) -> DenoiserPart:
@@ -148,7 +169,7 @@ def _denoiser(name: str, component: Component, levels: dict[str, Any], condition
 
 def _check_fit(denoiser: DenoiserPart, encoder: TextEncoderPart, decoder: DecoderPart, conditions: Conditions) -> None:
     """Raise CheckpointError where the components' configurations do not fit together."""
-    path = denoiser.component.folder / "config.json"
+    path = denoiser.component.config_path
     takes_images = conditions.denoiser.images is not None
     if (denoiser.config.image_dim is not None, denoiser.config.added_kv_proj_dim is not None) != (takes_images,) * 2:
         raise CheckpointError(
@@ -161,7 +182,7 @@ def _check_fit(denoiser: DenoiserPart, encoder: TextEncoderPart, decoder: Decode
         "text_dim": encoder.config.d_model,
     }
     for key, value in wanted.items():
-        if denoiser.config[key] != value:
-            raise CheckpointError(
-                f"{path}: {key} is {denoiser.config[key]}, but the vae and text encoder beside it need {value}"
-            )
+        # Without out_channels diffusers takes as many as come in.
+        found = denoiser.config.in_channels if denoiser.config[key] is None else denoiser.config[key]
+        if found != value:
+            raise CheckpointError(f"{path}: {key} is {found}, but the vae and text encoder beside it need {value}")

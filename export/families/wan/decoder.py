@@ -28,9 +28,11 @@ class Decoder(nn.Module):
     go in and out in float32.
     """
 
-    def __init__(self, vae: Any, compute: torch.dtype) -> None:
+    def __init__(self, vae: Any, compute: torch.dtype, shuffle: int = 1) -> None:
+        """shuffle: how many pixels of a row, and rows, an upscaling decoder gives as channels of one."""
         super().__init__()
         self.compute = compute
+        self.shuffle = shuffle
         self.patch = vae.config.patch_size or 1
         self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
         for module in (self.decoder, self.post_quant_conv):
@@ -46,7 +48,8 @@ class Decoder(nn.Module):
         walk = _DecoderWalk([state.to(self.compute) for state in states])
         scaled = (latent * self.std + self.mean).to(self.compute)
         frames = walk.decoder(self.decoder, convolve(self.post_quant_conv, scaled))
-        return (_unpatchify(frames, self.patch).float().clamp(-1.0, 1.0), *(state.float() for state in walk.made))
+        pictures = pixel_shuffle(_unpatchify(frames, self.patch), self.shuffle)
+        return (pictures.float().clamp(-1.0, 1.0), *(state.float() for state in walk.made))
 
 
 class DecoderFirst(Decoder):
@@ -139,3 +142,13 @@ def _unpatchify(frames: torch.Tensor, patch: int) -> torch.Tensor:
     colours = channels // (patch * patch)
     parts = frames.reshape(batch, colours, patch, patch, count, height, width).permute(0, 1, 4, 5, 3, 6, 2)
     return parts.reshape(batch, colours, count, height * patch, width * patch)
+
+
+def pixel_shuffle(frames: torch.Tensor, factor: int) -> torch.Tensor:
+    """Turn [B, 3·r·r, F, H, W] into pictures [B, 3, F, H·r, W·r], in the order of torch's PixelShuffle."""
+    if factor == 1:
+        return frames
+    batch, channels, count, height, width = frames.shape
+    colours = channels // (factor * factor)
+    parts = frames.reshape(batch, colours, factor, factor, count, height, width).permute(0, 1, 4, 5, 2, 6, 3)
+    return parts.reshape(batch, colours, count, height * factor, width * factor)

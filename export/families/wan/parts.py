@@ -17,8 +17,9 @@ from ...checkpoint import Component
 from ..base import FrameStream, GraphSource, Trial
 from ..component import ComponentPart, LoraPart
 from ..t5 import MaskedTextEncoder
-from .decoder import DecoderFirst, DecoderNext
-from .lora import NAMINGS, original_name
+from .decoder import DecoderFirst, DecoderNext, pixel_shuffle
+from .latents import check_latent_statistics, shuffle_of
+from .lora import NAMINGS
 from .modules import Denoiser
 
 
@@ -72,8 +73,6 @@ class DenoiserPart(LoraPart):
 
     def __init__(self, name: str, component: Component, facts: Mapping[str, Any] | None = None) -> None:
         """facts: see GraphSource."""
-        # Most distilled denoisers are published under the authors' names of tensors.
-        self.aliases = {key: original_name(key) for key in component.skeleton(self.build).state_dict()}
         super().__init__(name, component)
         self._facts = dict(facts or {})
 
@@ -139,11 +138,14 @@ class DecoderPart(ComponentPart):
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
         self.temporal_scale = 2 ** sum(map(bool, self.config.temperal_downsample))
-        self.spatial_scale = 2 ** (len(self.config.dim_mult) - 1) * (self.config.patch_size or 1)
+        scale = 2 ** (len(self.config.dim_mult) - 1) * (self.config.patch_size or 1)
+        self.shuffle = shuffle_of(self.config, component.config_path)
+        self.spatial_scale = scale * self.shuffle
+        check_latent_statistics(self.config, component.config_path)
         stated = (self.config.scale_factor_temporal, self.config.scale_factor_spatial)
-        if stated != (self.temporal_scale, self.spatial_scale):
+        if stated not in ((self.temporal_scale, scale), (self.temporal_scale, self.spatial_scale)):
             raise CheckpointError(
-                f"{component.folder / 'config.json'}: scale_factor_temporal, scale_factor_spatial are {stated}, "
+                f"{component.config_path}: scale_factor_temporal, scale_factor_spatial are {stated}, "
                 f"but its layers scale by {(self.temporal_scale, self.spatial_scale)}"
             )
 
@@ -161,13 +163,13 @@ class DecoderPart(ComponentPart):
         trials = []
         for shape in ((1, channels, 4, 3, 5), (2, channels, 3, 4, 2)):
             latents = torch.randn(shape, generator=generator)
-            frames = module.decode(latents * std + mean, return_dict=False)[0]
+            frames = pixel_shuffle(module.decode(latents * std + mean, return_dict=False)[0], self.shuffle)
             trials.append(Trial(f"{'x'.join(map(str, shape))} latents", {"latents": latents.numpy()}, frames.numpy()))
         return trials
 
     def graphs(self, module: Any, compute: torch.dtype) -> list[GraphSource]:
         """Return both graphs; batch, height and width dynamic, states the size of the layer they belong to."""
-        first, later = DecoderFirst(module, compute), DecoderNext(module, compute)
+        first, later = DecoderFirst(module, compute, self.shuffle), DecoderNext(module, compute, self.shuffle)
         rows, columns = 2, 3
         latent = torch.zeros(2, self.config.z_dim, 1, rows, columns)
         with torch.no_grad():
@@ -180,7 +182,7 @@ class DecoderPart(ComponentPart):
         ]
         given = {f"state_{index:02}": spec for index, spec in enumerate(specs)}
         left = {f"{name}_next": spec for name, spec in given.items()}
-        colours = self.config.out_channels // (self.config.patch_size or 1) ** 2
+        colours = self.config.out_channels // ((self.config.patch_size or 1) * self.shuffle) ** 2
         frames = [picture_spec(colours, count, self.spatial_scale) for count in (1, self.temporal_scale)]
         scaled = tuple({axis: times(scale, dim) if axis else dim for axis, dim in axes.items()} for scale in scales)
         return [

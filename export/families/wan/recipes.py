@@ -86,4 +86,22 @@ WAN_RECIPES = (
         guidance=5,
         source="diffusers, pipelines/wan (Wan 2.1, not distilled, 720p)",
     ),
+    Recipe(
+        name="wan22-a14b",
+        sampler="unipc",
+        steps=40,
+        shift=12,
+        guidance=4,
+        expert_guidance=[4, 3],
+        boundary=0.875,
+        source="Wan 2.2, wan/configs/wan_t2v_A14B.py (not distilled)",
+    ),
+    Recipe(
+        name="wan22-5b",
+        sampler="unipc",
+        steps=50,
+        shift=5,
+        guidance=5,
+        source="Wan 2.2, wan/configs/wan_ti2v_5B.py (not distilled)",
+    ),
 )

@@ -16,12 +16,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ....bundle.conditioning import Wanted
-from ....bundle.manifest import Condition, Held, Stream
-from ....core.errors import CheckpointError, brief
-from ...checkpoint import OVERRIDES_NAME, Checkpoint
-from ...layout import INDEX_NAME, read_json
-from .conditioned import CONTEXT_TYPES, UNCONDITIONED, Conditioning, ContextType
+from .....bundle.conditioning import Wanted
+from .....bundle.manifest import Condition, Held, Stream
+from .....core.errors import CheckpointError, brief
+from ....checkpoint import OVERRIDES_NAME, Checkpoint
+from ....layout import INDEX_NAME, read_json
+from .denoiser import CONTEXT_TYPES, UNCONDITIONED, Conditioning, ContextType
 from .streams import PUBLISHED_STREAMS
 
 STREAMING_NAME = "streaming.json"

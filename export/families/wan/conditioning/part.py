@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from ....bundle.manifest import TensorSpec
-from ....core.errors import CheckpointError
-from ...checkpoint import Component
-from ..base import GraphSource, Trial
-from .conditioned import CONTEXT_TYPES, ConditionedDenoiser, Conditioning, ContextType
-from .parts import DenoiserPart, times
+from .....bundle.manifest import TensorSpec
+from .....core.errors import CheckpointError
+from ....checkpoint import Component
+from ...base import GraphSource, Trial
+from ..parts import DenoiserPart, times
+from .denoiser import CONTEXT_TYPES, ConditionedDenoiser, Conditioning, ContextType
 from .reference import whole_pass
 
 EXAMPLE_BATCH, EXAMPLE_CONTEXT, EXAMPLE_TOKENS = 2, 4, 7
@@ -68,7 +68,7 @@ class ConditionedDenoiserPart(DenoiserPart):
         in_time = self.config.patch_size[0]
         if in_time != 1 and (conditioning.levels or conditioning.context is not None):
             raise CheckpointError(
-                f"{component.folder / 'config.json'}: patch_size spans {in_time} latent frames; "
+                f"{component.config_path}: patch_size spans {in_time} latent frames; "
                 "held frames and streams need patches of 1 in time"
             )
 
