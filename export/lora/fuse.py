@@ -127,6 +127,8 @@ def check_lora(
             _check_values(path, tensors, change)
         said = _set_factors(path, tensors, changes, found, lora.expert if expert is None else expert)
         without_rank = [name for name, change in changes.items() if change.rank(found[name]) == 0]
+    if len(without_rank) == len(changes):
+        raise CheckpointError(f"{path}: every layer has rank 0, so it changes nothing; is the file whole?")
     for name in without_rank:  # what rank-adaptive extraction leaves of a layer that does not matter
         del changes[name]
     return CheckedLora(lora, changes, said, tuple(left_out))

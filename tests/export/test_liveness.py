@@ -18,6 +18,7 @@ from edgereel.export.checkpoint import open_checkpoint
 from edgereel.export.liveness import check_alive, check_trials
 
 DENOISER = "transformer/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
 ENCODER = "text_encoder/model.safetensors"
 
 
@@ -56,7 +57,7 @@ DEAD_FILES = {
         r"tensor blocks\.0\.attn1\.to_q\.bias has values that are not finite",
     ),
     "infinite": (
-        lambda f: retensor(f / "vae/diffusion_pytorch_model.safetensors", lambda t: t["decoder.conv_in.weight"][0].fill_(torch.inf)),
+        lambda f: retensor(f / VAE, lambda t: t["decoder.conv_in.weight"][0].fill_(torch.inf)),
         r"vae/\S+: tensor decoder\.conv_in\.weight has values that are not finite",
     ),
     "two tables": (

@@ -223,17 +223,19 @@ def test_what_was_fused_is_on_record(experts):
         for name in ("attention", "kohya")
     }
     expected = [
-        {"name": f"{name}.safetensors", "sha256": hashes[name], "scale": scale, "denoiser": graph}
-        for name, scale, graph in (
-            ("attention", 0.5, "denoiser"),
-            ("kohya", 1.0, "denoiser_2"),
-            ("attention", -1.5, "denoiser_2"),
+        {"name": f"{name}.safetensors", "sha256": hashes[name], "scale": scale, "denoiser": graph, "strength": strength}
+        for name, scale, graph, strength in (
+            ("attention", 0.5, "denoiser", "no alpha found: fused at 1"),
+            ("kohya", 1.0, "denoiser_2", "alpha from the tensors"),
+            ("attention", -1.5, "denoiser_2", "no alpha found: fused at 1"),
         )
     ]
     manifest = json.loads((experts / "two.reel" / "reel.json").read_text(encoding="utf-8"))
     assert manifest["loras"] == expected
     assert manifest["schema"] == 1
-    assert "LoRA         attention.safetensors at scale -1.5, fused into denoiser_2" in describe(bundle)
+    told = describe(bundle)
+    assert "LoRA         attention.safetensors at scale -1.5, fused into denoiser_2" in told
+    assert "             no alpha found: fused at 1" in told
     card = (experts / "two.reel" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert f"| kohya.safetensors | 1 | denoiser_2 | {hashes['kohya']} |" in card
 

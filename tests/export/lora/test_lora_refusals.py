@@ -56,8 +56,8 @@ REFUSED = {
     "empty": (lambda p: lora_files.save(p, {}), "holds no tensors"),
     "unknown keys": (
         lambda p: lora(p, **{f"blocks.{index}.attn9.to_q.lora_A.weight": ZERO for index in range(7)}),
-        r"7 of 9 keys match nothing in this model: blocks\.0\.attn9\.to_q\.lora_A\.weight, .* and 2 more; is it a LoRA "
-        "for another model",
+        r"7 of 9 keys match nothing in this model: blocks\.0\.attn9\.to_q\.lora_A\.weight, .* and 2 more; to leave "
+        "out what does not fit, write :partial behind the file",
     ),
     "deeper model": (
         lambda p: lora(p, **{"transformer.blocks.2.attn1.to_q.diff_b": ZERO}),
@@ -69,7 +69,7 @@ REFUSED = {
     ),
     "second expert's prefix": (
         lambda p: lora(p, **{"transformer_2.proj_out.diff_b": ZERO}),
-        "1 of 3 keys match nothing",
+        "holds LoRAs for two denoisers, and this checkpoint has one",
     ),
     "namings mixed": (
         lambda p: lora(p, **{"diffusion_model.blocks.0.cross_attn.q.diff_b": torch.zeros(24)}),
@@ -78,7 +78,7 @@ REFUSED = {
     "DoRA": (lambda p: lora(p, **{f"{KEY}.dora_scale": ZERO}), "DoRA is not supported"),
     "LoHa": (lambda p: lora(p, A=None, B=None, **{f"{KEY}.hada_w1_a": ZERO}), "LoHa is not supported"),
     "ranks disagree": (lambda p: lora(p, A=torch.zeros(8, 24)), r"ranks disagree: .*lora_A.* \[8, 24\], .*\[24, 4\]"),
-    "no rank": (lambda p: lora(p, A=torch.zeros(0, 24), B=torch.zeros(24, 0)), "ranks disagree"),
+    "no rank": (lambda p: lora(p, A=torch.zeros(0, 24), B=torch.zeros(24, 0)), "changes nothing"),
     "vector": (lambda p: lora(p, A=torch.zeros(24)), "ranks disagree"),
     "wider model": (
         lambda p: lora(p, A=torch.zeros(4, 48), B=torch.zeros(48, 4)),
@@ -105,7 +105,7 @@ REFUSED = {
     "integers": (lambda p: lora(p, A=torch.zeros(4, 24, dtype=torch.int8)), "is I8"),
     "configuration is a list": (
         lambda p: configured(lora_alpha=[3])(p),
-        r"lora_adapter_metadata has alpha \[3\] for blocks\.0\.attn1\.to_q",
+        r"lora_adapter_metadata has alpha \[3\] for every module, not a number",
     ),
     "configuration of another file": (
         lambda p: configured(lora_alpha=1, alpha_pattern={r".*\.to_[qk]": 2})(p),
