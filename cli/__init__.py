@@ -1,7 +1,7 @@
 """The command line: it reads arguments, shows progress, prints results, and holds no logic."""
 
 # In this order --help lists their commands.
-from . import generate, inspect, doctor, plan, cache, export, calibrate, bench  # isort: skip
+from . import generate, film, inspect, doctor, plan, cache, export, calibrate, bench  # isort: skip
 from .application import app, main
 
-__all__ = ["app", "bench", "cache", "calibrate", "doctor", "export", "generate", "inspect", "main", "plan"]
+__all__ = ["app", "bench", "cache", "calibrate", "doctor", "export", "film", "generate", "inspect", "main", "plan"]

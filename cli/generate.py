@@ -12,13 +12,17 @@ from ..core.interrupts import interrupts_wait
 from .application import app
 from .options import (
     BundleOption,
+    DecoderOption,
     EngineOption,
+    FitOption,
+    FormatSizeOption,
+    ImageOption,
     JsonOption,
     MemoryOption,
     PrivateOption,
     ThreadsOption,
+    parse_format,
     parse_fps,
-    parse_size,
     reel_options,
 )
 from .terminal import print_json, print_video, stage_progress
@@ -48,7 +52,7 @@ def generate(
         typer.Option(help="Classifier-free guidance; 1 and below turns it off. Distilled recipes are made for 1."),
     ] = None,
     negative: Annotated[str | None, typer.Option(help="What the video should not show.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels.")] = None,
+    size: FormatSizeOption = None,
     frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
     fps: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Frames per second of the file: 24, 23.976, 24000/1001.")
@@ -58,6 +62,12 @@ def generate(
     latents: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="Initial noise, float32 [1, C, F, H, W].")
     ] = None,
+    image: ImageOption = None,
+    last_image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The picture that it ends with, where the model can do that.")
+    ] = None,
+    fit: FitOption = None,
+    decoder: DecoderOption = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="One prompt per line: a video of each.")] = None,
     private: PrivateOption = False,
     no_cache: Annotated[
@@ -83,12 +93,16 @@ def generate(
         steps=steps,
         guidance=guidance,
         negative_prompt=negative,
-        size=None if size is None else parse_size(size),
+        size=None if size is None else parse_format(size),
         frames=frames,
         fps=None if fps is None else parse_fps(fps),
         sampler=sampler,
         recipe=recipe,
         latents=None if latents is None else read_latents(latents),
+        image=image,
+        last_image=last_image,
+        fit=fit,
+        decoder=decoder,
     )
     with stage_progress() as progress:
         results = run_jobs(

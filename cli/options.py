@@ -61,6 +61,29 @@ def parse_fps(text: str) -> FrameRate:
     return parse_frame_rate(text)
 
 
+ImageOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The picture that the video begins with: PNG, JPEG or WebP.")
+]
+FitOption = Annotated[
+    str | None,
+    typer.Option(help="crop or pad: how a picture of another shape becomes the video's. Default crop."),
+]
+DecoderOption = Annotated[
+    str | None, typer.Option(help="One of the bundle's decoders, see inspect; its default one if left out.")
+]
+FormatSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH", help="Picture size in pixels, or the name of one of the bundle's formats, see inspect."
+    ),
+]
+
+
+def parse_format(text: str) -> tuple[int, int] | str:
+    """Return (width, height) of "WIDTHxHEIGHT", or the name of a format as it is. Raises UsageError."""
+    return text if text[:1].isascii() and text[:1].isalpha() else parse_size(text)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Return (width, height) of "WIDTHxHEIGHT". Raises UsageError."""
     width, cross, height = text.lower().partition("x")

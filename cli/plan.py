@@ -10,7 +10,7 @@ import typer
 from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
 from .application import app
-from .options import EngineOption, JsonOption, MemoryOption, parse_size, reel_options
+from .options import DecoderOption, EngineOption, JsonOption, MemoryOption, parse_size, reel_options
 from .terminal import print_json, show_plan, stage_progress
 
 SizeOption = Annotated[
@@ -28,6 +28,10 @@ def plan(
     bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
     size: SizeOption = None,
     frames: FramesOption = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Clips begin with pictures: count what encodes them too.")
+    ] = False,
+    decoder: DecoderOption = None,
     memory: MemoryOption = None,
     compute_capability: CapabilityOption = None,
     engine: EngineOption = "auto",
@@ -37,6 +41,7 @@ def plan(
     with interrupts_wait():
         from ..runtime.memory.fit import plan_bundle
         from ..runtime.memory.plan import describe_plan
+        from ..runtime.memory.sizes import Uses
 
     pixels = None if size is None else parse_size(size)
     with stage_progress() as progress:
@@ -47,6 +52,7 @@ def plan(
             memory=memory,
             engine=engine,
             compute_capability=compute_capability,
+            uses=Uses(decoder, pictures),
             on_progress=progress,
         )
     if as_json:

@@ -37,6 +37,7 @@ _STAGES = {
     "fit": "what fits in memory",
     "prompts": "checking prompts",
     "text": "reading the prompt",
+    "encode pictures": "encoding pictures",
     "embed": "embedding prompts",
     "denoise": "denoising",
     "tiles": "decoding tiles",

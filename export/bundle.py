@@ -28,6 +28,7 @@ from .liveness import check_alive, check_trials, overflow
 from .model_card import model_card
 from .parity import LIMITS, Run, graph_differences, judge, opened, stream_differences, traced_module
 from .request import Compute, ExportRequest
+from .windows import prove_windows
 
 Note = Callable[[str], None]
 """Takes one line that people should know."""
@@ -172,6 +173,10 @@ def _export_part(
     with ExitStack() as stack:
         runs = [stack.enter_context(opened(folder / f"{name}.onnx", data.path)) for name in names]
         proofs = _prove(part, names, runs, trials, limit)
+    for name in names:
+        if {"latents", "frames"} <= {*proved.entries[name]["inputs"], *proved.entries[name]["outputs"]}:
+            in_windows = prove_windows(folder / f"{name}.onnx", trials, limit)
+            proofs[name] = max(proofs[name], in_windows or proofs[name], key=lambda either: either.relative)
     for name, proof in proofs.items():
         proved.parity[name] = max(proof, in_torch.get(name, proof), key=lambda either: either.relative)
     report_progress(on_progress, part.name, STAGES, STAGES)

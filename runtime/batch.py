@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 
 from ..core.errors import EngineError, OutputError, UsageError, one_line
 from ..core.machine import peak_host_memory
-from ..core.progress import Progress
-from .clip import Video
+from ..core.progress import Progress, report_progress
+from .clip import Video, file_metadata
+from .continuation import continue_file as continue_video_file
+from .continuation import continue_video
+from .decoding.frame_check import FrameCheck
+from .latents_file import SUFFIX as LATENTS_SUFFIX
 from .latents_file import latents_path, read_video, write_latents
 from .memory.plan import MemoryPlan
 from .reel import Reel, load
 from .request import OpenRequest
+from .streaming import Stream
 from .video.output import SUFFIXES, Output, check_format, format_of
 
 _LARGEST_PROMPT_FILE = 2**24
@@ -151,6 +156,7 @@ def run_jobs(
     that is written. They are put there too where decoding fails.
     """
     with options.open(bundle, on_progress) as reel:
+        asked = asked.with_pictures(reel.bundle.manifest)
         fps = asked.complete(reel.bundle.manifest).fps
         jobs = [replace(job, output=job.output.at(fps)) for job in jobs]
         _check_prompts(jobs, reel, on_progress)
@@ -160,7 +166,7 @@ def run_jobs(
             cached_before = reel.embedder.cached
             video = reel.make(replace(asked, prompt=job.prompt), on_progress)
             _write(video, job.output, reel, private, on_progress)
-            record = _record(video, job.output, reel, before, reel.embedder.cached - cached_before)
+            record = _record(video.request.settings(), job.output, reel, before, reel.embedder.cached - cached_before)
             if keep_latents:
                 record["latents"] = str(_keep_latents(video, job.output, reel, private))
             yield record
@@ -185,7 +191,75 @@ def decode_file(
         video = read_video(latents, reel)
         written = checked.at(video.request.fps)
         video.write(written, private=private, on_progress=on_progress)
-        return _record(video, written, reel, {}, 0)
+        return _record(video.request.settings(), written, reel, {}, 0)
+
+
+def continue_file(
+    clip: Path,
+    asked: OpenRequest,
+    seconds: float | None,
+    output: Path,
+    *,
+    bundle: Path | None,
+    options: ReelOptions,
+    private: bool = False,
+    keep_latents: bool = False,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make the video that follows a clip, kept latents or a video file, and return a record as run_jobs yields.
+
+    seconds: see Video.continue_. Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
+    """
+    checked = Output.check(output)
+    with options.open(bundle, on_progress) as reel:
+        reel.check_prompt(asked.prompt)
+        if clip.suffix.lower() == LATENTS_SUFFIX:
+            video = continue_video(reel, read_video(clip, reel), asked, seconds, on_progress)
+        else:
+            video = continue_video_file(reel, clip, asked, seconds, on_progress)
+        written = checked.at(video.request.fps)
+        _write(video, written, reel, private, on_progress)
+        record = _record(video.request.settings(), written, reel, {}, reel.embedder.cached)
+        if keep_latents:
+            record["latents"] = str(_keep_latents(video, written, reel, private))
+        return record
+
+
+def write_stream(
+    asked: OpenRequest,
+    seconds: float,
+    then: Sequence[tuple[float, str]],
+    output: Path,
+    *,
+    bundle: Path | None,
+    options: ReelOptions,
+    private: bool = False,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write so many seconds of a stream to a file as they are made, and return a record as run_jobs yields.
+
+    then: see Reel.stream. In the record, `stream` has the seconds that sampling took and that pictures waited for it. Raises
+    what decode_file raises, and PromptError.
+    """
+    checked = Output.check(output)
+    with options.open(bundle, on_progress) as reel, Stream(reel, asked, seconds, then, on_progress) as stream:
+        written = checked.at(stream.request.fps)
+        count = max(1, round(seconds * stream.request.fps))
+        check = FrameCheck()
+
+        def counted() -> Iterator[NDArray[np.uint8]]:
+            report_progress(on_progress, "decode", 0, count)
+            for done, picture in enumerate(stream, start=1):
+                check.add(picture)
+                yield picture
+                report_progress(on_progress, "decode", done, count)
+            check.finish()
+
+        metadata = file_metadata(None if private else asked.prompt, stream.settings(private=private))
+        written.write(counted(), metadata, count)
+        record = _record(stream.settings(private=private), written, reel, {}, reel.embedder.cached)
+        waited = {"sampled": round(stream.sampled_seconds, 4), "waited": round(stream.waited_seconds, 4)}
+        return {**record, "stream": waited}
 
 
 def _check_prompts(jobs: list[Job], reel: Reel, on_progress: Progress | None) -> None:
@@ -212,7 +286,9 @@ def _keep_latents(video: Video, output: Output, reel: Reel, private: bool) -> Pa
     return path
 
 
-def _record(video: Video, output: Output, reel: Reel, before: dict[str, float], cached: int) -> dict[str, Any]:
+def _record(
+    settings: dict[str, Any], output: Output, reel: Reel, before: dict[str, float], cached: int
+) -> dict[str, Any]:
     """Return what a program wants to know of a finished video.
 
     That is the output, the settings, the engines that ran, the seconds of each stage since `before`, how many of the clip's
@@ -221,7 +297,7 @@ def _record(video: Video, output: Output, reel: Reel, before: dict[str, float], 
     plan = reel.graphs.plan
     return {
         "output": str(output.given),
-        "settings": video.request.settings(),
+        "settings": settings,
         "bundle_digest": reel.bundle.manifest.digest,
         "engine": {**reel.facts(), "picked": reel.engine_picked},
         "seconds": {stage: round(total - before.get(stage, 0.0), 4) for stage, total in reel.timings.items()},

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.manifest import Manifest
 from ..core.progress import Progress, report_progress
 from ..core.version import __version__
 from .clip_decoder import ClipDecoder
@@ -73,15 +74,7 @@ class Video:
         settings = self.request.settings()
         if private:
             del settings["prompt"], settings["negative_prompt"]
-        manifest = self._decoder.bundle.manifest
-        return {
-            "ai_generated": True,
-            "edgereel": __version__,
-            "bundle": manifest.name,
-            "bundle_digest": manifest.digest,
-            **settings,
-            "ran": self._decoder.facts(),
-        }
+        return told_settings(self._decoder.bundle.manifest, settings, self._decoder.facts())
 
     def save(self, path: str | Path, *, private: bool = False, on_progress: Progress | None = None) -> Path:
         """Decode and write the clip: .mp4 (H.264, yuv420p), .gif or .webp (lossless) by suffix, without one a folder of PNGs.
@@ -110,12 +103,23 @@ class Video:
 
         if not self._decoder.facts():  # the metadata say what ran
             self._decoder.open_first(self._size, self.request.decoder)
-        metadata = {
-            "title": "AI-generated video" if private else self.request.prompt,
-            "description": "AI-generated video",
-            "genre": "AI-generated",
-            "comment": json.dumps(self.settings(private=private), ensure_ascii=False),
-        }
+        metadata = file_metadata(None if private else self.request.prompt, self.settings(private=private))
         started, decoding = time.perf_counter(), self._decoder.seconds
         output.write(counted(), metadata, len(self))
         self._decoder.add_time("encode", started + self._decoder.seconds - decoding)
+
+
+def told_settings(manifest: Manifest, settings: dict[str, Any], ran: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file says it was made with and by. ran: see Reel.facts."""
+    made_by = {"edgereel": __version__, "bundle": manifest.name, "bundle_digest": manifest.digest}
+    return {"ai_generated": True, **made_by, **settings, "ran": ran}
+
+
+def file_metadata(prompt: str | None, settings: dict[str, Any]) -> dict[str, str]:
+    """Return a file's metadata. prompt: its title, None for one that does not tell it. settings: see told_settings."""
+    return {
+        "title": "AI-generated video" if prompt is None else prompt,
+        "description": "AI-generated video",
+        "genre": "AI-generated",
+        "comment": json.dumps(settings, ensure_ascii=False),
+    }

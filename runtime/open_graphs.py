@@ -116,15 +116,12 @@ class OpenGraphs:
             self._add_time("open", started, label)
         return self._sessions[key][1]
 
-    def session_beside(self, name: str, plan: MemoryPlan) -> Session:
-        """Return a graph that is run while another thread, which has the lock, runs graphs of another component.
-
-        It is opened, and opened again where another clip had it closed, when nobody has the lock.
-        """
-        return _SessionBeside(self, name, plan)
-
     def run_beside(self, name: str, plan: MemoryPlan, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run a graph without the lock, see session_beside."""
+        """Run a graph while another thread, which has the lock, runs graphs of another component.
+
+        It is opened, and opened again where another clip had it closed, when nobody has the lock. plan: the one to hold to then.
+        Raises EngineError, Cancelled.
+        """
         while True:
             held = self._sessions.get((name, None))
             if held is None:
@@ -212,23 +209,6 @@ class OpenGraphs:
 def _same_decoder(one: str, other: str) -> bool:
     """Tell whether two graphs are of the same decoder: `tiny_decoder_first` and `tiny_decoder_next`."""
     return one[: one.rindex(DECODER)] == other[: other.rindex(DECODER)]
-
-
-class _SessionBeside(Session):
-    """A graph that runs beside those of other components; see OpenGraphs.session_beside."""
-
-    def __init__(self, graphs: OpenGraphs, name: str, plan: MemoryPlan) -> None:
-        with graphs.lock:
-            graphs.hold_to(plan)
-            session = graphs.session(name)
-        self.specs, self.report = session.specs, session.report
-        self._graphs, self._name, self._plan = graphs, name, plan
-
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self._graphs.run_beside(self._name, self._plan, inputs)
-
-    def close(self) -> None:
-        """The opened graphs close it."""
 
 
 class _ReopenedSession(Session):

@@ -23,6 +23,7 @@ from ..core.progress import Progress
 from ..engines import Session, Tensor
 from ..engines.stopping import stop_when
 from .chunks.loop import ChunkLoop
+from .clip import told_settings
 from .conditioning import GivenPictures
 from .decoding.decoder import frames_of_inputs, to_uint8
 from .denoise import Denoising
@@ -59,6 +60,9 @@ class Maker(Protocol):
     def add_time(self, stage: str, started: float, name: str = "") -> None:
         """See Reel.add_time."""
 
+    def facts(self) -> dict[str, Any]:
+        """See Reel.facts."""
+
 
 class Stream:
     """A film that goes on for as long as it is iterated: pictures uint8 [H, W, 3]. Leave its `with` block, or close it.
@@ -88,7 +92,7 @@ class Stream:
         self.request = asked.complete(manifest)
         for _, text in self.then:
             maker.check_prompt(text)
-        self._check_prompt = maker.check_prompt
+        self._maker = maker
         denoising, given = maker.prepare(self.request, asked.pictures(self.request), on_progress)
         plan = denoising.plan
         if plan.tile is not None:
@@ -117,7 +121,7 @@ class Stream:
 
     @prompt.setter
     def prompt(self, text: str) -> None:
-        self._check_prompt(text)
+        self._maker.check_prompt(text)
         self._sampler.change(text)
 
     @property
@@ -179,13 +183,13 @@ class Stream:
                 self._frames.close()
 
     def settings(self, *, private: bool = False) -> dict[str, Any]:
-        """Return what the film is made with, as plain data; private leaves the prompts out."""
+        """Return what the film is made with and by, as plain data; private leaves the prompts out."""
         settings = self.request.settings()
         del settings["frames"]
         settings |= {"seconds": self.seconds, "then": [[at, text] for at, text in self.then]}
         for name in ("prompt", "negative_prompt", "then") if private else ():
             del settings[name]
-        return settings
+        return told_settings(self._maker.bundle.manifest, settings, self._maker.facts())
 
 
 @dataclass(frozen=True)
@@ -310,12 +314,17 @@ class _Shown:
         self.waited_seconds = 0.0
         self._asked: float | None = None
         self._maker, self._plan, self._beside, self._size, self._take = maker, plan, beside, size, take
+        self._names = streaming_graphs(maker.bundle.manifest, plan.sizes.uses)
+        if beside:  # opening them later would have to wait for a step of the denoiser's
+            with maker.graphs.lock:
+                maker.graphs.hold_to(plan)
+                for name in self._names:
+                    maker.graphs.session(name)
 
     def pictures(self) -> Generator[Picture, None, None]:
         """Yield them as they decode."""
         manifest = self._maker.bundle.manifest
-        names = streaming_graphs(manifest, self._plan.sizes.uses)
-        first, following = (_Decoder(self._maker, name, self._plan, self._beside) for name in names)
+        first, following = (_Decoder(self._maker, name, self._plan, self._beside) for name in self._names)
         for frames in frames_of_inputs(first, following, self._latent_frames(), self._size, manifest.latent):
             pictures = to_uint8(frames)
             if self._asked is not None:

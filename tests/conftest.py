@@ -95,6 +95,24 @@ def random_reel(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
+def ltx_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LTX-Video checkpoint of 0.9.5's kind, whose decoder takes a whole clip, a timestep and noise."""
+    from helpers.tiny_ltx import write_tiny_ltx
+
+    folder: Path = write_tiny_ltx(tmp_path_factory.mktemp("ltx") / "checkpoint", seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ltx_reel(ltx_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from edgereel.export import export_checkpoint
+
+    reel = tmp_path_factory.mktemp("ltx_reel") / "ltx.reel"
+    export_checkpoint(ltx_checkpoint, reel, max_tokens=16)
+    return reel
+
+
+@pytest.fixture(scope="session")
 def wide_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A denoiser of Wan 2.1 1.3B's width with one block, seeded random weights in bfloat16."""
     torch = pytest.importorskip("torch")

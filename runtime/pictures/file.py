@@ -17,6 +17,7 @@ from ...core.units import format_bytes
 from .colour import to_srgb
 from .containers import Container, read_container
 from .fit import Picture
+from .planes import to_rgb
 
 LARGEST_FILE = 2**28
 MOST_PIXELS = 2**26
@@ -84,6 +85,9 @@ def _decode(container: Container) -> Picture:
     frame = frames[0]
     if (frame.width, frame.height) != (container.width, container.height):
         raise UsageError("is damaged: it is not of the size that its header says")
+    pixels = to_rgb(frame)
+    if pixels is not None:
+        return pixels if pixels.shape[2] == 3 else _on_white(pixels)
     if "a" in frame.format.name.replace("gray", "") or frame.format.name == "pal8":
         return _on_white(_bytes(frame, "rgba"))
     return _bytes(frame, "rgb24")

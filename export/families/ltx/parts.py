@@ -189,7 +189,7 @@ class DecoderPart(ComponentPart):
         channels, conditioned = self.config.latent_channels, self.config.timestep_conditioning
         mean, std = (values.view(1, -1, 1, 1, 1) for values in (module.latents_mean, module.latents_std))
         trials = []
-        for shape in ((1, channels, 4, 2, 3), (2, channels, 2, 3, 1)):
+        for shape in ((1, channels, 7, 2, 3), (2, channels, 2, 3, 1)):  # the first has a window in its middle
             latents = torch.randn(shape, generator=generator)
             inputs = {"latents": latents.numpy()}
             scaled = latents * std / module.config.scaling_factor + mean
