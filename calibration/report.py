@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Manifest
 from ..core.files import write_text
+from ..core.units import format_bytes
 from .compare import BundleComparison
 
 CARD_NAME = "MODEL_CARD.md"
@@ -37,7 +38,7 @@ def summary(comparison: BundleComparison) -> str:
     first, second = comparison.first, comparison.second
     lines = [
         f"{second.path} beside {first.path}, {len(comparison.clips)} clip{'s' * (len(comparison.clips) > 1)}",
-        f"size         {second.bytes / 1e6:.1f} MB, {100 * second.bytes / first.bytes:.0f}% of {first.bytes / 1e6:.1f} MB",
+        f"size         {format_bytes(second.bytes)}, {100 * second.bytes / first.bytes:.0f}% of {format_bytes(first.bytes)}",
         f"PSNR         {means['psnr_db']:.1f} dB (worst clip {means['worst_psnr_db']:.1f} dB)",
         f"SSIM         {means['ssim']:.4f}",
         f"GMSD         {means['gradient_deviation']:.4f} (0 is equal)",

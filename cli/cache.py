@@ -8,6 +8,7 @@ import typer
 
 from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
+from ..core.units import format_bytes
 from .application import app
 from .options import JsonOption
 from .terminal import print_cache, print_json
@@ -55,7 +56,7 @@ def remove_from_cache(
     if as_json:
         print_json({"freed": freed})
     else:
-        print(f"{freed / 1e6:.1f} MB freed")
+        print(f"{format_bytes(freed)} freed")
 
 
 @cache.command("verify")

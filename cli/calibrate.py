@@ -9,6 +9,7 @@ import typer
 
 from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
+from ..core.units import format_bytes
 from .application import app
 from .options import EngineOption, JsonOption, ThreadsOption, parse_size
 from .terminal import print_json, stage_progress
@@ -112,7 +113,7 @@ def quantize(
     near = f", clips at {quality['psnr_db']:.1f} dB to the original's" if quality else ", quality not measured"
     kept = sum(len(graph.quantization.kept) for graph in manifest.roles.denoiser if graph.quantization is not None)
     mixed = f", {kept or 'no'} layers kept in high precision" if precision == "mixed" else ""
-    print(f"{one_line(output)}: {size / 1e6:.1f} MB{near}{mixed}")
+    print(f"{one_line(output)}: {format_bytes(size)}{near}{mixed}")
 
 
 @app.command()

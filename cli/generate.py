@@ -9,6 +9,7 @@ import typer
 
 from ..core.errors import one_line
 from ..core.interrupts import interrupts_wait
+from ..core.units import format_bytes
 from .application import app
 from .options import (
     BundleOption,
@@ -177,5 +178,5 @@ def embed(
     if as_json:
         print_json(result)
     else:
-        size = f"{result['bytes'] / 1e6:.2f} MB in {one_line(result['folder'])}"
+        size = f"{format_bytes(result['bytes'])} in {one_line(result['folder'])}"
         print(f"{result['embedded']} embedded, {result['already_there']} already there, {size}")

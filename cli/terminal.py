@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.errors import one_line
+from ..core.units import format_bytes
 
 if TYPE_CHECKING:
     from ..doctor.report import Report
@@ -125,12 +126,12 @@ def print_cache(parts: Sequence[CachePart], engines: Sequence[EntryInfo], as_jso
     for part in parts:
         ours = "" if part.ours else "  (not edgereel's)"
         print(
-            f"{one_line(part.name):<12} {part.bytes / 1e6:>9.1f} MB in {part.files} files  {one_line(part.path)}{ours}"
+            f"{one_line(part.name):<12} {format_bytes(part.bytes):>10} in {part.files} files  {one_line(part.path)}{ours}"
         )
     for entry in engines:
         what = "" if entry.key is None else f"{entry.key.backend} {entry.key.backend_version}, {entry.key.card}"
         used = "" if entry.last_used is None else time.strftime("%Y-%m-%d", time.localtime(entry.last_used))
-        print(f"  {entry.digest[:12]}  {entry.size / 1e6:>9.1f} MB  {entry.state:<11} {used}  {one_line(what)}")
+        print(f"  {entry.digest[:12]}  {format_bytes(entry.size):>10}  {entry.state:<11} {used}  {one_line(what)}")
     if not parts:
         print("the cache is empty")
 

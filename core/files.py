@@ -7,10 +7,8 @@ was killed has left behind goes when the same folder is written to again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -106,7 +104,7 @@ def temporary_beside(target: Path, suffix: str = ".part") -> Path:
     suffix: any but `.part` for what is still of value should this process end: `sweep` leaves it.
     """
     # The output's own name is left out: with it, a name near the file system's limit would grow past it.
-    return target.with_name(f".edgereel-{_place()}-{os.getpid()}-{secrets.token_hex(8)}{suffix}")
+    return target.with_name(f".edgereel-{_place()}-{os.getpid()}-{os.urandom(8).hex()}{suffix}")
 
 
 def sweep(folder: Path) -> None:
@@ -153,7 +151,9 @@ def output_errors(path: Path) -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _place() -> str:
     """Return a short name of where process numbers are this process's own: a machine since it started, a container."""
-    import platform  # slow to import, and seldom needed
+    # Slow to import, and seldom needed.
+    import hashlib
+    import platform
 
     facts = [platform.node()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):

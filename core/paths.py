@@ -12,6 +12,8 @@ from typing import Final
 
 import platformdirs
 
+from .units import format_bytes
+
 NO_HOME: Final = "there is no home folder to keep a cache in: set EDGEREEL_CACHE=FOLDER to keep one"
 _NOWHERE: Final = Path(__file__).resolve() / "no home"  # below a file there is never a folder
 
@@ -65,7 +67,7 @@ def scratch_folder(needed: int = 0) -> Path:
             continue
         if free >= needed:
             return folder
-        refused.append(f"{folder}: {free / 1e6:.0f} MB are free")
+        refused.append(f"{folder}: {format_bytes(free)} are free")
     raise OSError(errno.ENOSPC, "; ".join(refused))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import site
 import sys
-import sysconfig
 from pathlib import Path
 
 _START = """\
@@ -62,4 +61,4 @@ def _folders_of_python() -> list[str]:
     """Return the folders of the standard library, of installed packages and, those named in full, of PYTHONPATH."""
     named = filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-    return [*sysconfig.get_paths().values(), *site.getsitepackages(), *user, *named]
+    return [os.path.dirname(os.__file__), *site.getsitepackages(), *user, *named]

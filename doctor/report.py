@@ -18,6 +18,7 @@ from typing import Any
 from ..core import paths
 from ..core.errors import EdgereelError, brief, one_line
 from ..core.machine import Gpu, Machine, find_gpus, read_machine
+from ..core.units import format_bytes
 from ..core.version import __version__
 from .packages import ONNXRUNTIMES, Requirement, complaint, installed_packages, needed_by, requirements_of
 from .probe import Probe, probe
@@ -103,13 +104,14 @@ def check_machine(machine: Machine) -> list[Finding]:
     sets = "instruction sets not known" if machine.instruction_sets is None else ", ".join(machine.instruction_sets)
     plural = "s" * (machine.cores != 1)
     cores = f"{machine.cores} usable core{plural}{machine.cores_why and f' {machine.cores_why}'}"
-    memory = "not known" if machine.memory is None else f"{_size(machine.memory)}"
-    free = "" if machine.free_memory is None else f", {_size(machine.free_memory)} free"
+    memory = "not known" if machine.memory is None else f"{format_bytes(machine.memory)}"
+    free = "" if machine.free_memory is None else f", {format_bytes(machine.free_memory)} free"
     limit = machine.memory_limit
     allowed = (
         ""
         if limit is None
-        else f"; the control group {one_line(limit.group)} allows {_size(limit.limit)}, {_size(limit.left)} of it left"
+        else f"; the control group {one_line(limit.group)} allows {format_bytes(limit.limit)}, "
+        f"{format_bytes(limit.left)} of it left"
     )
     return [
         Finding(
@@ -131,7 +133,7 @@ def check_gpus(gpus: Iterable[Gpu], problem: str) -> list[Finding]:
             "machine",
             "NVIDIA GPU",
             OK,
-            f"{gpu.name}, {'memory not known' if gpu.memory is None else _size(gpu.memory)}, "
+            f"{gpu.name}, {'memory not known' if gpu.memory is None else format_bytes(gpu.memory)}, "
             f"compute capability {gpu.compute_capability}, driver {gpu.driver}",
             asdict(gpu),
         )
@@ -276,7 +278,7 @@ def check_cache(folder: Path | None) -> list[Finding]:
         problem = f"{folder} cannot be written to ({error.strerror or error})"
         reason = f"the cache folder {problem}, so that bundles are read in full at each start: choose another with"
         return [Finding("files", "cache", WARN, one_line(problem), facts, one_line(reason), (command,))]
-    used = f"{_size(size)} used" if folder.exists() else "not made yet"
+    used = f"{format_bytes(size)} used" if folder.exists() else "not made yet"
     return [Finding("files", "cache", OK, one_line(f"{folder}, {used}"), facts)]
 
 
@@ -306,13 +308,3 @@ def _bytes_below(folder: Path) -> int:
             except OSError:  # gone since it was listed
                 continue
     return total
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes for people, in decimal units as on the box."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

@@ -67,13 +67,17 @@ def run_stoppable(work: Callable[[], Result], stop: Callable[[], None]) -> Resul
 
 
 class _Job(Generic[Result]):
-    """One piece of work. done: free once it is done. begun: taken by whoever comes first, its thread or who gives it up."""
+    """One piece of work. begun: taken by whoever comes first, its thread or who gives it up.
+
+    done: free once it is done. ended: the same for who may have taken `done` already, and was interrupted just then.
+    """
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._work: Callable[[], Result] | None = work
         self._found: list[Any] = []
         self._error: BaseException | None = None
         self.begun = threading.Lock()
+        self.ended = False
         self.done = threading.Lock()
         self.done.acquire()
 
@@ -87,6 +91,7 @@ class _Job(Generic[Result]):
         except BaseException as error:
             self._error = error
         self._work = None
+        self.ended = True
         self.done.release()
 
     def take(self) -> Result:
@@ -102,7 +107,7 @@ class _Job(Generic[Result]):
 
     def end(self, stop: Callable[[], None]) -> None:
         """Give the work up where it has not begun, otherwise stop it and wait until it ends, however often interrupted."""
-        while not self.begun.acquire(blocking=False):
+        while not self.ended and not self.begun.acquire(blocking=False):
             try:
                 stop()
                 if self.done.acquire(timeout=ASKED_EVERY):

@@ -10,6 +10,7 @@ from ..bundle.manifest import Manifest
 from ..core import paths
 from ..core.errors import EngineError, OutputError
 from ..core.progress import Progress, report_progress
+from ..core.units import format_bytes
 from .batch import read_prompts
 from .reel import Reel, load
 from .request import OpenRequest
@@ -90,8 +91,8 @@ def _embed_each(
 def _check_fit(size: int, cache: EmbeddingCache) -> None:
     if size > cache.limit:
         raise OutputError(
-            f"the embeddings of these prompts take at least {size / 1e6:.1f} MB and {cache.folder} is limited to "
-            f"{cache.limit / 1e6:.1f} MB: leave some prompts out"
+            f"the embeddings of these prompts take at least {format_bytes(size)} and {cache.folder} is limited to "
+            f"{format_bytes(cache.limit)}: leave some prompts out"
         )
 
 

@@ -26,6 +26,7 @@ from ...bundle.geometry import clip_size
 from ...bundle.manifest import LatentGeometry
 from ...core import paths
 from ...core.errors import EngineError, OutputError, UsageError
+from ...core.units import format_bytes
 from ...engines import Session
 from .decoder import decode_inputs, latent_frames, run_front
 
@@ -126,7 +127,7 @@ def find_scratch_folder(needed: int) -> Path:
         return paths.scratch_folder(needed)
     except OSError as error:
         raise OutputError(
-            f"tiled decoding needs {needed / 1e6:.0f} MB for scratch files and finds no place for them ({error.strerror}): "
+            f"tiled decoding needs {format_bytes(needed)} for scratch files and finds no place for them ({error.strerror}): "
             "make room, or choose a folder with EDGEREEL_CACHE or TMPDIR"
         ) from error
 
@@ -259,7 +260,7 @@ class _Scratch:
         free = shutil.disk_usage(self._folder).free
         if free < self._wanted:
             raise OutputError(
-                f"tiled decoding needs {self._wanted / 1e6:.0f} MB in {self._folder}, where {free / 1e6:.0f} MB are free: "
+                f"tiled decoding needs {format_bytes(self._wanted)} in {self._folder}, where {format_bytes(free)} are free: "
                 "make room or choose another folder"
             )
 

@@ -173,7 +173,7 @@ def test_doctor_says_what_decides(tmp_path, monkeypatch):
     plant(tmp_path, {"proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n"})
     details = [finding.detail for finding in check_machine(read_machine(tmp_path))]
     assert ", 1 usable core of 16: the control group / has a quota of 0.5 processors, " in details[1]
-    assert details[2].endswith(" 8.2 GB free; the control group / allows 420 MB, 400 MB of it left")
+    assert details[2].endswith(" 7.63 GiB free; the control group / allows 401 MiB, 381 MiB of it left")
 
 
 def test_the_budget_of_a_container(tmp_path):
@@ -234,7 +234,7 @@ def test_a_real_memory_limit_of_an_enclosing_group(tmp_path):
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "a.mp4").exists()
         found = run_in(group, "doctor")
-        assert f"{group.name} allows 440 MB" in re.sub(r"\s+", " ", found.stdout), found.stdout
+        assert f"{group.name} allows 420 MiB" in re.sub(r"\s+", " ", found.stdout), found.stdout
 
 
 def test_a_real_quota_of_an_enclosing_group(tmp_path):

@@ -65,7 +65,7 @@ def test_machine_findings():
     assert [finding.detail for finding in findings] == [
         "Linux, Board",
         "CPU, 1 usable core, AVX2",
-        "16.0 GB, 900 MB free",
+        "14.90 GiB, 858 MiB free",
     ]
 
 
@@ -86,7 +86,7 @@ def test_gpus_are_read(tmp_path):
     ]
     details = [finding.detail for finding in doctor.check_gpus(gpus, "")]
     assert details == [
-        "NVIDIA H100, 80GB, 85.5 GB, compute capability 9.0, driver 580.95",
+        "NVIDIA H100, 80GB, 79.65 GiB, compute capability 9.0, driver 580.95",
         "Orin (nvgpu), memory not known, compute capability 8.7, driver 540.4.0",
     ]
 

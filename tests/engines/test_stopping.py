@@ -194,6 +194,19 @@ def test_work_that_was_not_begun_is_given_up():
     job.run()
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_an_interrupt_just_as_work_has_ended(interrupted):
+    """The one who waits may have been told of the end already, and be interrupted before that is noted."""
+    job = stopping._Job(lambda: 1)
+    job.run()
+    if interrupted:
+        assert job.done.acquire(blocking=False)
+    giver = threading.Thread(target=job.end, args=(lambda: None,), daemon=True)
+    giver.start()
+    giver.join(30)
+    assert not giver.is_alive()
+
+
 def test_errors_and_results_come_through_and_nothing_is_held():
     with pytest.raises(EngineError, match="of the work"):
         run_stoppable(lambda: (_ for _ in ()).throw(EngineError("of the work")), lambda: None)

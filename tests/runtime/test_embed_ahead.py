@@ -15,6 +15,7 @@ from helpers.command_line import BUNDLE, PROMPT, QUICK, prompts_file, refused
 from helpers.small_disk import small_disk
 
 from edgereel.core.errors import Cancelled
+from edgereel.core.units import format_bytes
 from edgereel.engines.onnxruntime.cpu import OnnxRuntimeCpu
 from edgereel.runtime import reel as reel_module
 from edgereel.runtime.embed_ahead import embed_ahead
@@ -65,7 +66,7 @@ def test_after_embedding_nothing_opens_the_text_encoder(run, tmp_path, opened, g
 
     code, out, _ = run("embed", path, *guided)
     assert (code, opened) == (0, [])
-    assert out == f"0 embedded, 3 already there, {bytes_kept() / 1e6:.2f} MB in {folder}\n"
+    assert out == f"0 embedded, 3 already there, {format_bytes(bytes_kept())} in {folder}\n"
 
     code, out, _ = run("generate", "--prompts", path, "-o", "videos", "--json", *QUICK, *guided)
     assert code == 0
@@ -161,7 +162,7 @@ def test_a_missing_file(run):
 def test_prompts_that_do_not_fit_are_refused_before_any_work(run, tmp_path, opened, monkeypatch):
     monkeypatch.setattr(reel_module, "EmbeddingCache", partial(EmbeddingCache, limit=13_000))
     lines = "\n".join(f"a {colour} ball bounces over the ocean" for colour in ("red", "green", "blue"))
-    refused(run("embed", prompts_file(tmp_path, lines), *BUNDLE), 1, "is limited to 0.0 MB: leave some prompts out")
+    refused(run("embed", prompts_file(tmp_path, lines), *BUNDLE), 1, "is limited to 13 KiB: leave some prompts out")
     assert opened == []
 
 

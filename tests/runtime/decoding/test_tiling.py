@@ -217,7 +217,7 @@ def test_a_disk_without_room_is_said_before_anything_is_decoded(tmp_path, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     decoder, latents = Decoder(), whole_latents(100, 100, 6)
     # 4 tiles of 60 x 60 latents of 4 x 4 pixels, 11 pictures of 3 bytes a pixel
-    message = rf"needs 8 MB in {tmp_path}, where 1 MB are free: make room or choose another folder"
+    message = rf"needs 7 MiB in {tmp_path}, where 977 KiB are free: make room or choose another folder"
     with pytest.raises(OutputError, match=message):
         next(decode_tiled(None, decoder.sessions(), latents, GEOMETRY, Tile(60, 60, 4), tmp_path))
     assert decoder.shapes == []
@@ -297,7 +297,7 @@ def test_room_for_what_the_front_hands_on_is_looked_for_too(tmp_path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=8_000_000))
     decoder, latents = CutDecoder(scale=2), whole_latents(100, 100, 6)
     # 7.6 MB of pictures, as above, and 6 frames of 2 x 200 x 200 floats
-    with pytest.raises(OutputError, match=r"needs 10 MB in .*, where 8 MB are free"):
+    with pytest.raises(OutputError, match=r"needs 9 MiB in .*, where 8 MiB are free"):
         next(decode_tiled(decoder.fronts(), decoder.sessions(), latents, GEOMETRY, Tile(60, 60, 4), tmp_path))
     assert (len(decoder.front_shapes), decoder.shapes) == (1, [])
 
