@@ -43,6 +43,7 @@ _LTX = Family("families.ltx.adapter:LtxAdapter", "families.ltx.recipes:LTX_RECIP
 FAMILIES = {
     "WanPipeline": _WAN,
     "WanImageToVideoPipeline": _WAN,
+    "WanVACEPipeline": _WAN,
     "WanVideoToVideoPipeline": _WAN,
     "WanDMDPipeline": _WAN._replace(recipe="fastwan"),
     "LTXPipeline": _LTX,
