@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from .runtime.latents_file import write_latents as write_latents
     from .runtime.reel import Reel as Reel
     from .runtime.reel import load as load
+    from .runtime.streaming import Stream as Stream
 
 switch_reports_off()
 
-__all__ = ["EdgereelError", "Reel", "Video", "__version__", "load", "read_video", "write_latents"]
+__all__ = ["EdgereelError", "Reel", "Stream", "Video", "__version__", "load", "read_video", "write_latents"]
 
 _PLACES = {
     "EdgereelError": ".core.errors",
     "Reel": ".runtime.reel",
+    "Stream": ".runtime.streaming",
     "Video": ".runtime.clip",
     "load": ".runtime.reel",
     "read_video": ".runtime.latents_file",

@@ -30,7 +30,7 @@ from .bench_options import (
     StepsOption,
     TransformerOption,
 )
-from .options import EngineOption, JsonOption, MemoryOption, ThreadsOption, parse_size
+from .options import EngineOption, FormatSizeOption, JsonOption, MemoryOption, ThreadsOption, parse_format, parse_size
 from .terminal import print_json, show_note, stage_progress
 
 if TYPE_CHECKING:
@@ -189,6 +189,46 @@ def soak(
     facts = {} if record.soak is None else record.soak.model_dump(include=shown)
     passed = record.soak is None or record.soak.verdict != "fail"
     _finish(record, output, facts if as_json else soak_markdown(record), record.partial, passed)
+
+
+@bench.command()
+def live(
+    bundle: Annotated[Path | None, typer.Argument(help="The .reel folder; the built-in demo if left out.")] = None,
+    seconds: Annotated[float, typer.Option(metavar="N", help="For how long the stream is watched.")] = 60,
+    every: Annotated[float, typer.Option(metavar="N", help="Seconds between two changes of the prompt.")] = 20,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Keep the film: .mp4, .gif, .webp.")
+    ] = None,
+    size: FormatSizeOption = None,
+    engine: EngineOption = "auto",
+    prompts: PromptsOption = None,
+    threads: ThreadsOption = None,
+    memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a stream: pictures a second, seconds until another prompt is seen, and whether memory grows."""
+    with interrupts_wait():
+        from ..bench.load.live import live_markdown, run_live
+        from ..runtime.batch import read_prompts
+
+    chosen = None if prompts is None else read_prompts(prompts)
+    with stage_progress() as progress:
+        found = run_live(
+            bundle,
+            engine,
+            seconds=seconds,
+            every=every,
+            prompts=chosen,
+            size=None if size is None else parse_format(size),
+            output=output,
+            threads=threads,
+            memory=memory,
+            on_progress=progress,
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print(live_markdown(found))
 
 
 @bench.command()

@@ -44,6 +44,7 @@ _STAGES = {
     "tiles": "decoding tiles",
     "decode": "decoding",
     "build": "building engines",
+    "live": "watching",
     "lower": "lowering graphs",
     "export": "exporting",
     "calibrate": "sampling clips",

@@ -25,7 +25,13 @@ def describe(bundle: Bundle) -> str:
         f"video        {defaults.width}x{defaults.height}, {defaults.frames} frames, {defaults.fps} fps by default",
         f"latents      {latent.channels} channels, 1/{latent.spatial_scale} in height and width, 1/{latent.temporal_scale} in time",
         f"prompts      up to {manifest.text.max_tokens} tokens",
+        *_ways_to_begin(manifest),
     ]
+    for format, (width, height) in defaults.formats.items():
+        lines.append(f"format       {format}: {width}x{height}")
+    if len(decoders := manifest.roles.decoders_by_name) > 1:
+        named = (f"{name} (default)" if name == manifest.decoder_name() else name for name in decoders)
+        lines.append(f"decoders     {', '.join(named)}")
     for index, recipe in enumerate(manifest.recipes):
         default = " (default)" if index == 0 else ""
         lines += _recipe_lines(recipe, default)
@@ -55,6 +61,28 @@ def describe(bundle: Bundle) -> str:
         lines.append(f"made from    {manifest.quantized_from}")
     lines.append(f"size         {sum(megabytes.values()):.1f} MB in {len(megabytes)} files")
     return "\n".join(one_line(line) for line in lines)
+
+
+def _ways_to_begin(manifest: Manifest) -> list[str]:
+    """Return how clips begin with pictures and go on, nothing where they only begin with a prompt."""
+    lines = []
+    if manifest.held is not None:
+        pictures = 1 + (manifest.held.frames - 1) * manifest.latent.temporal_scale
+        lines.append(f"pictures     the first, if given; goes on from the last {pictures} of a clip")
+    if manifest.condition is not None:
+        told = {"required": "needed", "optional": "if given"}
+        wanted = {"first": manifest.condition.first, "last": manifest.condition.last}
+        taken = [f"the {name}, {told[want]}" for name, want in wanted.items() if want in told]
+        lines.append(f"pictures     {'; '.join(taken)}")
+    stream = manifest.stream
+    if stream is not None:
+        if manifest.roles.encoder_first is not None and manifest.held is None:
+            lines.append("pictures     the first, if given")
+        lines.append(
+            f"stream       chunks of {stream.chunk} latent frames, the first of {stream.first}; "
+            f"remembers {stream.window}, {stream.sink} of them for ever"
+        )
+    return lines
 
 
 def _in_words(value: object) -> str:

@@ -66,8 +66,10 @@ class OpenGraphs:
         options = replace(self._options, activations=graph.activations or "float", part=part)
         if self.plan is None:
             return options
-        # A prompt that is trimmed has another length each time.
-        varies = self._bundle.manifest.text.trim and isinstance(graph, Denoiser)
+        # A prompt that is trimmed has another length each time; a stream's denoiser remembers more with each chunk, until
+        # its window is full.
+        manifest = self._bundle.manifest
+        varies = isinstance(graph, Denoiser) and (manifest.text.trim or manifest.stream is not None)
         if self.engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
             options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)

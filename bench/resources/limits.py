@@ -65,13 +65,18 @@ def count_work(bundle: Bundle, request: Request) -> dict[str, Work]:
     runs = dict.fromkeys(graphs, 0)
     runs["text_encoder"] = 1 + (max(request.guidances) > 1)
     decoder = decoder_graphs(manifest, Uses(request.decoder))
-    runs |= zip(decoder, (1, latents[2] - 1), strict=False)
+    runs.update(zip(decoder, (1, latents[2] - 1), strict=False))
     recipe = manifest.recipe(request.recipe)
     assert recipe is not None
+    chunks = 1
+    if manifest.stream is not None:
+        chunks += max(0, -(-(latents[2] - manifest.stream.first) // manifest.stream.chunk))
+        both = manifest.stream.negative_context == "own" and max(request.guidances) > 1
+        runs["denoiser"] += chunks * (1 + both) * (manifest.stream.window > 0)  # each chunk is remembered
     tokens = token_count(manifest.latent, latents)
     for timestep in schedule_of(recipe, request.sampler, request.steps, tokens).timesteps:
         expert = pick_expert(roles.denoiser, float(timestep), recipe.train_timesteps, recipe.boundary)
-        runs[roles.denoiser_names()[expert]] += 1 + (request.guidances[expert] > 1)
+        runs[roles.denoiser_names()[expert]] += chunks * (1 + (request.guidances[expert] > 1))
     stages = {"text": ["text_encoder"], "denoise": roles.denoiser_names(), "decode": decoder}
     work = {}
     for stage, names in stages.items():
