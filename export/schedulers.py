@@ -99,12 +99,12 @@ def read_schedule(path: Path, config: Mapping[str, Any], listed: str | None, ask
     asked: the shift to take in place of the configuration's.
     """
     kind = str(config.get("_class_name"))
+    if kind not in SCHEDULERS:
+        raise CheckpointError(f"{path}: unknown scheduler {kind}; known: {', '.join(SCHEDULERS)}; or {RECIPE}")
     if listed is not None and listed != kind:
         raise CheckpointError(
             f"{path}: is a {kind}'s, but model_index.json has a {listed} as scheduler; make them agree, or {RECIPE}"
         )
-    if kind not in SCHEDULERS:
-        raise CheckpointError(f"{path}: unknown scheduler {kind}; known: {', '.join(SCHEDULERS)}; or {RECIPE}")
     scheduler = SCHEDULERS[kind]
     scheduler.settings.check(path, config, RECIPE)
     shift = config.get(scheduler.shift, 1.0) if asked is None else asked
