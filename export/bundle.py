@@ -58,7 +58,7 @@ def export_request(request: ExportRequest, on_progress: Progress | None, on_note
     rules, and at last, since it reads everything once, whether the weights are alive.
     """
     checkpoint = open_checkpoint(
-        request.checkpoint, request.replaced, recipe=_recipe_name(request), shift=request.shift
+        request.checkpoint, request.replaced, recipe=_recipe_name(request), shift=request.shift, encoder=request.encoder
     )
     if request.stream is not None:
         checkpoint.overrides["stream"] = request.stream

@@ -42,6 +42,7 @@ _LTX = Family("families.ltx.adapter:LtxAdapter", "families.ltx.recipes:LTX_RECIP
 
 FAMILIES = {
     "WanPipeline": _WAN,
+    "WanVideoToVideoPipeline": _WAN,
     "WanImageToVideoPipeline": _WAN,
     "WanVACEPipeline": _WAN,
     "WanVideoToVideoPipeline": _WAN,

@@ -149,14 +149,15 @@ def open_checkpoint(
     *,
     recipe: str | None = None,
     shift: float | None = None,
+    encoder: bool = False,
 ) -> Checkpoint:
     """Return the checkpoint in a folder, some components replaced; raise CheckpointError where there is none.
 
-    recipe, shift: as asked for; with a recipe the checkpoint's scheduler is not needed.
+    recipe, shift, encoder: as asked for; with a recipe the checkpoint's scheduler is not needed.
     """
     check_checkpoint_folder(folder)
     index = read_json(folder / INDEX_NAME)
-    checkpoint = Checkpoint(folder, index, {}, dict(replaced or {}), recipe=recipe, shift=shift)
+    checkpoint = Checkpoint(folder, index, {}, dict(replaced or {}), recipe=recipe, shift=shift, encoder=encoder)
     for name, other in checkpoint.replaced.items():
         if not checkpoint.has(name):
             raise CheckpointError(f"{folder / INDEX_NAME}: no component {name} that {other} could replace")

@@ -24,7 +24,7 @@ RANGES: Mapping[str, Range] = {
 }
 """Of the names that bundles give their varying dimensions; sizes are of latents: 104 is 832 pixels of eight each."""
 
-_TERM = re.compile(r"([A-Za-z_]\w*)(?:\s*\*\s*(\d+))?")
+_TERM = re.compile(r"([A-Za-z_]\w*)(?:\s*\*\s*(\d+))?(?:\s*-\s*(\d+))?")
 
 
 def fixed_profiles(inputs: Mapping[str, Sequence[int]], shapes: Shapes) -> dict[str, Profile]:
@@ -49,7 +49,8 @@ def ranged_profiles(
 ) -> dict[str, Profile]:
     """Return profiles that hold a range of shapes, of the inputs that vary.
 
-    names: of each input's dimensions, "" where it has none; `height*2` stands for twice the range of `height`. Raises
+    names: of each input's dimensions, "" where it has none; `height*2` stands for twice the range of `height`,
+    `frames*4-3` for as many frames as that makes. Raises
     EngineError for a varying dimension without a range.
     """
     return {
@@ -67,9 +68,8 @@ def _range_of(tensor: str, extent: int, name: str, ranges: Mapping[str, Range]) 
         raise EngineError(
             f"input {tensor} has a dimension {name!r} for which there is no range: give the engine the shapes it shall run"
         )
-    smallest, usual, largest = ranges[term[1]]
-    factor = int(term[2] or 1)
-    return smallest * factor, usual * factor, largest * factor
+    smallest, usual, largest = (int(term[2] or 1) * each - int(term[3] or 0) for each in ranges[term[1]])
+    return smallest, usual, largest
 
 
 def _transposed(extents: Sequence[Range]) -> Profile:

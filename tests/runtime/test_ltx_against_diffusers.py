@@ -61,21 +61,20 @@ class Pair:
         with pytest.MonkeyPatch.context() as patch:
             for module in modules:
                 patch.setattr(module, "randn_tensor", lambda *_, **__: next(drawn).clone())
-            frames = self.pipeline(
-                prompt=prompt,
-                height=video.request.height,
-                width=video.request.width,
-                num_frames=video.request.frames,
-                frame_rate=float(video.request.fps),
-                num_inference_steps=video.request.steps,
-                guidance_scale=video.request.guidances[0],
-                max_sequence_length=MAX_TOKENS,
-                decode_timestep=0.05,
-                decode_noise_scale=0.025,
-                callback_on_step_end=keep,
-                output_type="np",
-                **settings,
-            ).frames[0]
+            same = {
+                "height": video.request.height,
+                "width": video.request.width,
+                "num_frames": video.request.frames,
+                "frame_rate": float(video.request.fps),
+                "num_inference_steps": video.request.steps,
+                "guidance_scale": video.request.guidances[0],
+                "max_sequence_length": MAX_TOKENS,
+                "decode_timestep": 0.05,
+                "decode_noise_scale": 0.025,
+                "callback_on_step_end": keep,
+                "output_type": "np",
+            }
+            frames = self.pipeline(prompt=prompt, **(same | settings)).frames[0]
         latents = LTXPipeline._unpack_latents(kept["latents"], *video.latents.shape[2:])
         return latents.numpy(), np.round(frames * 255).astype(np.uint8)
 
@@ -146,6 +145,7 @@ def test_a_decoder_without_noise_equals_diffusers(plain: Pair, prompt: str) -> N
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers', of its own timesteps
 def test_the_condition_pipeline_without_a_picture_equals_diffusers(of_pictures: Pair) -> None:
     check(*of_pictures.differences(PROMPT, size=(64, 64), frames=17, negative_prompt=NEGATIVE))
 

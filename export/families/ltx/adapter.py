@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from ....bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
-from ....core.errors import CheckpointError, UsageError, brief
-from ...checkpoint import OVERRIDES_NAME, Checkpoint
-from ...request import Lora
-from ...tokenizer import pad_token_id, unknown_token_id
+from ....core.errors import CheckpointError, brief
+from ...checkpoint import OVERRIDES_NAME, WAY_OUT, Checkpoint
+from ...layout import INDEX_NAME
+from ...lora.fuse import experts_of
+from ...request import FusedAs, Lora
+from ...tokenizer import check_token_ids, pad_token_id, unknown_token_id
 from ..base import Facts, ModelPart
+from .layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VAE, take_vae_of_file
 from .own_recipes import own_recipes
 from .parts import MOST_LATENTS, DecoderPart, DenoiserPart, TextEncoderPart
 
@@ -24,11 +27,14 @@ class LtxAdapter:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        encoder = TextEncoderPart("text_encoder", checkpoint.component("text_encoder", "T5EncoderModel"))
-        decoder = DecoderPart("decoder", checkpoint.component("vae", "AutoencoderKLLTXVideo"))
+        said = {key: value for key, value in checkpoint.index.items() if not isinstance(value, list)}
+        INDEX_SETTINGS.check(checkpoint.folder / INDEX_NAME, said, WAY_OUT)
+        take_vae_of_file(checkpoint)
+        encoder = TextEncoderPart("text_encoder", checkpoint.component("text_encoder", "T5EncoderModel", TEXT_ENCODER))
+        decoder = DecoderPart("decoder", checkpoint.component("vae", "AutoencoderKLLTXVideo", VAE))
         self._denoiser = DenoiserPart(
             "denoiser",
-            checkpoint.component("transformer", "LTXVideoTransformer3DModel"),
+            checkpoint.component("transformer", "LTXVideoTransformer3DModel", TRANSFORMER),
             (decoder.temporal_scale, decoder.spatial_scale),
             first_frame_is_short=checkpoint.family == "LTXConditionPipeline",
         )
@@ -36,17 +42,17 @@ class LtxAdapter:
         self.parts: Sequence[ModelPart] = [encoder, self._denoiser, decoder]
         self.facts = self._facts(encoder, decoder)
 
-    def add_loras(self, loras: Sequence[Lora]) -> None:
+    def add_loras(self, loras: Sequence[Lora], fused_as: FusedAs = "fp32") -> None:
         """Check LoRAs against the denoiser and note them; raise UsageError or CheckpointError."""
         for lora in loras:
-            if lora.expert > 1:
-                raise UsageError(f"{lora.path}: this checkpoint has one denoiser; leave out @{lora.expert}")
-            self.facts.loras.append(self._denoiser.add_lora(lora))
+            experts_of(lora, [1])
+            self.facts.loras.append(self._denoiser.add_lora(lora, None, fused_as))
 
     def _facts(self, encoder: TextEncoderPart, decoder: DecoderPart) -> Facts:
         checkpoint = self._checkpoint
         tokenizer = checkpoint.folder / "tokenizer" / "tokenizer.json"
         overrides = checkpoint.overrides
+        check_token_ids(tokenizer, encoder.config.vocab_size)
         given = overrides.get("recipes")
         try:
             return Facts(
@@ -75,7 +81,7 @@ class LtxAdapter:
 
 def _check_fit(denoiser: DenoiserPart, encoder: TextEncoderPart, decoder: DecoderPart) -> None:
     """Raise CheckpointError where the components' configurations do not fit together."""
-    path = denoiser.component.folder / "config.json"
+    path = denoiser.component.config_path
     config = denoiser.config
     wanted = {
         "in_channels": decoder.config.latent_channels,

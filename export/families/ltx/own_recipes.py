@@ -9,9 +9,31 @@ from ....bundle.manifest import Recipe
 from ....core.errors import CheckpointError
 from ...checkpoint import Checkpoint
 from ...layout import read_json
+from ...schedulers import RECIPE
+from ...settings import Settings
 
 STEPS, GUIDANCE = 50, 3.0  # both pipelines' defaults
-SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+ALONE = {
+    "time_shift_type": ("exponential",),
+    "invert_sigmas": (False,),
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "stochastic_sampling": (False,),
+}
+SHIFTS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+EULER = Settings(
+    "FlowMatchEulerDiscreteScheduler",
+    obeyed=frozenset((*SHIFTS, "num_train_timesteps", "shift", "use_dynamic_shifting", "shift_terminal")),
+    fixed=ALONE,
+)
+PLAIN_EULER = Settings(
+    "FlowMatchEulerDiscreteScheduler",
+    obeyed=frozenset(("num_train_timesteps",)),
+    idle=frozenset(SHIFTS),
+    fixed={**ALONE, "use_dynamic_shifting": (False,), "shift": (1.0,), "shift_terminal": (None, 0)},
+)
+"""For LTXConditionPipeline, which lists the noise levels itself."""
 TOKENS = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 """Which settings of the scheduler say how the shift grows, and LTXPipeline's values where it has none."""
 LINEAR_END = 0.025
@@ -19,39 +41,49 @@ LINEAR_END = 0.025
 
 
 def own_recipes(checkpoint: Checkpoint) -> list[Recipe]:
-    """Return the one recipe; raise CheckpointError for a scheduler that is not the pipeline's."""
+    """Return the one recipe, none where another was asked for and the scheduler says nothing that is implemented.
+
+    Raises CheckpointError for a scheduler that is not the pipeline's, and for settings that are not implemented.
+    """
+    try:
+        return [_own_recipe(checkpoint)]
+    except CheckpointError as error:
+        if checkpoint.recipe is None:
+            raise
+        checkpoint.notes.append(f"only the recipe {checkpoint.recipe} is kept: {error}")
+        return []
+
+
+def _own_recipe(checkpoint: Checkpoint) -> Recipe:
     path = checkpoint.folder / "scheduler" / "scheduler_config.json"
     config = read_json(path)
-    kind = config.get("_class_name")
-    if kind != SCHEDULER:
-        raise CheckpointError(f"{path}: unknown scheduler {kind}; known: {SCHEDULER}")
-    dynamic = bool(config.get("use_dynamic_shifting"))
-    if checkpoint.family == "LTXConditionPipeline":
-        if dynamic or config.get("shift", 1.0) != 1.0:
-            raise CheckpointError(f"{path}: an LTXConditionPipeline needs use_dynamic_shifting false and shift 1")
+    if (kind := config.get("_class_name")) != EULER.name:
+        raise CheckpointError(f"{path}: unknown scheduler {kind}; known: {EULER.name}; or {RECIPE}")
+    plain = checkpoint.family == "LTXConditionPipeline"
+    (PLAIN_EULER if plain else EULER).check(path, config, RECIPE)
+    if plain:
         levels: dict[str, Any] = {"sigmas": linear_quadratic(STEPS)}
-    elif dynamic:
+    elif config.get("use_dynamic_shifting"):
         levels = {"shift_by_tokens": _token_shift(config), "terminal": config.get("shift_terminal") or None}
     else:
         # LTXPipeline shifts its evenly spread levels once, where the runtime's `shift` for euler is diffusers' double one.
-        constant = math.log(float(config.get("shift", 1.0)))
+        shift = config.get("shift", 1.0) if checkpoint.shift is None else checkpoint.shift
+        constant = math.log(float(shift))
         levels = {
             "shift_by_tokens": {"base_tokens": 0, "max_tokens": 1, "base_shift": constant, "max_shift": constant},
             "terminal": config.get("shift_terminal") or None,
         }
-    return [
-        Recipe.model_validate(
-            {
-                "name": "euler",
-                "sampler": "euler",
-                "steps": STEPS,
-                "guidance": GUIDANCE,
-                "train_timesteps": config.get("num_train_timesteps", 1000),
-                "source": f"diffusers {checkpoint.family}",
-                **levels,
-            }
-        )
-    ]
+    return Recipe.model_validate(
+        {
+            "name": "euler",
+            "sampler": "euler",
+            "steps": STEPS,
+            "guidance": GUIDANCE,
+            "train_timesteps": config.get("num_train_timesteps", 1000),
+            "source": f"diffusers {checkpoint.family}",
+            **levels,
+        }
+    )
 
 
 def linear_quadratic(steps: int) -> list[float]:

@@ -156,7 +156,7 @@ class DecoderPart(ComponentPart):
     def __init__(self, name: str, component: Component) -> None:
         """Raises CheckpointError for decoders that are not plain functions of latents and noise, too."""
         super().__init__(name, component)
-        path = component.folder / "config.json"
+        path = component.config_path
         doubled = sum(map(bool, self.config.decoder_spatio_temporal_scaling))
         self.temporal_scale = 2**doubled
         self.spatial_scale = 2**doubled * self.config.patch_size

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...component import ComponentLayout, Config
 from ...settings import STORED_WITH_COMPONENTS, Settings
+from ..t5_settings import t5_settings
 from .lora import NAMINGS
 
 HEAD_SIZE = 128
@@ -65,59 +66,7 @@ VAE_SETTINGS = Settings(
     idle=STORED_WITH_COMPONENTS | {"clip_output"},
 )
 
-TEXT_ENCODER_SETTINGS = Settings(
-    "UMT5EncoderModel",
-    obeyed=frozenset(
-        (
-            "vocab_size",
-            "d_model",
-            "d_kv",
-            "d_ff",
-            "num_layers",
-            "num_heads",
-            "relative_attention_num_buckets",
-            "relative_attention_max_distance",
-            "layer_norm_epsilon",
-            "feed_forward_proj",
-            "dense_act_fn",
-            "is_gated_act",
-            "scalable_attention",
-            "pad_token_id",
-            "eos_token_id",
-            "model_type",
-        )
-    ),
-    # Of training, of a decoder, of other tasks, or of how transformers returns what it computed.
-    idle=STORED_WITH_COMPONENTS
-    | {
-        "dropout_rate",
-        "initializer_factor",
-        "classifier_dropout",
-        "num_decoder_layers",
-        "decoder_start_token_id",
-        "bos_token_id",
-        "is_encoder_decoder",
-        "is_decoder",
-        "add_cross_attention",
-        "use_cache",
-        "output_past",
-        "output_attentions",
-        "output_hidden_states",
-        "return_dict",
-        "chunk_size_feed_forward",
-        "problem_type",
-        "id2label",
-        "label2id",
-        "task_specific_params",
-        "tokenizer_class",
-        "tie_word_embeddings",
-        "tie_encoder_decoder",
-        "n_positions",
-        "torchscript",
-        "use_bfloat16",
-        "attn_implementation",
-    },
-)
+TEXT_ENCODER_SETTINGS = t5_settings("UMT5EncoderModel")
 
 INDEX_SETTINGS = Settings(
     "the pipeline",
