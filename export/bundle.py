@@ -62,7 +62,7 @@ def export_request(request: ExportRequest, on_progress: Progress | None, on_note
     )
     if request.stream is not None:
         checkpoint.overrides["stream"] = request.stream
-    adapter = open_family(replace(checkpoint, encoder=request.encoder))
+    adapter = open_family(checkpoint)
     adapter.add_loras(request.loras, request.fused_as)
     facts = _chosen_facts(adapter.facts, checkpoint, request)
     labels = _labels(checkpoint, request)

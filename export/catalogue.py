@@ -45,7 +45,6 @@ FAMILIES = {
     "WanVideoToVideoPipeline": _WAN,
     "WanImageToVideoPipeline": _WAN,
     "WanVACEPipeline": _WAN,
-    "WanVideoToVideoPipeline": _WAN,
     "WanDMDPipeline": _WAN._replace(recipe="fastwan"),
     "LTXPipeline": _LTX,
     "LTXConditionPipeline": _LTX,
