@@ -16,6 +16,7 @@ from edgereel.export.catalogue import open_family
 from edgereel.export.checkpoint import open_checkpoint
 from edgereel.export.families.base import Adapter
 from edgereel.export.layout import read_json
+from edgereel.export.liveness import check_alive, check_trials
 from edgereel.export.parity import LIMITS, graph_differences, stream_differences, traced_module
 
 PLAIN = ["latents", "timestep", "prompt_embeds"]
@@ -65,7 +66,11 @@ def test_modules_equal_diffusers(kind_and_family: tuple[str, Adapter], precision
             continue  # as of words alone
         module = part.load()
         trials = part.trials(module)
-        runs = [traced_module(source) for source in part.graphs(module, compute)]
+        check_trials(part.name, trials)
+        sources = part.graphs(module, compute)
+        for source in sources:
+            check_alive(part.name, source, trials, precision)
+        runs = [traced_module(source) for source in sources]
         if part.streams is None:
             differences = graph_differences(runs[0], trials)
         else:
