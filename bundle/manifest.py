@@ -41,6 +41,7 @@ from .record import Record
 from .roles import DecoderGraphs, DecoderName, Denoiser, Graph, ImageEncoder, Quantization, Roles, TensorSpec
 
 __all__ = [
+    "FORMAT_NAME",
     "MANIFEST_NAME",
     "SCHEMA_RELEASES",
     "SCHEMA_VERSION",
@@ -240,8 +241,9 @@ class Precision(Record):
     weights: ShortText
 
 
-FormatName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
-"""No number comes first, so that it is told from 64x64."""
+FORMAT_NAME = "[a-z][a-z0-9-]{0,31}"
+"""Of a picture size. No number comes first, so that it is told from 64x64."""
+FormatName = Annotated[str, StringConstraints(pattern=f"^{FORMAT_NAME}$")]
 
 
 class Defaults(Record):
@@ -400,6 +402,8 @@ class Manifest(Record):
                 raise ValueError("held needs denoisers whose timestep is [batch, frames]")
         if self.stream is not None and (len(experts) > 1 or self.latent.patch[0] > 1):
             raise ValueError("stream needs one denoiser, and patches of one latent frame")
+        if self.stream is not None and self.condition is not None:
+            raise ValueError("a stream has no end that a condition of pictures could be made for")
         if (self.held is not None or self.condition is not None) and not encodes:
             raise ValueError("held and condition need an encoder: encoder_first and encoder_next")
         return self

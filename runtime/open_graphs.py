@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -44,7 +43,7 @@ class OpenGraphs:
         self._reports: dict[str, EngineReport] = {}
         self._closed = False
         self._stopped = threading.Event()
-        self._at_work: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._at_work = {component_of(name): threading.RLock() for name in bundle.manifest.roles.graphs()}
 
     def begin(self) -> None:
         """Begin a clip or its decoding: what was stopped before is over."""
