@@ -81,7 +81,8 @@ class RecordingSession(WrappedSession):
         if self.prompted is None:
             self.prompted = embeddings
         branch: Branch = "prompted" if embeddings is self.prompted else "negative"
-        slot = Slot(branch, float(inputs["timestep"].numpy()[0]))
+        # Where each latent frame has a timestep of its own, those that are given come first.
+        slot = Slot(branch, float(inputs["timestep"].numpy().ravel()[-1]))
         for index, (tensor, readers) in enumerate(self._readers.items()):
             found = [outputs.pop(f"{_PREFIX}{index}_{part}").numpy() for part in _PARTS]
             minimum, maximum, squares, tokens, sampled = found

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from ..bundle.manifest import Denoiser
 from ..bundle.reader import Bundle
 from ..core.errors import Cancelled, EngineError, OutOfMemory
 from ..engines import Engine, EngineOptions, EngineReport, Part, Session, Tensor, get_engine
@@ -65,10 +64,9 @@ class OpenGraphs:
         options = replace(self._options, activations=graph.activations or "float", part=part)
         if self.plan is None:
             return options
-        # A prompt that is trimmed has another length each time; a stream's denoiser remembers more with each chunk, until
-        # its window is full.
+        # A stream's denoiser remembers more with each chunk, until its window is full; a trimmed prompt has its own length.
         manifest = self._bundle.manifest
-        varies = isinstance(graph, Denoiser) and (manifest.text.trim or manifest.stream is not None)
+        varies = (manifest.stream is not None or manifest.text.trim) and name in manifest.roles.denoiser_names()
         if self.engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
             options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)
