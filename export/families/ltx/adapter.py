@@ -30,13 +30,16 @@ class LtxAdapter:
         said = {key: value for key, value in checkpoint.index.items() if not isinstance(value, list)}
         INDEX_SETTINGS.check(checkpoint.folder / INDEX_NAME, said, WAY_OUT)
         take_vae_of_file(checkpoint)
-        encoder = TextEncoderPart("text_encoder", checkpoint.component("text_encoder", "T5EncoderModel", TEXT_ENCODER))
+        of_pictures = checkpoint.family == "LTXConditionPipeline"
+        encoder = TextEncoderPart(
+            "text_encoder", checkpoint.component("text_encoder", "T5EncoderModel", TEXT_ENCODER), masked=of_pictures
+        )
         decoder = DecoderPart("decoder", checkpoint.component("vae", "AutoencoderKLLTXVideo", VAE))
         self._denoiser = DenoiserPart(
             "denoiser",
             checkpoint.component("transformer", "LTXVideoTransformer3DModel", TRANSFORMER),
             (decoder.temporal_scale, decoder.spatial_scale),
-            first_frame_is_short=checkpoint.family == "LTXConditionPipeline",
+            first_frame_is_short=of_pictures,
         )
         _check_fit(self._denoiser, encoder, decoder)
         self.parts: Sequence[ModelPart] = [encoder, self._denoiser, decoder]

@@ -15,7 +15,7 @@ from ....core.errors import CheckpointError
 from ...checkpoint import Component
 from ..base import GraphSource, Trial
 from ..component import ComponentPart, LoraPart
-from ..t5 import UnmaskedTextEncoder
+from ..t5 import MaskedTextEncoder, UnmaskedTextEncoder
 from .decoder import Decoder
 from .modules import Denoiser
 from .names import NAMINGS
@@ -27,10 +27,15 @@ DECODE_TIMESTEP, DECODE_NOISE = 0.05, 0.025
 
 
 class TextEncoderPart(ComponentPart):
-    """T5 encoder to `text_encoder.onnx`. It is run over the padding, unmasked, as LTXPipeline runs it."""
+    """T5 encoder to `text_encoder.onnx`. LTXPipeline runs it over the padding, LTXConditionPipeline masks that."""
 
     # T5 stores the table under one of its two names, or both.
     aliases = MappingProxyType({"encoder.embed_tokens.weight": "shared.weight"})
+
+    def __init__(self, name: str, component: Component, *, masked: bool) -> None:
+        """masked: whether tokens do not attend to the padding."""
+        super().__init__(name, component)
+        self._masked = masked
 
     def build(self, config: dict[str, Any]) -> Any:
         """Return a T5EncoderModel."""
@@ -43,19 +48,24 @@ class TextEncoderPart(ComponentPart):
         trials = []
         for batch, length in ((1, 7), (2, 2 * self.config.relative_attention_max_distance + 3)):
             ids = torch.randint(0, self.config.vocab_size, (batch, length), generator=generator)
-            embeds = module(ids).last_hidden_state
-            trials.append(Trial(f"{batch}x{length} tokens", {"input_ids": ids.numpy()}, embeds.numpy()))
+            mask = torch.ones_like(ids)
+            mask[-1, length - batch :] = 0
+            inputs = {"input_ids": ids.numpy()} | ({"attention_mask": mask.numpy()} if self._masked else {})
+            embeds = module(ids, mask).last_hidden_state * mask[:, :, None] if self._masked else module(ids)[0]
+            trials.append(Trial(f"{batch}x{length} tokens", inputs, embeds.numpy()))
         return trials
 
     def graphs(self, module: Any, compute: torch.dtype) -> list[GraphSource]:
         """Return the one graph, batch and number of tokens dynamic."""
+        axes = {0: Dim("batch"), 1: Dim("tokens")}
+        names = ["input_ids", "attention_mask"] if self._masked else ["input_ids"]
         return [
             GraphSource(
                 name=self.name,
-                module=UnmaskedTextEncoder(module, compute),
-                examples=(torch.ones(2, 5, dtype=torch.int64),),
-                dynamic=({0: Dim("batch"), 1: Dim("tokens")},),
-                inputs={"input_ids": TensorSpec(dtype="int64", shape=["batch", "tokens"])},
+                module=(MaskedTextEncoder if self._masked else UnmaskedTextEncoder)(module, compute),
+                examples=tuple(torch.ones(2, 5, dtype=torch.int64) for _ in names),
+                dynamic=tuple(axes for _ in names),
+                inputs=dict.fromkeys(names, TensorSpec(dtype="int64", shape=["batch", "tokens"])),
                 outputs={"prompt_embeds": TensorSpec(dtype="float32", shape=["batch", "tokens", self.config.d_model])},
             )
         ]
