@@ -95,7 +95,7 @@ class Pair:
         for index, shown in ((0, first), (-1, last)):
             if shown is not None:
                 film[index], mask[index] = (shown / 255).astype(np.float32), np.zeros_like(mask[0])
-        return {"video": film, "mask": mask}
+        return {"video": [np.stack(film)], "mask": [np.stack(mask)]}
 
     def noise(self) -> Any:
         latent = self.reel.bundle.manifest.latent
