@@ -23,18 +23,20 @@ class Family(NamedTuple):
     """Where a family's parts stand, each as MODULE:NAME below this package.
 
     adapter: a class that takes a Checkpoint and is an Adapter. recipes: the published ways of sampling, a sequence of Recipe.
-    streams: the published ways of making clips chunk by chunk, Stream by name; empty where there are none. recipe: name of the
-    published recipe that checkpoints of a pipeline's class were distilled for.
+    recipe: name of the published recipe that checkpoints of a pipeline's class were distilled for. streams: the published
+    ways of making clips chunk by chunk, Stream by name; None where there are none.
     """
 
     adapter: str
     recipes: str
-    streams: str = ""
     recipe: str | None = None
+    streams: str | None = None
 
 
 _WAN = Family(
-    "families.wan.adapter:WanAdapter", "families.wan.recipes:WAN_RECIPES", "families.wan.streams:PUBLISHED_STREAMS"
+    "families.wan.adapter:WanAdapter",
+    "families.wan.recipes:WAN_RECIPES",
+    streams="families.wan.conditioning.streams:PUBLISHED_STREAMS",
 )
 _LTX = Family("families.ltx.adapter:LtxAdapter", "families.ltx.recipes:LTX_RECIPES")
 
@@ -42,6 +44,7 @@ FAMILIES = {
     "WanPipeline": _WAN,
     "WanVideoToVideoPipeline": _WAN,
     "WanImageToVideoPipeline": _WAN,
+    "WanVACEPipeline": _WAN,
     "WanDMDPipeline": _WAN._replace(recipe="fastwan"),
     "LTXPipeline": _LTX,
     "LTXConditionPipeline": _LTX,

@@ -40,8 +40,8 @@ class Checkpoint:
 
     replaced: components by name that are read from folders or files elsewhere; a folder's `edgereel.json` goes before the
     checkpoint's. opened: the components that were asked for. notes: what people should know of how it was read.
-    recipe, shift: the published recipe and the shift of the noise levels that were asked for. encoder: whether the bundle is to
-    have an encoder of pictures even if nothing the checkpoint says needs one.
+    recipe, shift: the published recipe and the shift of the noise levels that were asked for.
+    encoder: whether the bundle is to have an encoder of pictures even if nothing the checkpoint says needs one.
     """
 
     folder: Path

@@ -103,10 +103,10 @@ class ExportRequest:
     loras: tuple[Lora, ...]
     replaced: dict[str, Path]
     labels: dict[str, str]
-    encoder: bool = False
-    stream: str | None = None
     fused_as: FusedAs = "fp32"
     shift: float | None = None
+    encoder: bool = False
+    stream: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ class ExportOptions:
             loras=tuple(Lora.of(lora) for lora in self.loras or ()),
             replaced={name: find_checkpoint(Path(folder)) for name, folder in replaced.items() if folder is not None},
             labels={key: label for key, label in labels.items() if label is not None},
-            encoder=bool(self.encoder),
-            stream=self.stream,
             fused_as=_fused_as(self.fused_as),
             shift=self.shift,
+            encoder=bool(self.encoder),
+            stream=self.stream,
         )
         _check(request)
         return request

@@ -62,7 +62,8 @@ class Trial:
 class FrameStream:
     """How a clip passes through two graphs, one for its beginning and one for the rest, which hand on states.
 
-    whole: name of the clip in a trial, frames on axis 2. part: the graphs' input that a piece of it becomes.
+    whole: name of the clip in a trial, frames on axis 2, which is no input of the graphs. part: the input that a piece of it
+    becomes.
     first, later: how many frames each graph takes. made: the output that is joined.
     """
 

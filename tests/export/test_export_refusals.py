@@ -74,8 +74,8 @@ BROKEN = {
     "invalid JSON": (lambda f: (f / "model_index.json").write_text("{"), r"model_index\.json: is not valid JSON"),
     "JSON list": (lambda f: (f / "vae/config.json").write_text("[]"), r"config\.json: holds a JSON list"),
     "unknown family": (
-        lambda f: edit(f / "model_index.json", _class_name="LTXPipeline"),
-        r"LTXPipeline.*unknown family.*known: WanPipeline",
+        lambda f: edit(f / "model_index.json", _class_name="CogVideoXPipeline"),
+        r"CogVideoXPipeline.*unknown family.*known: WanPipeline",
     ),
     "null transformer": (
         lambda f: edit(f / "model_index.json", transformer=[None, None]),

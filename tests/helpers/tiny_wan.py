@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    UniPCMultistepScheduler,
+    WanTransformer3DModel,
+    WanVACETransformer3DModel,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-BEGINNINGS = ("words", "held", "condition", "embeds", "both ends")
+BEGINNINGS = ("words", "held", "condition", "embeds", "both ends", "vace")
 """What clips begin with: words alone; a held picture (Wan 2.2 TI2V-5B); a condition (Wan 2.2 I2V-A14B), with embeddings of
-the picture beside it (Wan 2.1 I2V), or of the first and the last one (first-last frame)."""
+the picture beside it (Wan 2.1 I2V), or of the first and the last one (first-last frame); a condition read by blocks of its
+own (VACE)."""
+PIPELINES = {"words": "WanPipeline", "held": "WanPipeline", "vace": "WanVACEPipeline"}
 PICTURE = 28
 """Pixels a side of what the image encoder takes."""
 
@@ -70,14 +77,14 @@ def write_tiny_wan(
     ).save_pretrained(folder / "scheduler")
     _tokenizer().save_pretrained(folder / "tokenizer")
     index = {
-        "_class_name": "WanPipeline" if begins in ("words", "held") else "WanImageToVideoPipeline",
+        "_class_name": PIPELINES.get(begins, "WanImageToVideoPipeline"),
         "_diffusers_version": "0.36.0",
         "boundary_ratio": 0.875 if experts else None,
         "expand_timesteps": begins == "held",
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "transformer": ["diffusers", type(components["transformer"]).__name__],
         "transformer_2": ["diffusers", "WanTransformer3DModel"] if experts else [None, None],
         "vae": ["diffusers", "AutoencoderKLWan"],
     }
@@ -108,8 +115,7 @@ def _text_encoder() -> UMT5EncoderModel:
 
 def tiny_transformer(depth: int = 2, heads: int = 2, channels: int = 4, **config: Any) -> WanTransformer3DModel:
     """Return a small random denoiser, every parameter off its initial value; config goes before what is usual here."""
-    patch = config.pop("patch", 2)
-    module = _transformer(depth, heads, channels, config.pop("begins", "words"), patch, config)
+    module = _transformer(depth, heads, channels, "words", 2, config)
     randomize(module)
     return module
 
@@ -117,13 +123,12 @@ def tiny_transformer(depth: int = 2, heads: int = 2, channels: int = 4, **config
 def _transformer(
     depth: int, heads: int, channels: int, begins: str, patch: int, config: dict[str, Any] | None = None
 ) -> WanTransformer3DModel:
-    """Return a WanTransformer3DModel for what clips begin with."""
     embeds = begins in ("embeds", "both ends")
     usual: dict[str, Any] = {
         "patch_size": (1, patch, patch),
         "num_attention_heads": heads,
         "attention_head_dim": 12,
-        "in_channels": channels if begins in ("words", "held") else channels + 4 + channels,
+        "in_channels": channels if begins in ("words", "held", "vace") else channels + 4 + channels,
         "out_channels": channels,
         "text_dim": 32,
         "freq_dim": 32,
@@ -135,6 +140,9 @@ def _transformer(
         "added_kv_proj_dim": 12 * heads if embeds else None,
         "pos_embed_seq_len": 2 * (1 + (PICTURE // 14) ** 2) if begins == "both ends" else None,
     }
+    if begins == "vace":
+        # As many mask channels as a latent value stands for pixels, of a VAE that scales by 4.
+        return WanVACETransformer3DModel(**usual, vace_layers=[0], vace_in_channels=2 * channels + 16)
     return WanTransformer3DModel(**(usual | (config or {})))
 
 

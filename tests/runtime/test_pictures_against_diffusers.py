@@ -15,6 +15,7 @@ from diffusers import (
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
     WanPipeline,
+    WanVACEPipeline,
 )
 from helpers.tiny_wan import write_tiny_wan
 
@@ -38,8 +39,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "both ends": {"seed": 43, "heads": 3, "latent_channels": 3, "depth": 1},
     # Wan 2.2 I2V A14B: mask and latents alone, two experts.
     "condition": {"seed": 44, "experts": True, "depth": 1, "dtype": torch.bfloat16},
+    # VACE: known pictures, blanks and a mask, read by blocks beside the denoiser's.
+    "vace": {"seed": 45, "depth": 2},
 }
-SLOW = ("both ends", "condition")
+SLOW = ("both ends", "condition", "vace")
 """Each export takes a while."""
 
 
@@ -54,7 +57,7 @@ class Pair:
 
     def theirs(self, noise: Any, sampler: str, first: Any, last: Any) -> tuple[Any, Any]:
         """Return diffusers' final latents and uint8 frames."""
-        pipeline = self.with_words if first is None else self.with_picture
+        pipeline = self.with_words if first is None and self.with_words is not None else self.with_picture
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT)
         if sampler == "unipc":
             pipeline.scheduler = UniPCMultistepScheduler(
@@ -62,8 +65,8 @@ class Pair:
             )
         given = {"image": first, "last_image": last}
         pictures = {name: PIL.Image.fromarray(picture) for name, picture in given.items() if picture is not None}
-        if self.kind in ("both ends", "condition") and last is None and first is not None:
-            pictures["last_image"] = None
+        if self.kind == "vace":
+            pictures = self._films(first, last)
         width, height = SIZE
         latents = pipeline(
             prompt=PROMPT,
@@ -82,6 +85,17 @@ class Pair:
             video = vae.decode(latents * std + mean, return_dict=False)[0]
         frames = pipeline.video_processor.postprocess_video(video, output_type="np")[0]
         return latents.numpy(), np.round(frames * 255).astype(np.uint8)
+
+    def _films(self, first: Any, last: Any) -> dict[str, Any]:
+        """Return a film of the pictures, grey between, and the mask of what is to be made, as VACE's pipeline takes them."""
+        width, height = SIZE
+        # A grey of 127.5, which is 0 in [-1, 1], there is only among floats.
+        film = [np.full((height, width, 3), 0.5, np.float32) for _ in range(FRAMES)]
+        mask = [np.ones((height, width, 3), np.float32) for _ in range(FRAMES)]
+        for index, shown in ((0, first), (-1, last)):
+            if shown is not None:
+                film[index], mask[index] = (shown / 255).astype(np.float32), np.zeros_like(mask[0])
+        return {"video": [np.stack(film)], "mask": [np.stack(mask)]}
 
     def noise(self) -> Any:
         latent = self.reel.bundle.manifest.latent
@@ -129,7 +143,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def pipelines(checkpoint: Path, kind: str) -> tuple[Any, Any]:
-    with_picture = WanImageToVideoPipeline.from_pretrained(checkpoint).to(torch.float32)
+    kind_of_pipeline = WanVACEPipeline if kind == "vace" else WanImageToVideoPipeline
+    with_picture: Any = kind_of_pipeline.from_pretrained(checkpoint).to(torch.float32)
     with_picture.set_progress_bar_config(disable=True)
     if kind != "held":
         return with_picture, None
@@ -146,6 +161,7 @@ def ends(pair: Pair) -> list[tuple[Any, Any]]:
         "embeds": [(picture(), None)],
         "both ends": [(picture(), picture())],
         "condition": [(picture(), None), (picture(), picture())],
+        "vace": [(None, None), (picture(), None), (None, picture()), (picture(), picture())],
     }
     return choices[pair.kind]
 
@@ -206,6 +222,7 @@ MISTAKES = {
     ),
     "both ends": (_first_flag_not_repeated, _picture_normalised_twice, _pixels_normalised_twice),
     "condition": (_mask_of_the_last_picture, _picture_normalised_twice),
+    "vace": (_mask_of_the_last_picture, _picture_normalised_twice),
 }  # fmt: skip
 
 

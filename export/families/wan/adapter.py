@@ -1,6 +1,6 @@
 """The Wan family (diffusers' WanPipeline and WanImageToVideoPipeline): which components make it up, how they must fit.
 
-What clips may begin with is in conditions.py; the networks are in modules.py, conditioned.py, decoder.py, encoder.py and
+What clips may begin with is in conditioning/; the networks are in modules.py, decoder.py, encoder.py and
 image_encoder.py, the graphs made of them in parts.py and *_part.py.
 """
 
@@ -13,20 +13,21 @@ from pydantic import ValidationError
 
 from ....bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
 from ....core.errors import CheckpointError, brief
-from ...checkpoint import OVERRIDES_NAME, WAY_OUT, Checkpoint, Component
+from ...checkpoint import OVERRIDES_NAME, WAY_OUT, Checkpoint, Component, ComponentLayout
 from ...layout import INDEX_NAME, read_json
 from ...lora.fuse import experts_of as experts_of_lora
 from ...request import FusedAs, Lora
 from ...schedulers import SCHEDULERS, Schedule, read_schedule
 from ...tokenizer import check_token_ids, pad_token_id, unknown_token_id
 from ..base import Facts, ModelPart
-from .conditioned_part import ConditionedDenoiserPart
-from .conditions import IMAGE_TO_VIDEO, Conditions, conditions_of, streaming_facts
+from .conditioning.conditions import IMAGE_TO_VIDEO, VACE, Conditions, conditions_of, streaming_facts
+from .conditioning.part import ConditionedDenoiserPart
+from .conditioning.vace import VaceDenoiserPart
 from .defaults import recommended
 from .encoder_part import EncoderPart
 from .experts import experts_of
 from .image_encoder import image_encoder_of
-from .layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VAE
+from .layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VACE_TRANSFORMER, VAE
 from .parts import DecoderPart, DenoiserPart, TextEncoderPart
 
 MAX_TOKENS = 512  # WanPipeline's
@@ -42,16 +43,15 @@ class WanAdapter:
             "text_encoder", checkpoint.component("text_encoder", "UMT5EncoderModel", TEXT_ENCODER)
         )
         decoder = DecoderPart("decoder", checkpoint.component("vae", "AutoencoderKLWan", VAE))
-        self._experts = experts_of(checkpoint)
         images = image_encoder_of(checkpoint)
-        components = [
-            checkpoint.component(expert.component, "WanTransformer3DModel", TRANSFORMER) for expert in self._experts
-        ]
+        self._experts = experts_of(checkpoint)
+        kind, layout, of_kind = _denoiser_kind(checkpoint)
+        components = [checkpoint.component(expert.component, kind, layout) for expert in self._experts]
         self._conditions = conditions_of(
             checkpoint, components[0].config, decoder.config, None if images is None else images.tokens
         )
         denoisers = [
-            _denoiser("denoiser" if index == 0 else f"denoiser_{index + 1}", component, expert.levels, self._conditions)
+            _denoiser(of_kind, _nth("denoiser", index), component, expert.levels, self._conditions)
             for index, (component, expert) in enumerate(zip(components, self._experts, strict=True))
         ]
         for denoiser in denoisers:
@@ -161,10 +161,23 @@ def _check_index(checkpoint: Checkpoint) -> None:
     INDEX_SETTINGS.check(checkpoint.folder / INDEX_NAME, said, WAY_OUT)
 
 
-def _denoiser(name: str, component: Component, levels: dict[str, Any], conditions: Conditions) -> DenoiserPart:
+def _denoiser_kind(checkpoint: Checkpoint) -> tuple[str, ComponentLayout, type[ConditionedDenoiserPart]]:
+    """Return the class of a checkpoint's denoisers, how they are published, and the part they are where conditioned."""
+    if checkpoint.family == VACE:
+        return "WanVACETransformer3DModel", VACE_TRANSFORMER, VaceDenoiserPart
+    return "WanTransformer3DModel", TRANSFORMER, ConditionedDenoiserPart
+
+
+def _denoiser(
+    kind: type[ConditionedDenoiserPart], name: str, component: Component, levels: dict[str, Any], conditions: Conditions
+) -> DenoiserPart:
     if not conditions.denoiser:
         return DenoiserPart(name, component, levels)
-    return ConditionedDenoiserPart(name, component, levels, conditions.denoiser)
+    return kind(name, component, levels, conditions.denoiser)
+
+
+def _nth(name: str, index: int) -> str:
+    return name if index == 0 else f"{name}_{index + 1}"
 
 
 def _check_fit(denoiser: DenoiserPart, encoder: TextEncoderPart, decoder: DecoderPart, conditions: Conditions) -> None:
@@ -176,8 +189,11 @@ def _check_fit(denoiser: DenoiserPart, encoder: TextEncoderPart, decoder: Decode
             f"{path}: image_dim is {denoiser.config.image_dim}, added_kv_proj_dim {denoiser.config.added_kv_proj_dim}: "
             f"of an image-to-video transformer, which goes with {IMAGE_TO_VIDEO} in {INDEX_NAME}"
         )
+    condition = conditions.denoiser.condition
+    beside = {"vace_in_channels": condition} if isinstance(denoiser, VaceDenoiserPart) else {}
     wanted = {
-        "in_channels": decoder.config.z_dim + conditions.denoiser.condition,
+        "in_channels": decoder.config.z_dim + (0 if beside else condition),
+        **beside,
         "out_channels": decoder.config.z_dim,
         "text_dim": encoder.config.d_model,
     }

@@ -20,12 +20,21 @@ class EncoderPart(DecoderPart):
 
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
+        if component.lacks("encoder."):
+            raise CheckpointError(
+                f"{component.folder}: holds a decoder alone, and clips that begin with pictures or go on need the encoder too"
+            )
+        if self.shuffle > 1:
+            raise CheckpointError(
+                f"{component.config_path}: its decoder gives larger pictures than its encoder takes; "
+                "clips that begin with pictures or go on need one size"
+            )
         if self.config.attn_scales:
             raise CheckpointError(
-                f"{component.folder / 'config.json'}: attn_scales is {self.config.attn_scales}; "
+                f"{component.config_path}: attn_scales is {self.config.attn_scales}; "
                 "only encoders without attention in their levels can be exported"
             )
-        self.streams = FrameStream("pictures", "pictures", 1, self.temporal_scale, "latent")
+        self.streams = FrameStream(whole="film", part="pictures", first=1, later=self.temporal_scale, made="latent")
 
     @torch.no_grad()
     def trials(self, module: Any) -> list[Trial]:
@@ -40,7 +49,7 @@ class EncoderPart(DecoderPart):
             pictures = torch.rand(shape, generator=generator) * 2 - 1
             latents = (module.encode(pictures, return_dict=False)[0].mode() - mean) / std
             label = f"{'x'.join(map(str, shape))} pictures"
-            trials.append(Trial(label, {"pictures": pictures.numpy()}, latents.numpy()))
+            trials.append(Trial(label, {"film": pictures.numpy()}, latents.numpy()))
         return trials
 
     def graphs(self, module: Any, compute: torch.dtype) -> list[GraphSource]:

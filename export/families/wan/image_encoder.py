@@ -65,8 +65,6 @@ class ImageEncoderPart(ComponentPart):
 
     def __init__(self, name: str, component: Component, processor: Path) -> None:
         """processor: the CLIPImageProcessor's folder."""
-        # Released files have the tower inside a model, where later releases of transformers have it alone.
-        self.aliases = {key: f"vision_model.{key}" for key in component.skeleton(self.build).state_dict()}
         super().__init__(name, component)
         self.facts = pixels_of(processor / PROCESSOR_NAME, self.config.image_size)
 

@@ -195,6 +195,14 @@ TRANSFORMER = ComponentLayout(
     # FastWan's gates of sparse attention, which neither diffusers nor attention over all tokens use.
     unused=(r"\.to_gate_compress\.",),
 )
+VACE_TRANSFORMER = ComponentLayout(
+    settings=Settings(
+        "WanVACETransformer3DModel",
+        obeyed=TRANSFORMER_SETTINGS.obeyed | {"vace_layers", "vace_in_channels"},
+        idle=TRANSFORMER_SETTINGS.idle,
+        fixed=TRANSFORMER_SETTINGS.fixed,
+    ),
+)
 TEXT_ENCODER = ComponentLayout(
     namings=(own_name, t5_of_the_authors),
     settings=TEXT_ENCODER_SETTINGS,

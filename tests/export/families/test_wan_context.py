@@ -12,13 +12,13 @@ import pytest
 import torch
 from helpers.block_causal import block_causal
 from helpers.exported_parts import Run, exported, relative
-from helpers.tiny_wan import randomize, tiny_transformer
+from helpers.tiny_wan import tiny_transformer
 
 from edgereel.core.errors import CheckpointError
 from edgereel.demo.growing.context import Context, denoise
 from edgereel.export.checkpoint import Component
-from edgereel.export.families.wan.conditioned import Conditioning
-from edgereel.export.families.wan.conditioned_part import ConditionedDenoiserPart
+from edgereel.export.families.wan.conditioning.denoiser import Conditioning
+from edgereel.export.families.wan.conditioning.part import ConditionedDenoiserPart
 from edgereel.export.layout import read_json
 
 LIMIT = 1e-5
@@ -31,8 +31,7 @@ class Exported:
 
     def __init__(self, folder: Path, patch: int, kept: Any = "float32") -> None:
         torch.manual_seed(patch)
-        self.model: Any = tiny_transformer(DEPTH, HEADS, CHANNELS, patch=patch)
-        randomize(self.model)
+        self.model: Any = tiny_transformer(DEPTH, HEADS, CHANNELS, patch_size=(1, patch, patch))
         self.model.eval().save_pretrained(folder / "transformer")
         component = Component(folder / "transformer", read_json(folder / "transformer" / "config.json"))
         part = ConditionedDenoiserPart("denoiser", component, {}, Conditioning(levels=True, context=kept))

@@ -99,7 +99,8 @@ def test_a_state_that_is_not_handed_on_is_noticed(encoder: Encoder) -> None:
 
 def test_an_encoder_with_attention_in_its_levels_is_refused(tmp_path: Path) -> None:
     vae = AutoencoderKLWan(base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
-                           attn_scales=[1.0], scale_factor_temporal=2, scale_factor_spatial=2)  # fmt: skip
+                           attn_scales=[1.0], scale_factor_temporal=2, scale_factor_spatial=2,
+                           latents_mean=[0.0] * 4, latents_std=[1.0] * 4)  # fmt: skip
     vae.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"config\.json: attn_scales is \[1\.0\]"):
         EncoderPart("encoder", Component(tmp_path, read_json(tmp_path / "config.json")))

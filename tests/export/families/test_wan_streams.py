@@ -28,6 +28,12 @@ LIMIT = 1e-5
 CHUNK, SIDE = 3, 16
 LEVELS = (1000, 750, 500, 250)
 SHIFT = 5.0
+AUTHORS = {
+    "_class_name": "WanModel", "model_type": "t2v", "patch_size": [1, 2, 2], "text_len": 512, "in_dim": 4, "out_dim": 4,
+    "dim": 24, "num_heads": 2, "ffn_dim": 64, "freq_dim": 32, "text_dim": 32, "num_layers": 1, "window_size": [-1, -1],
+    "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
+}  # fmt: skip
+"""`config.json` as Wan's authors write it, of the tiny transformer."""
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +44,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A distilled denoiser in the authors' names of tensors, with float16 keys too coarse to compare: float32 ones."""
+    """A distilled denoiser with the authors' configuration and names of tensors, as their wrapper writes them.
+
+    Its context is float32, since float16 is too coarse to compare.
+    """
     other = write_tiny_wan(tmp_path_factory.mktemp("other") / "checkpoint", seed=52, vae_levels=3, depth=1)
     folder = tmp_path_factory.mktemp("published") / "self-forcing"
     folder.mkdir()
-    shutil.copy(other / "transformer" / "config.json", folder)
+    shutil.copy(other / "transformer" / "config.json", folder.parent / "diffusers.json")
+    (folder / "config.json").write_text(json.dumps(AUTHORS), encoding="utf-8")
     tensors = load_file(other / "transformer" / "diffusion_pytorch_model.safetensors")
     renamed = {original_name(name): tensor for name, tensor in tensors.items()}
-    save_file(renamed, folder / "diffusion_pytorch_model.safetensors")
+    wrapped = {f"model.{name}": tensor for name, tensor in renamed.items()}
+    save_file(wrapped, folder / "diffusion_pytorch_model.safetensors")
     back = convert_wan_transformer_to_diffusers(dict(renamed))
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
     stream = {"chunk": CHUNK, "window": 6, "positions": "window", "context_type": "float32"}
@@ -73,8 +84,11 @@ def test_the_manifest_tells_of_chunks_context_and_encoder(reel: Any) -> None:
 @torch.no_grad()
 def test_clips_are_made_as_self_forcing_makes_them(reel: Any, base: Path, published: Path) -> None:
     """Chunk by chunk: four steps, each a whole prediction of the clean chunk and noise anew; then remembered."""
-    tensors = convert_wan_transformer_to_diffusers(load_file(published / "diffusion_pytorch_model.safetensors"))
-    config = json.loads((published / "config.json").read_text(encoding="utf-8"))
+    stored = load_file(published / "diffusion_pytorch_model.safetensors")
+    tensors = convert_wan_transformer_to_diffusers(
+        {name.removeprefix("model."): tensor for name, tensor in stored.items()}
+    )
+    config = json.loads((published.parent / "diffusers.json").read_text(encoding="utf-8"))
     model: Any = WanTransformer3DModel.from_config(config)
     model.load_state_dict(tensors)
     video = reel.generate("a red ball", seed=9, frames=1 + 4 * (3 * CHUNK - 1), size=(SIDE, SIDE))

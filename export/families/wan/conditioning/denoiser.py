@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .modules import RotaryTables, cast_denoiser
+from ..modules import RotaryTables, cast_denoiser
 
 ContextType = Literal["float32", "float16"]
 CONTEXT_TYPES: dict[ContextType, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}

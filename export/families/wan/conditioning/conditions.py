@@ -4,6 +4,7 @@
 |---|---|---|
 | `expand_timesteps` (Wan 2.2 TI2V-5B) | a timestep for each latent frame | `held` |
 | `WanImageToVideoPipeline` (I2V, first-last frame) | `condition`; Wan 2.1's `image_embeds` too | `condition` |
+| `WanVACEPipeline` | `condition`, of two films and a mask | `condition` |
 | `stream` in its edgereel.json or streaming.json, or asked for (Self-Forcing, CausVid, LongLive, the demo) | a context | `stream` |
 | any other | nothing more | nothing |
 """
@@ -16,17 +17,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ....bundle.conditioning import Wanted
-from ....bundle.manifest import Condition, Held, Stream
-from ....core.errors import CheckpointError, brief
-from ...checkpoint import OVERRIDES_NAME, Checkpoint
-from ...layout import INDEX_NAME, read_json
-from .conditioned import CONTEXT_TYPES, UNCONDITIONED, Conditioning, ContextType
+from .....bundle.conditioning import Wanted
+from .....bundle.manifest import Condition, Held, Stream
+from .....core.errors import CheckpointError, brief
+from ....checkpoint import OVERRIDES_NAME, Checkpoint
+from ....layout import INDEX_NAME, read_json
+from .denoiser import CONTEXT_TYPES, UNCONDITIONED, Conditioning, ContextType
 from .streams import PUBLISHED_STREAMS
 
 STREAMING_NAME = "streaming.json"
 """Of a folder whose denoiser was trained chunk by chunk: `stream` as the manifest has it, and `formats`."""
 IMAGE_TO_VIDEO = "WanImageToVideoPipeline"
+VACE = "WanVACEPipeline"
 CONTEXT_KEY = "context_type"
 DEFAULT_CONTEXT: ContextType = "float16"
 """Beside the manifest's keys of `stream`: float16, which halves the context, or float32."""
@@ -70,6 +72,8 @@ def conditions_of(
         if checkpoint.index.get("expand_timesteps"):
             held = Held.model_validate({"frames": 1} | dict(checkpoint.overrides.get("held", {})))
             return Conditions(Conditioning(levels=True), held=held)
+        if checkpoint.family == VACE:
+            return _of_two_films(autoencoder)
         if checkpoint.family == IMAGE_TO_VIDEO:
             return _of_pictures(checkpoint, denoiser, autoencoder, picture_tokens)
     except (ValidationError, TypeError, ValueError) as error:
@@ -80,7 +84,7 @@ def conditions_of(
 
 def _streaming(checkpoint: Checkpoint, given: Any) -> Conditions:
     """Return the conditions of a stream, as the manifest has it or as the name of a published one."""
-    if checkpoint.family == IMAGE_TO_VIDEO or checkpoint.index.get("boundary_ratio") is not None:
+    if checkpoint.family in (IMAGE_TO_VIDEO, VACE) or checkpoint.index.get("boundary_ratio") is not None:
         raise CheckpointError(
             f"{checkpoint.folder / INDEX_NAME}: a stream needs one denoiser, of words alone; this is another model"
         )
@@ -120,6 +124,18 @@ def _of_pictures(
         )
     conditioning = Conditioning(condition=channels, images=(tokens, width))
     return Conditions(conditioning, condition=_pictures_with_mask("no" if positions is None else "required"))
+
+
+def _of_two_films(autoencoder: Mapping[str, Any]) -> Conditions:
+    """Return VACE's conditions: known pictures, blanks, and a mask of as many channels as a latent value stands for pixels.
+
+    Pictures of reference, which stand in front of the clip and are cut off at its end, are not among them.
+    """
+    in_space = 2 ** (len(autoencoder["dim_mult"]) - 1) * (autoencoder.get("patch_size") or 1)
+    condition = Condition(
+        layout=["latents", "blank", "mask"], mask="pixels", blank="encoded", first="optional", last="optional"
+    )
+    return Conditions(Conditioning(condition=2 * autoencoder["z_dim"] + in_space**2), condition=condition)
 
 
 def _pictures_with_mask(last: Wanted) -> Condition:

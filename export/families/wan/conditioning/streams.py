@@ -7,7 +7,7 @@ ever, positions that are counted anew in every call give the same numbers as pla
 
 from __future__ import annotations
 
-from ....bundle.manifest import Stream
+from .....bundle.manifest import Stream
 
 SELF_FORCING = Stream(chunk=3, window=18, positions="window")
 """Self-Forcing, configs/self_forcing_dmd.yaml (num_frame_per_block 3) and pipeline/causal_inference.py (a cache of 21

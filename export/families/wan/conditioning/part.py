@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from ....bundle.manifest import TensorSpec
-from ....core.errors import CheckpointError
-from ...checkpoint import Component
-from ..base import GraphSource, Trial
-from .conditioned import CONTEXT_TYPES, ConditionedDenoiser, Conditioning, ContextType
-from .parts import DenoiserPart, times
+from .....bundle.manifest import TensorSpec
+from .....core.errors import CheckpointError
+from ....checkpoint import Component
+from ...base import GraphSource, Trial
+from ..parts import DenoiserPart, times
+from .denoiser import CONTEXT_TYPES, ConditionedDenoiser, Conditioning, ContextType
 from .reference import whole_pass
 
 EXAMPLE_BATCH, EXAMPLE_CONTEXT, EXAMPLE_TOKENS = 2, 4, 7
@@ -68,7 +68,7 @@ class ConditionedDenoiserPart(DenoiserPart):
         in_time = self.config.patch_size[0]
         if in_time != 1 and (conditioning.levels or conditioning.context is not None):
             raise CheckpointError(
-                f"{component.folder / 'config.json'}: patch_size spans {in_time} latent frames; "
+                f"{component.config_path}: patch_size spans {in_time} latent frames; "
                 "held frames and streams need patches of 1 in time"
             )
 
@@ -106,14 +106,25 @@ class ConditionedDenoiserPart(DenoiserPart):
             inputs["condition"] = torch.randn(shape, generator=generator)
         if wanted.images is not None:
             inputs["image_embeds"] = torch.randn(batch, *wanted.images, generator=generator)
-        prediction = module(
-            torch.cat([latents, inputs["condition"]], dim=1) if wanted.condition else latents,
-            told,
-            embeds,
-            None if wanted.images is None else self._by_picture(inputs["image_embeds"]),
+        prediction = self.predict(module, inputs, told)
+        return _trial(f"{_by(latents)} latents, {tokens} tokens", inputs, prediction, {})
+
+    def predict(self, module: Any, inputs: Mapping[str, Tensor], timestep: Tensor) -> Tensor:
+        """Return what the untouched module predicts. timestep: as it takes them, one a clip or one a token."""
+        given = [inputs[name] for name in ("latents", "condition") if name in inputs]
+        images = inputs.get("image_embeds")
+        prediction: Tensor = module(
+            torch.cat(given, dim=1),
+            timestep,
+            inputs["prompt_embeds"],
+            None if images is None else self._by_picture(images),
             return_dict=False,
         )[0]
-        return _trial(f"{_by(latents)} latents, {tokens} tokens", inputs, prediction, {})
+        return prediction
+
+    def traced(self, module: Any, compute: torch.dtype) -> torch.nn.Module:
+        """Return the module that becomes the graph."""
+        return ConditionedDenoiser(module, self.conditioning, compute)
 
     def _by_picture(self, image_embeds: Tensor) -> Tensor:
         """Return embeddings as diffusers takes them: where positions are learned for two pictures, one row for each."""
@@ -187,7 +198,7 @@ class ConditionedDenoiserPart(DenoiserPart):
         return [
             GraphSource(
                 name=self.name,
-                module=ConditionedDenoiser(module, wanted, compute),
+                module=self.traced(module, compute),
                 examples=tuple(inputs.examples),
                 # What follows the named arguments is one tuple to the tracer, where there is any.
                 dynamic=(*inputs.axes[:named], *([tuple(inputs.axes[named:])] if inputs.axes[named:] else [])),

@@ -1,0 +1,1 @@
+"""What Wan's denoisers are told beside noise, words and one noise level: held frames, pictures, earlier frames."""
