@@ -157,7 +157,7 @@ def _export_part(
     with DataFile(folder / f"{part.name}.data") as data:
         sources = part.graphs(module, COMPUTE[precision])
         for source in sources:
-            check_alive(part.name, source, trials, precision)
+            check_alive(part.name, source, [] if part.streams else trials, precision)
             save_graph(source, folder, data)
             proved.entries[source.name] = _entry(source, data.path.name)
     for kind, count in data.stored_bytes.items():

@@ -181,7 +181,7 @@ class Component:
                 f"{self.folder}: its weights are quantized ({kind}: {_counted(list(reading.extra))}); "
                 "export from F32, F16 or BF16 weights"
             )
-        if not reading.tensors:
+        if len(absent) == len(expected):
             found = _counted(list(reading.extra)) if reading.extra else "no tensors"
             raise CheckpointError(
                 f"{self.folder}: its tensors have names that are not understood ({found}; wanted are names such as "
