@@ -22,12 +22,12 @@ from ...tokenizer import check_token_ids, pad_token_id, unknown_token_id
 from ..base import Facts, ModelPart
 from .conditioned_part import ConditionedDenoiserPart
 from .conditions import IMAGE_TO_VIDEO, Conditions, conditions_of, streaming_facts
-from .defaults import recommended
 from .encoder_part import EncoderPart
-from .experts import experts_of
 from .image_encoder import image_encoder_of
-from .layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VAE
 from .parts import DecoderPart, DenoiserPart, TextEncoderPart
+from .published.defaults import recommended
+from .published.experts import experts_of
+from .published.layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VAE
 
 MAX_TOKENS = 512  # WanPipeline's
 

@@ -20,6 +20,16 @@ class EncoderPart(DecoderPart):
 
     def __init__(self, name: str, component: Component) -> None:
         super().__init__(name, component)
+        if component.lacks("encoder."):
+            raise CheckpointError(
+                f"{component.folder}: has no tensors of the encoder, which clips that begin with pictures need; "
+                "take the whole vae"
+            )
+        if self.shuffle > 1:
+            raise CheckpointError(
+                f"{component.config_path}: out_channels is {self.config.out_channels}: a vae that enlarges pictures "
+                "cannot take them; take the model's own"
+            )
         if self.config.attn_scales:
             raise CheckpointError(
                 f"{component.folder / 'config.json'}: attn_scales is {self.config.attn_scales}; "
