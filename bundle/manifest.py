@@ -310,7 +310,9 @@ class FusedLora(Record):
         if self.left_out:
             more = self.left_out - len(self.left_out_keys)
             listed = ", ".join(self.left_out_keys) + (f" and {more} more" if more else "")
-            notes.append(f"{self.name}: {self.left_out} tensors left out, they do not fit this model: {listed}")
+            notes.append(
+                f"{self.name}: left out, since it does not fit this model: {self.left_out} of its tensors, {listed}"
+            )
         return notes
 
 

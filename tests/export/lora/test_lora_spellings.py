@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_left_out_and_listed_where_that_was_asked_for(model
     assert sorted(checked.left_out) == sorted([*leftovers, *pair])
     record = checked.record("denoiser")
     assert (record.left_out, sorted(record.left_out_keys)) == (8, sorted(checked.left_out))
-    assert any("8 tensors left out" in note and image in note for note in record.notes())
+    assert any("8 of its tensors" in note and image in note for note in record.notes())
 
 
 def test_a_layer_of_another_shape_is_named_with_the_way_to_leave_it_out(model, tmp_path):
