@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 WRAPPERS = frozenset(
@@ -70,6 +71,10 @@ OTHER_KINDS = {
 }
 """Adapters that cannot be fused, by what their keys contain."""
 
+SEARCHED = 200
+LONGEST_KEY = 500
+"""How many keys that match nothing are looked into for what stands in front, and how long they may be."""
+
 Naming = Callable[[str], str]
 """From the name of a parameter in the torch module to its name in a family of files."""
 
@@ -124,7 +129,7 @@ def strange_beginnings(keys: Iterable[str], parameters: Iterable[str], namings: 
     parameters = list(parameters)
     names = sorted({name for naming in namings for name in spellings(parameters, naming)}, key=len, reverse=True)
     found = []
-    for key in keys:
+    for key in islice((key for key in keys if len(key) <= LONGEST_KEY), SEARCHED):
         wanted = {f"{_flat(stem)}_{ending[1:]}" for stem, _, endings in _split(key) for ending in endings if ending}
         for name, full in ((name, full) for full in wanted for name in names if full.endswith(f"_{name}")):
             begin = key[: _end_of(key, len(full) - len(name))]

@@ -64,6 +64,7 @@ PEFT_CONFIGS = {
 
 @pytest.mark.parametrize("how", ["diffusers", "PEFT"])
 @pytest.mark.parametrize("case", PEFT_CONFIGS)
+@torch.no_grad()
 def test_fused_weights_are_what_peft_merges(case, how, model, tmp_path):
     """Rows 1 and 4: as diffusers' save_lora_adapter writes it (no prefix), and PEFT with adapter_config.json beside it."""
     peft = pytest.importorskip("peft")
