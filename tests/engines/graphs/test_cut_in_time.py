@@ -37,7 +37,7 @@ def test_front_and_rear_give_the_bits_of_the_whole(ltx_reel: Path) -> None:
     whole = run(path, None, inputs)["frames"]
     hidden = run(path, "front", inputs)
     assert list(hidden) == ["hidden_00"]
-    assert hidden["hidden_00"].shape == (1, 16, 21, 8, 12)
+    assert hidden["hidden_00"].shape == (1, 8, 21, 8, 12)
     np.testing.assert_array_equal(run(path, "rear", hidden)["frames"], whole)
 
 
@@ -45,7 +45,7 @@ def test_the_reach_is_the_least_that_is_enough(ltx_reel: Path) -> None:
     """One convolution among few frames and three among twice as many: 1 + 3 / 2, rounded up."""
     path = ltx_reel / "decoder.onnx"
     assert rear_window(path) == Window(reach=3, growth=4, pictures=2)
-    hidden = np.random.default_rng().standard_normal((1, 16, 21, 4, 4)).astype(np.float32)
+    hidden = np.random.default_rng().standard_normal((1, 8, 21, 4, 4)).astype(np.float32)
     whole = run(path, "rear", {"hidden_00": hidden})["frames"]
     start, end = 4, 17
     window = run(path, "rear", {"hidden_00": np.ascontiguousarray(hidden[:, :, start:end])})["frames"]
@@ -57,14 +57,14 @@ def test_the_reach_is_the_least_that_is_enough(ltx_reel: Path) -> None:
     assert [same(reach) for reach in (1, 2, 3, 4)] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-rtx", "cuda"])
+@pytest.mark.parametrize("target", ["tensorrt-10.3", "cuda"])
 def test_parts_are_lowered_for_every_target(ltx_reel: Path, target: str) -> None:
     path = ltx_reel / "decoder.onnx"
     for part in ("front", "rear"):
         model = lower_for_target(path, parse_target(target), "float16", part=part).model
         expected = interface_of(cut_part(path.read_bytes(), part, "decoder"))
         assert interface_of(model) == expected
-    assert part_inputs(path, "rear") == {"hidden_00": ("batch", 16, "frames*4-3", "height*4", "width*4")}
+    assert part_inputs(path, "rear") == {"hidden_00": ("batch", 8, "frames*4-3", "height*4", "width*4")}
 
 
 @pytest.mark.parametrize(("frames", "sizes"), [(1, []), (3, []), (7, [5, 4, 3]), (12, [8, 6, 5, 4, 3])])
@@ -105,7 +105,7 @@ def test_what_cannot_be_decoded_in_windows_says_so() -> None:
     with pytest.raises(EngineError, match="odd has no level with fewer frames that it could be cut behind"):
         cut_part(at_once, "rear", "odd")
     summing = model_of(
-        make_node("Tanh", ["latents"], ["seen"]),
+        make_node("Sin", ["latents"], ["seen"]),
         *doubling("seen", "grown"),
         make_node("CumSum", ["grown", "two_alone"], ["frames"]),
         make_node("Squeeze", ["two"], ["two_alone"]),
