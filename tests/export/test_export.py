@@ -262,8 +262,10 @@ def test_manifest_of_a_bare_checkpoint(wan21):
     assert (manifest.latent.channels, manifest.latent.temporal_scale, manifest.latent.spatial_scale) == (4, 4, 4)
     assert (manifest.latent.patch, manifest.latent.max_patches) == ([1, 2, 2], 64)
     recipes = [(r.name, r.sampler, r.steps, r.shift, r.guidance) for r in manifest.recipes]
-    assert recipes == [("unipc", "unipc", 50, 3.0, 5.0), ("euler", "euler", 50, 3.0, 5.0)]
-    assert data["defaults"] == {"width": 832, "height": 480, "frames": 81, "fps": 16}
+    assert recipes == [("unipc", "unipc", 40, 3.0, 4.0), ("euler", "euler", 40, 3.0, 4.0)]  # of Wan 2.2's two experts
+    assert manifest.recipes[0].expert_guidance == [4.0, 3.0]
+    # Those of the two experts, 1280x720, as far as this model's 64 patches of 8 pixels reach.
+    assert data["defaults"] == {"width": 512, "height": 512, "frames": 81, "fps": 16}
     assert set(manifest.written_by) == {"edgereel", "torch", "diffusers", "transformers", "onnx"}
     assert set(manifest.parity) == {*GRAPHS, "denoiser_2"}
     assert all(proof.relative <= proof.limit == 1e-4 and len(proof.shapes) >= 2 for proof in manifest.parity.values())
