@@ -402,6 +402,8 @@ class Manifest(Record):
                 raise ValueError("held needs denoisers whose timestep is [batch, frames]")
         if self.stream is not None and (len(experts) > 1 or self.latent.patch[0] > 1):
             raise ValueError("stream needs one denoiser, and patches of one latent frame")
+        if self.stream is not None and self.condition is not None:
+            raise ValueError("a stream has no end that a condition of pictures could be made for")
         if (self.held is not None or self.condition is not None) and not encodes:
             raise ValueError("held and condition need an encoder: encoder_first and encoder_next")
         return self

@@ -200,6 +200,7 @@ def live(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Keep the film: .mp4, .gif, .webp.")
     ] = None,
     size: FormatSizeOption = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
     engine: EngineOption = "auto",
     prompts: PromptsOption = None,
     threads: ThreadsOption = None,
@@ -220,6 +221,7 @@ def live(
             every=every,
             prompts=chosen,
             size=None if size is None else parse_format(size),
+            steps=steps,
             output=output,
             threads=threads,
             memory=memory,

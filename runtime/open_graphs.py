@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from ..bundle.manifest import Denoiser
 from ..bundle.reader import Bundle
 from ..core.errors import Cancelled, EngineError, OutOfMemory
 from ..engines import Engine, EngineOptions, EngineReport, Part, Session, Tensor, get_engine
@@ -44,7 +42,7 @@ class OpenGraphs:
         self._reports: dict[str, EngineReport] = {}
         self._closed = False
         self._stopped = threading.Event()
-        self._at_work: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._at_work = {component_of(name): threading.RLock() for name in bundle.manifest.roles.graphs()}
 
     def begin(self) -> None:
         """Begin a clip or its decoding: what was stopped before is over."""
@@ -66,8 +64,9 @@ class OpenGraphs:
         options = replace(self._options, activations=graph.activations or "float", part=part)
         if self.plan is None:
             return options
-        # A prompt that is trimmed has another length each time.
-        varies = self._bundle.manifest.text.trim and isinstance(graph, Denoiser)
+        # A stream's denoiser remembers more with each chunk, until its window is full; a trimmed prompt has its own length.
+        manifest = self._bundle.manifest
+        varies = (manifest.stream is not None or manifest.text.trim) and name in manifest.roles.denoiser_names()
         if self.engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
             options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)

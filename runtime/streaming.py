@@ -257,9 +257,10 @@ class _Sampler:
             self._turn.notify_all()
 
     def join(self) -> None:
-        """Wait for the thread's end."""
+        """Wait for the thread's end, and give back what is remembered."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        self._loop.release()
 
     def _work(self) -> None:
         chunk: _Chunk | None = None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...core.errors import EngineError
-from ..base import EngineReport, Session, Tensor
+from ..base import EngineReport, Ring, Session, Tensor
 from ..options import Shapes
 from .common import Runs, check_inputs, failure, graph_specs
+from .device_ring import DeviceRing, RingView
 from .device_tensor import Device, DeviceTensor, new_value, on_device, overwrite
 
 LARGEST_FIXED = 64 * 2**20
@@ -23,6 +24,7 @@ class BoundSession(Session):
     """A graph whose outputs stay on the device. Host inputs are copied there; tensors that are there are taken as they are.
 
     run_entries: onnxruntime.RunOptions entries of each run. detached: outputs are to outlive the session, see Tensor.detached.
+    providers: what copies frames within the device, see DeviceRing; without them rings are on the host.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class BoundSession(Session):
         run_entries: Mapping[str, str] | None = None,
         *,
         detached: bool = False,
+        providers: Sequence[Any] | None = None,
     ) -> None:
+        self._providers = providers
         self._onnxruntime = onnxruntime
         self._session: Any | None = session
         self._graph_name = graph_name
@@ -54,7 +58,7 @@ class BoundSession(Session):
         def run_bound(options: Any) -> list[DeviceTensor]:
             binding = session.io_binding()
             for name, tensor in inputs.items():
-                binding.bind_ortvalue_input(name, on_device(self._onnxruntime, tensor, self._device))
+                self._bind(binding, name, tensor)
             for name in self.specs.outputs:
                 binding.bind_output(name, self._device.kind, self._device.index)
             session.run_with_iobinding(binding, options)
@@ -64,6 +68,19 @@ class BoundSession(Session):
             return [tensor.detached() for tensor in made] if self._detached else made
 
         return dict(zip(self.specs.outputs, self._runs.run(run_bound, self._run_entries), strict=True))
+
+    def _bind(self, binding: Any, name: str, tensor: Tensor) -> None:
+        if isinstance(tensor, RingView) and tensor.device == self._device:
+            kind, index = self._device.kind, self._device.index
+            binding.bind_input(name, kind, index, np.dtype(tensor.dtype), list(tensor.shape), tensor.address)
+        else:
+            binding.bind_ortvalue_input(name, on_device(self._onnxruntime, tensor, self._device))
+
+    def ring(self, shape: tuple[int, ...], dtype: str) -> Ring:
+        """See Session.ring."""
+        if self._providers is None:
+            return super().ring(shape, dtype)
+        return DeviceRing(self._onnxruntime, shape, dtype, self._device, self._providers)
 
     def stop(self) -> None:
         """See Session.stop."""
@@ -168,4 +185,4 @@ class FixedShapeSession(BoundSession):
 
 def _dtype(tensor: Tensor) -> str:
     """Return the type of a tensor's values without copying them."""
-    return tensor.dtype if isinstance(tensor, DeviceTensor) else str(tensor.numpy().dtype)
+    return tensor.dtype if isinstance(tensor, DeviceTensor | RingView) else str(tensor.numpy().dtype)

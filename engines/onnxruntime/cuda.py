@@ -82,7 +82,8 @@ class OnnxRuntimeCuda(Engine):
                 session, recorded = _open_session(onnxruntime, graph_path, options, model, recorded)
                 report = gpu_report(self.name, PROVIDER, onnxruntime, session, name, lowered, compute)
             if options.shapes is None or not recorded:
-                return BoundSession(onnxruntime, session, name, Device("cuda"), report)
+                copiers = [(PROVIDER, provider_options(recorded=False))]
+                return BoundSession(onnxruntime, session, name, Device("cuda"), report, providers=copiers)
             recording = (_NOT_RECORDED, _RECORDED)
             return FixedShapeSession(onnxruntime, session, name, Device("cuda"), report, options.shapes, *recording)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import EngineError, MissingExtraError, OutOfMemory, brief
-from ..base import Tensor
+from ..base import Ring, Tensor
 
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
 
@@ -74,6 +74,11 @@ class CudaDevice:
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self._stream)
         self.synchronize()
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Begin to copy `size` bytes from one address on the device to another."""
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target, source, size, kind, self._stream)
 
     def synchronize(self) -> None:
         """Wait until everything asked for is done; what went wrong meanwhile is raised here."""
@@ -216,3 +221,36 @@ class DeviceBuffer(Tensor):
     def free(self) -> None:
         """Give the memory back now, not when the tensor is dropped."""
         self._release()
+
+
+class DeviceView(DeviceBuffer):
+    """The beginning of a buffer in another shape. It keeps the buffer."""
+
+    def __init__(self, buffer: DeviceBuffer, shape: tuple[int, ...]) -> None:
+        self._buffer, self._shape = buffer, shape
+        self.dtype = buffer.dtype
+        self.nbytes = int(np.prod(shape, dtype=np.int64)) * buffer.dtype.itemsize
+        self.device, self.address = buffer.device, buffer.address
+        self._release = buffer._release
+
+
+class DeviceRing(Ring):
+    """A ring of frames in GPU memory; see Ring. Frames are copied where they are."""
+
+    def __init__(self, pool: BufferPool, shape: tuple[int, ...], dtype: str) -> None:
+        self._buffer = DeviceBuffer(pool, (1, *shape), np.dtype(dtype))
+        self._bytes = self._buffer.nbytes // shape[0]
+
+    def tensor(self, count: int) -> Tensor:
+        """See Ring.tensor."""
+        return DeviceView(self._buffer, (1, count, *self._buffer.shape[2:]))
+
+    def write(self, place: int, made: Tensor, index: int) -> None:
+        """See Ring.write."""
+        device, target = self._buffer.device, self._buffer.address + place * self._bytes
+        if isinstance(made, DeviceBuffer) and made.device is device and made.dtype == self._buffer.dtype:
+            device.copy(made.address + index * self._bytes, target, self._bytes)
+        else:
+            frame = np.ascontiguousarray(made.numpy()[:, index], self._buffer.dtype)
+            device.upload(target, frame)
+        device.synchronize()  # the source may be dropped, and its memory used again, once we return

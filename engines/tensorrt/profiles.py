@@ -19,6 +19,8 @@ RANGES: Mapping[str, Range] = {
     "frames": (1, 8, 21),
     "height": (1, 32, 104),
     "width": (1, 32, 104),
+    "context": (0, 12, 21),
+    "patches": (1, 1560, 104 * 104),
 }
 """Of the names that bundles give their varying dimensions; sizes are of latents: 104 is 832 pixels of eight each."""
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import EngineError
-from ..base import EngineReport, Session, Tensor
+from ..base import EngineReport, Ring, Session, Tensor
 from ..options import GraphSpecs, TensorInfo
 from .building import explain
-from .device_memory import BufferPool, DeviceBuffer
+from .device_memory import BufferPool, DeviceBuffer, DeviceRing
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "FLOAT": np.dtype(np.float32),
@@ -98,6 +98,10 @@ class TensorRtSession(Session):
             self._device.synchronize()
             self._uploading.clear()
         return dict(results)
+
+    def ring(self, shape: tuple[int, ...], dtype: str) -> Ring:
+        """See Session.ring."""
+        return DeviceRing(self._pool, shape, dtype)
 
     def close(self) -> None:
         """Release the engine and its memory; outputs that someone still holds stay valid."""

@@ -38,6 +38,11 @@ class Context:
         """Forget every frame; the memory is kept."""
         self.frames = []
 
+    def release(self) -> None:
+        """Forget every frame and give the memory back."""
+        self.frames = []
+        self._rings.clear()
+
     def inputs(self, first: int, count: int) -> dict[str, Tensor]:
         """Return what the denoiser takes of it for `count` frames, the first of which has the number `first` in the film.
 

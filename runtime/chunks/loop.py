@@ -116,6 +116,13 @@ class ChunkLoop:
         self._contexts[0].forget()
         self._remember_kept([0])
 
+    def release(self) -> None:
+        """Forget the film, and give back the memory of what was remembered."""
+        for context in self._contexts:
+            context.release()
+        self._sink.clear()
+        self._newest.clear()
+
     def _keep(self, frame: _KeptFrame) -> None:
         (self._sink if frame.number < self.rules.sink else self._newest).append(frame)
 

@@ -28,6 +28,7 @@ class CudaError(enum.IntEnum):
 class MemcpyKind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
 
 
 class CaptureMode(enum.IntEnum):
@@ -118,7 +119,8 @@ class FakeCudart(ModuleType):
         self, target: int, source: int, size: int, kind: MemcpyKind, stream: Stream
     ) -> tuple[CudaError]:
         error = self._begin("cudaMemcpyAsync", target, source, size, kind, stream)
-        if not error and not self.holds(target if kind is MemcpyKind.cudaMemcpyHostToDevice else source, size):
+        on_device = {MemcpyKind.cudaMemcpyHostToDevice: [target], MemcpyKind.cudaMemcpyDeviceToHost: [source]}
+        if not error and not all(self.holds(address, size) for address in on_device.get(kind, [source, target])):
             error = CudaError.cudaErrorIllegalAddress
         if not error:
             ctypes.memmove(target, source, size)

@@ -214,3 +214,31 @@ def test_a_bundle_of_a_prompt_alone_continues_nothing(tmp_path):
         clip = reel.generate(BALL, frames=5, recipe="quick", guidance=1)
         with pytest.raises(UsageError, match="takes no picture"):
             clip.continue_(SQUARE)
+
+
+def test_a_bundle_without_an_encoder_continues_its_own_clips_and_no_files(tmp_path):
+    def change(data):
+        for name in ("encoder_first", "encoder_next"):
+            data["roles"].pop(name)
+
+    folder = write_causal_bundle(tmp_path / "c.reel", change=change)
+    with edgereel.load(folder, engine="cpu", threads=1) as reel:
+        assert len(list(reel.generate(BALL, frames=7).continue_(SQUARE, 1))) == 4
+        with pytest.raises(UsageError, match="takes no picture"):
+            reel.continue_file(write_video(tmp_path / "a.mp4", shades(9, 8, 6)), SQUARE)
+        with pytest.raises(UsageError, match="takes no picture"):
+            reel.stream(BALL, image=np.zeros((6, 8, 3), np.uint8))
+
+
+def test_latents_of_another_bundle_are_refused(bundle, tmp_path):
+    def change(data):
+        data["latent"]["max_patches"] = 32
+
+    other = write_causal_bundle(tmp_path / "other.reel", change=change)
+    with edgereel.load(bundle, engine="cpu", threads=1) as reel:
+        path = edgereel.write_latents(tmp_path / "a.safetensors", reel.generate(BALL, frames=7), reel.bundle)
+    with (
+        edgereel.load(other, engine="cpu", threads=1) as reel,
+        pytest.raises(UsageError, match="whose decoder is another"),
+    ):
+        edgereel.read_video(path, reel)

@@ -216,7 +216,8 @@ def test_a_dimension_without_a_range_is_refused(name: str) -> None:
 
 
 def test_every_default_range_is_one() -> None:
-    assert all(1 <= smallest <= usual <= largest for smallest, usual, largest in RANGES.values())
+    assert all(smallest <= usual <= largest for smallest, usual, largest in RANGES.values())
+    assert {name: smallest for name, (smallest, _, _) in RANGES.items() if smallest != 1} == {"context": 0}
 
 
 def test_fixed_shapes_must_fit_the_graph() -> None:
