@@ -26,8 +26,10 @@ demo: $(VENV)/runtime.done ## Set up the lean runtime (no torch) and make a vide
 	mkdir -p $(dir $(OUT))
 	$(BIN)/edgereel generate "$(PROMPT)" -o $(OUT)
 
-test: lint types test-lean ## Set up everything and run all tests
-	$(BIN)/python -m pytest $(PARALLEL) -m "not full"
+# Types are checked beside the lean tests, and those do not run again afterwards.
+test: $(VENV)/dev.done $(VENV)-lean/done ## Set up everything and run all tests
+	$(MAKE) -j2 lint types test-lean
+	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder -m "not full and (not lean or extras)"
 
 $(VENV)-lean/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-lean

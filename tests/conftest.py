@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,15 @@ settings.load_profile("edgereel")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Each worker has a core. Libraries that took all of them in every worker would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 HERE = Path(__file__).parent
 HELPERS = HERE / "helpers"
 ROOT = HERE.parent
+LONGEST = {"export", "demo", "calibration", "runtime"}
+"""Folders whose files export, train or compare with diffusers."""
 DEMO_REEL = Path(os.environ.get("EDGEREEL_TEST_REEL", ROOT / "demo" / "demo.reel"))
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
 DEMO_STUDENT = ROOT / "demo" / "student"
@@ -39,6 +45,40 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("--lean") and collection_path.suffix == ".py":
         return "pytest.mark.lean" not in collection_path.read_text(encoding="utf-8") or None
     return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first: one that starts last keeps the other workers waiting."""
+    items.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in LONGEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With --lean, fail a test that misses a package and is not marked extras: `make test` would run it nowhere."""
+    report = yield
+    missed = report.skipped and "could not import" in str(report.longrepr)
+    if missed and item.config.getoption("--lean") and item.get_closest_marker("extras") is None:
+        report.outcome = "failed"
+        report.longrepr = f"{report.longrepr}: mark the test `extras`, so that it runs where the package is"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """With --lean, fail a file that misses a package, as a single test does."""
+    report = yield
+    found = str(report.longrepr)
+    if (
+        report.skipped
+        and collector.config.getoption("--lean")
+        and "could not import" in found
+        and "tomllib" not in found
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"{found}: a file that needs the package is not lean"
+    return report
 
 
 def helpers_environment() -> dict[str, str]:
@@ -75,26 +115,45 @@ def run(
 
 
 @pytest.fixture(scope="session")
-def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return the path that `make` writes at, made by whichever of the run's workers asks for it first."""
+    from filelock import FileLock  # comes with torch, and what is made so is exported
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        place = folder / f"{name}_once"
+        with FileLock(folder / f"{name}.lock"):
+            if not (place / "done").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                make(place / name)
+                (place / "done").touch()
+        return place / name
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(made_once: Callable[..., Path]) -> Path:
     """A random Wan checkpoint: plain VAE, patches of 2, other depth, heads and latent channels than the demo's."""
     from helpers.tiny_wan import write_tiny_wan
 
-    folder: Path = write_tiny_wan(
-        tmp_path_factory.mktemp("random") / "checkpoint", seed=3, depth=3, heads=4, latent_channels=6, vae_levels=3
-    )
-    return folder
+    options = {"seed": 3, "depth": 3, "heads": 4, "latent_channels": 6, "vae_levels": 3}
+    return made_once("random", lambda folder: write_tiny_wan(folder, **options))
 
 
 @pytest.fixture(scope="session")
-def random_reel(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_reel(random_checkpoint: Path, made_once: Callable[..., Path]) -> Path:
     from edgereel.export import export_checkpoint
 
-    reel = tmp_path_factory.mktemp("random_reel") / "random.reel"
-    export_checkpoint(random_checkpoint, reel, max_tokens=16)
-    return reel
+    return made_once("random.reel", lambda reel: export_checkpoint(random_checkpoint, reel, max_tokens=16))
 
 
 @pytest.fixture(scope="session")
+<<<<<<< HEAD
 def ltx_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LTX-Video checkpoint of 0.9.5's kind, whose decoder takes a whole clip, a timestep and noise."""
     from helpers.tiny_ltx import write_tiny_ltx
@@ -114,15 +173,40 @@ def ltx_reel(ltx_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def wide_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+=======
+def experts_checkpoint(made_once: Callable[..., Path]) -> Path:
+    """A random checkpoint of two experts: see helpers/experts.py."""
+    from helpers.experts import write_experts
+
+    return made_once("experts", write_experts)
+
+
+@pytest.fixture(scope="session")
+def experts_reel(experts_checkpoint: Path, made_once: Callable[..., Path]) -> Path:
+    from edgereel.export import export_checkpoint
+
+    return made_once("experts.reel", lambda reel: export_checkpoint(experts_checkpoint, reel, max_tokens=16))
+
+
+@pytest.fixture(scope="session")
+def wide_denoiser(made_once: Callable[..., Path]) -> Path:
+>>>>>>> files
     """A denoiser of Wan 2.1 1.3B's width with one block, seeded random weights in bfloat16."""
-    torch = pytest.importorskip("torch")
-    diffusers = pytest.importorskip("diffusers")
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    return made_once("wide", _write_wide_denoiser) / "denoiser.onnx"
+
+
+def _write_wide_denoiser(folder: Path) -> None:
+    import diffusers
+    import torch
+
     from edgereel.export.checkpoint import Component
     from edgereel.export.families.wan.parts import DenoiserPart
     from edgereel.export.graphs import DataFile, save_graph
     from edgereel.tools.step_bench.random_wan import TRANSFORMER
 
-    folder = tmp_path_factory.mktemp("wide")
+    folder.mkdir()
     torch.manual_seed(0)
     model = diffusers.WanTransformer3DModel(**{**TRANSFORMER, "num_layers": 1})
     with torch.no_grad():
@@ -134,17 +218,14 @@ def wide_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     part = DenoiserPart("denoiser", Component(folder / "transformer", config))
     with DataFile(folder / "denoiser.data") as data:
         save_graph(part.graphs(part.load(), torch.float32)[0], folder, data)
-    return folder / "denoiser.onnx"
 
 
 @pytest.fixture(scope="session")
-def teacher_reel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher_reel(made_once: Callable[..., Path]) -> Path:
     """The demo's teacher, exported from the shipped checkpoint."""
     from edgereel.export import export_checkpoint
 
-    reel = tmp_path_factory.mktemp("teacher_reel") / "teacher.reel"
-    export_checkpoint(DEMO_CHECKPOINT, reel)
-    return reel
+    return made_once("teacher.reel", lambda reel: export_checkpoint(DEMO_CHECKPOINT, reel))
 
 
 @pytest.fixture

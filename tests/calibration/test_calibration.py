@@ -11,7 +11,6 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import edit_manifest
-from helpers.tiny_wan import write_tiny_wan
 
 from edgereel.bundle.reader import open_bundle
 from edgereel.calibration import calibrate, quantize
@@ -281,20 +280,16 @@ def test_the_command_prints_one_object(random_reel, prompts, tmp_path, capsys, m
     assert printed["timesteps"] == {"denoiser": 1}
 
 
-def test_both_experts_of_a_model_that_has_two(tmp_path):
+def test_both_experts_of_a_model_that_has_two(experts_reel, tmp_path):
     """Each is run at its own noise levels only, and each gets ranges of its own."""
-    from edgereel.export import export_checkpoint
-
-    checkpoint = write_tiny_wan(tmp_path / "checkpoint", vae_levels=2, experts=True)
-    export_checkpoint(checkpoint, tmp_path / "source.reel", max_tokens=16)
     (tmp_path / "prompts.txt").write_text("a red ball\n")
-    clip = {"size": (8, 8), "frames": 3, "steps": 6}
-    found = calibrate(tmp_path / "source.reel", tmp_path / "prompts.txt", tmp_path / "stats.npz", **clip)
+    clip = {"size": (8, 8), "frames": 5, "steps": 6}
+    found = calibrate(experts_reel, tmp_path / "prompts.txt", tmp_path / "stats.npz", **clip)
     timesteps = [{slot.timestep for slot in found.slots(name)} for name in ("denoiser", "denoiser_2")]
     assert min(timesteps[0]) >= 875 > max(timesteps[1])
     assert len(timesteps[0] | timesteps[1]) == 6
     manifest = quantize(
-        tmp_path / "source.reel",
+        experts_reel,
         tmp_path / "small.reel",
         precision="int8",
         activations="static",
@@ -303,8 +298,8 @@ def test_both_experts_of_a_model_that_has_two(tmp_path):
     )
     assert [graph.quantization.activations for graph in manifest.roles.denoiser] == ["static", "static"]
     latents = []
-    for name in ("source.reel", "small.reel"):
-        with load(tmp_path / name) as reel:
+    for path in (experts_reel, tmp_path / "small.reel"):
+        with load(path) as reel:
             latents.append(reel.generate("a red ball", **clip).latents)
     difference = np.linalg.norm(latents[1] - latents[0]) / np.linalg.norm(latents[0])
     assert 0 < difference < 0.1

@@ -34,12 +34,14 @@ pytestmark = pytest.mark.lean
     ],
     ids=lambda value: " ".join(map(str, value[-2:])) if isinstance(value, list) else "",
 )
+@pytest.mark.extras
 def test_arguments_of_export_are_checked_before_torch_is_imported(run, monkeypatch, arguments, code, part):
     pytest.importorskip("torch")
     monkeypatch.setitem(sys.modules, "edgereel.export.bundle", None)  # importing it is an error from here on
     refused(run("export", *arguments), code, part)
 
 
+@pytest.mark.extras
 def test_refusing_an_export_does_not_import_torch(tmp_path):
     pytest.importorskip("torch")
     program = "import sys\nfrom edgereel import cli\ntry: cli.main()\nexcept SystemExit: print('torch' in sys.modules, end='')"

@@ -260,6 +260,7 @@ def terminated(arguments, tmp_path, begun):
 
 
 @posix
+@pytest.mark.extras
 @pytest.mark.parametrize("stage", ["importing", "exporting"])
 def test_an_export_that_is_terminated_leaves_nothing(tmp_path, stage):
     pytest.importorskip("torch")
@@ -280,6 +281,7 @@ def test_an_export_that_is_terminated_leaves_nothing(tmp_path, stage):
 
 
 @posix
+@pytest.mark.extras
 @pytest.mark.parametrize("pattern", ["edgereel-bench-*", "*/*/clip.mp4"], ids=["starting", "measuring"])
 def test_a_measurement_that_is_terminated_leaves_no_temporary_files(tmp_path, pattern):
     pytest.importorskip("psutil")

@@ -193,6 +193,7 @@ def test_numbers_of_threads(monkeypatch):
         check_threads(13)
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("threads", [THREADS_NOT_POSSIBLE[1], *THREADS_NOT_POSSIBLE[4:6]], ids=str)
 def test_threads_are_checked_wherever_python_asks_for_them(threads, tmp_path):
     for package in ("psutil", "matplotlib", "ml_dtypes"):  # of the extras that these parts need

@@ -172,7 +172,9 @@ def test_a_vae_without_its_encoder(whole, copied):
     kept = {name: t for name, t in load_file(path).items() if not name.startswith(("encoder.", "quant_conv."))}
     save_file(kept, path)
     made, _ = parts(copied)
-    with pytest.raises(CheckpointError, match="has no tensors of the encoder, which clips that begin with pictures need"):
+    with pytest.raises(
+        CheckpointError, match="has no tensors of the encoder, which clips that begin with pictures need"
+    ):
         EncoderPart("encoder", made["decoder"].component)
     found, expected = made["decoder"].load().state_dict(), weights(whole, "decoder")
     assert all(torch.equal(found[name], expected[name]) for name in kept)

@@ -91,6 +91,7 @@ def test_pipes_are_not_waited_for(tmp_path):
         read_json(tmp_path / "tokenizer_config.json")
 
 
+@pytest.mark.extras
 def test_an_export_is_cancelled_where_progress_says_so(tmp_path):
     pytest.importorskip("torch")
     from edgereel.core.errors import Cancelled

@@ -33,6 +33,13 @@ def checkpoint(tmp_path_factory):
     return write(tmp_path_factory.mktemp("weights"), torch.bfloat16)
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """The bundle of that checkpoint, and its manifest."""
+    bundle = tmp_path_factory.mktemp("exported") / "x.reel"
+    return bundle, export_checkpoint(checkpoint, bundle)
+
+
 @pytest.fixture
 def all_stored(monkeypatch):
     monkeypatch.setattr(weights, "STORED_SIZE", SMALL)
@@ -55,15 +62,19 @@ def store(tensor: torch.Tensor, folder: Path, dtype: torch.dtype = torch.float32
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
-        ("bf16", "fp32"),
+        (None, "fp32"),
         pytest.param("fp32", "fp32", marks=pytest.mark.full),
         pytest.param("bf16", "fp16", marks=pytest.mark.full),
     ],
+    ids=["bf16-fp32", "fp32-fp32", "bf16-fp16"],
 )
-def test_the_bundle_is_the_same_to_the_byte(kind, precision, tmp_path, monkeypatch):
-    checkpoint = write(tmp_path, KINDS[kind])
-    export_checkpoint(checkpoint, tmp_path / "x.reel", precision=precision)
-    (tmp_path / "x.reel").rename(tmp_path / "read.reel")
+def test_the_bundle_is_the_same_to_the_byte(kind, precision, tmp_path, monkeypatch, request):
+    if kind is None:
+        checkpoint, (read, _) = request.getfixturevalue("checkpoint"), request.getfixturevalue("exported")
+    else:
+        checkpoint, read = write(tmp_path, KINDS[kind]), tmp_path / "read" / "x.reel"
+        read.parent.mkdir()
+        export_checkpoint(checkpoint, read, precision=precision)
     restored = []
     restore = Blanks.restore
 
@@ -79,12 +90,12 @@ def test_the_bundle_is_the_same_to_the_byte(kind, precision, tmp_path, monkeypat
     assert len(restored) > 20
     assert any(strides[0] < strides[-1] for strides in restored), "none was transposed"
     assert {path.name: path.read_bytes() for path in (tmp_path / "x.reel").iterdir()} == {
-        path.name: path.read_bytes() for path in (tmp_path / "read.reel").iterdir()
+        path.name: path.read_bytes() for path in read.iterdir()
     }
 
 
-def test_graphs_too_large_to_fold_are_proved_unfolded(checkpoint, tmp_path, monkeypatch):
-    folded = export_checkpoint(checkpoint, tmp_path / "folded.reel").parity
+def test_graphs_too_large_to_fold_are_proved_unfolded(checkpoint, exported, tmp_path, monkeypatch):
+    folded = exported[1].parity
     monkeypatch.setattr(parity, "FOLDED_BYTES", 0)
     unfolded = export_checkpoint(checkpoint, tmp_path / "unfolded.reel").parity
     assert folded.keys() == unfolded.keys()

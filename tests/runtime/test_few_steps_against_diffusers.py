@@ -16,23 +16,17 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from diffusers.schedulers import scheduling_flow_match_euler_discrete
-from helpers.tiny_wan import write_tiny_wan
+from helpers.experts import FEW, GUIDANCES, SHIFT, STEPS
 
 import edgereel
 from edgereel.core.errors import UsageError
-from edgereel.export import export_checkpoint
-from edgereel.export.families.wan.recipes import WAN_RECIPES
 from edgereel.runtime.sampling.noise import NoiseSource
 
 LATENTS_LIMIT = 1e-3
 FRAMES_LIMIT_DB = 60.0
 PROMPT = "a red ball bounces over the ocean"
 SIZE, FRAMES, SHAPE = (32, 32), 9, (1, 4, 3, 8, 8)
-STEPS, SHIFT = 6, 3.0
-GUIDANCES = [4.0, 2.5]
 SEED = 7
-PUBLISHED = {recipe.name: recipe for recipe in WAN_RECIPES}
-FEW = ("self-forcing", "causvid-3", "causvid-4", "fastwan", "lightx2v-4", "lightx2v-4-lcm", "rcm")
 
 
 class Listed(FlowMatchEulerDiscreteScheduler):
@@ -108,20 +102,12 @@ def equal(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    common = {"steps": STEPS, "shift": SHIFT, "guidance": GUIDANCES[0], "expert_guidance": GUIDANCES}
-    recipes = [{"name": name, "sampler": name, **common} for name in ("unipc", "euler")]
-    recipes += [PUBLISHED[name].model_dump(mode="json") for name in FEW]
-    folder: Path = tmp_path_factory.mktemp("experts")
-    checkpoint = write_tiny_wan(
-        folder / "checkpoint", seed=5, depth=1, vae_levels=3, experts=True, extra={"recipes": recipes}
-    )
-    export_checkpoint(checkpoint, folder / "experts.reel", max_tokens=16)
+def both(experts_checkpoint: Path, experts_reel: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipeline = WanPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        pipeline = WanPipeline.from_pretrained(experts_checkpoint, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    with edgereel.load(folder / "experts.reel") as reel:
+    with edgereel.load(experts_reel) as reel:
         yield Both(pipeline, reel)
 
 

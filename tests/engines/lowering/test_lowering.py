@@ -286,6 +286,7 @@ def test_a_quantized_denoiser_stays_close(tmp_path):
         assert relative(run(session, inputs)["prediction"], run(exact, inputs)["prediction"]) < 0.1
 
 
+@pytest.mark.extras
 def test_parity_proves_the_canonical_graph(monkeypatch):
     parity = pytest.importorskip("edgereel.export.parity")
     monkeypatch.setattr("edgereel.engines.onnxruntime.cpu.lower_graph", lambda *_: pytest.fail("was lowered"))

@@ -67,6 +67,7 @@ def _extent(extent):
 
 
 @installed
+@pytest.mark.extras
 @pytest.mark.parametrize(
     ("name", "part", "fixed"),
     [
@@ -96,6 +97,7 @@ def test_it_computes_what_the_cpu_engine_does(name, part, fixed):
 
 
 @installed
+@pytest.mark.extras
 def test_what_it_cannot_do_is_refused(tmp_path):
     engine = OpenVino()
     with pytest.raises(EngineError, match="calculates in float32 or bfloat16, not in float16"):
@@ -118,6 +120,7 @@ def test_what_it_cannot_do_is_refused(tmp_path):
 
 
 @installed
+@pytest.mark.extras
 def test_a_run_is_stopped(tmp_path):
     names = ["x", *(f"v{at}" for at in range(1, 2000)), "y"]
     pairs = itertools.pairwise(names)
@@ -144,6 +147,7 @@ def test_a_run_is_stopped(tmp_path):
 
 
 @installed
+@pytest.mark.extras
 def test_the_demo_makes_the_cpu_engine_s_clip():
     import edgereel
     from edgereel.quality.metrics import psnr

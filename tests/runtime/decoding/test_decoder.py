@@ -118,6 +118,7 @@ def test_decoders_that_are_at_fault(first, following, message):
         list(decode(altered(decoder.first, **first), altered(decoder.next, **following)))
 
 
+@pytest.mark.extras
 def test_rounding_is_that_of_diffusers():
     torch = pytest.importorskip("torch")
     from diffusers.image_processor import VaeImageProcessor

@@ -109,7 +109,7 @@ def python_in(path, code, prefix=()):
             return [(file.name, file.read_bytes()) for file in files]
     """
     program = textwrap.dedent(preamble) + textwrap.dedent(code)
-    return subprocess.run([*prefix, sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    return subprocess.run([*prefix, sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
