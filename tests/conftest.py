@@ -153,7 +153,6 @@ def random_reel(random_checkpoint: Path, made_once: Callable[..., Path]) -> Path
 
 
 @pytest.fixture(scope="session")
-<<<<<<< HEAD
 def ltx_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LTX-Video checkpoint of 0.9.5's kind, whose decoder takes a whole clip, a timestep and noise."""
     from helpers.tiny_ltx import write_tiny_ltx
@@ -172,8 +171,6 @@ def ltx_reel(ltx_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def wide_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-=======
 def experts_checkpoint(made_once: Callable[..., Path]) -> Path:
     """A random checkpoint of two experts: see helpers/experts.py."""
     from helpers.experts import write_experts
@@ -190,7 +187,6 @@ def experts_reel(experts_checkpoint: Path, made_once: Callable[..., Path]) -> Pa
 
 @pytest.fixture(scope="session")
 def wide_denoiser(made_once: Callable[..., Path]) -> Path:
->>>>>>> files
     """A denoiser of Wan 2.1 1.3B's width with one block, seeded random weights in bfloat16."""
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
