@@ -41,6 +41,7 @@ from .record import Record
 from .roles import DecoderGraphs, DecoderName, Denoiser, Graph, ImageEncoder, Quantization, Roles, TensorSpec
 
 __all__ = [
+    "FORMAT_NAME",
     "MANIFEST_NAME",
     "SCHEMA_RELEASES",
     "SCHEMA_VERSION",
@@ -240,8 +241,9 @@ class Precision(Record):
     weights: ShortText
 
 
-FormatName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
-"""No number comes first, so that it is told from 64x64."""
+FORMAT_NAME = "[a-z][a-z0-9-]{0,31}"
+"""Of a picture size. No number comes first, so that it is told from 64x64."""
+FormatName = Annotated[str, StringConstraints(pattern=f"^{FORMAT_NAME}$")]
 
 
 class Defaults(Record):

@@ -147,6 +147,8 @@ class Reel:
         latents = latent_shape(self.bundle.manifest.latent, *size)
         key = (latents, uses)
         with self.graphs.lock:
+            if (more := (latents, replace(uses, pictures=True))) in self.graphs.plans:
+                key = more  # a clip that was made from pictures is decoded under the plan of its making
             if key not in self.graphs.plans:
                 started = time.perf_counter()
                 plan = plan_clip(

@@ -6,6 +6,7 @@ import hashlib
 import math
 import numbers
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.geometry import clip_size, latent_shape
-from ..bundle.manifest import Manifest, Recipe
+from ..bundle.manifest import FORMAT_NAME, Manifest, Recipe
 from ..core.errors import GeometryError, UsageError
 from .conditioning import GivenPictures, check_pictures
 from .memory.sizes import Uses, contexts_of, decoder_graphs
@@ -67,7 +68,7 @@ class OpenRequest:
         for name in ("steps", "frames"):
             if (value := getattr(self, name)) is not None:
                 converted[name] = _whole(name, value)
-        if self.size is not None and not isinstance(self.size, str):
+        if self.size is not None and not _is_format_name(self.size):
             converted["size"] = _size(self.size)
         if self.fps is not None:
             converted["fps"] = frame_rate(self.fps)
@@ -190,6 +191,10 @@ class Request:
         if not self.overlap:
             del plain["overlap"]
         return {**plain, "fps": str(self.fps)} if isinstance(self.fps, Fraction) else plain
+
+
+def _is_format_name(size: object) -> bool:
+    return isinstance(size, str) and re.fullmatch(FORMAT_NAME, size) is not None
 
 
 def named_size(manifest: Manifest, size: tuple[int, int] | str | None) -> tuple[int, int] | None:

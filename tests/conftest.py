@@ -153,21 +153,18 @@ def random_reel(random_checkpoint: Path, made_once: Callable[..., Path]) -> Path
 
 
 @pytest.fixture(scope="session")
-def ltx_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ltx_checkpoint(made_once: Callable[..., Path]) -> Path:
     """A random LTX-Video checkpoint of 0.9.5's kind, whose decoder takes a whole clip, a timestep and noise."""
     from helpers.tiny_ltx import write_tiny_ltx
 
-    folder: Path = write_tiny_ltx(tmp_path_factory.mktemp("ltx") / "checkpoint", seed=1)
-    return folder
+    return made_once("ltx", lambda folder: write_tiny_ltx(folder, seed=1))
 
 
 @pytest.fixture(scope="session")
-def ltx_reel(ltx_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ltx_reel(ltx_checkpoint: Path, made_once: Callable[..., Path]) -> Path:
     from edgereel.export import export_checkpoint
 
-    reel = tmp_path_factory.mktemp("ltx_reel") / "ltx.reel"
-    export_checkpoint(ltx_checkpoint, reel, max_tokens=16)
-    return reel
+    return made_once("ltx.reel", lambda reel: export_checkpoint(ltx_checkpoint, reel, max_tokens=16))
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def count_work(bundle: Bundle, request: Request) -> dict[str, Work]:
     if manifest.stream is not None:
         chunks += max(0, -(-(latents[2] - manifest.stream.first) // manifest.stream.chunk))
         both = manifest.stream.negative_context == "own" and max(request.guidances) > 1
-        runs["denoiser"] += chunks * (1 + both) * (manifest.stream.window > 0)  # each chunk is remembered
+        runs["denoiser"] += (chunks - 1) * (1 + both) * (manifest.stream.window > 0)  # each but the last is remembered
     tokens = token_count(manifest.latent, latents)
     for timestep in schedule_of(recipe, request.sampler, request.steps, tokens).timesteps:
         expert = pick_expert(roles.denoiser, float(timestep), recipe.train_timesteps, recipe.boundary)

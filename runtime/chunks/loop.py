@@ -64,9 +64,14 @@ class ChunkLoop:
         return left if left > 0 else self.rules.chunk
 
     def next(
-        self, on_progress: Progress | None = None, own: Latents | None = None, chunk: tuple[int, int] = (0, 1)
+        self,
+        on_progress: Progress | None = None,
+        own: Latents | None = None,
+        chunk: tuple[int, int] = (0, 1),
+        *,
+        last: bool = False,
     ) -> Latents:
-        """Return the latents [1, C, F, H, W] of the next chunk, and remember it.
+        """Return the latents [1, C, F, H, W] of the next chunk, and remember it unless it is the last.
 
         own: initial noise for the chunk's first frames, in the place of what is drawn; held frames count as such. chunk: see
         Denoising.sample. Raises EngineError, Cancelled.
@@ -81,7 +86,10 @@ class ChunkLoop:
         first = self.made
         seen: list[SeenContext] = [partial(context.inputs, first, length) for context in self._seen()]
         latents = self.denoising.sample(noise, self.noise, on_progress, seen, chunk)
-        self.give(latents)
+        if last:
+            self.made += length
+        else:
+            self.give(latents)
         return latents
 
     def give(self, latents: Latents) -> None:
@@ -158,6 +166,6 @@ def sample_chunks(
     total = (loop.made < min(rules.first, frames)) + -(-left // rules.chunk)
     for index in range(total):
         noise = None if own is None else own[:, :, loop.made :]
-        parts.append(loop.next(on_progress, noise, (index, total)))
+        parts.append(loop.next(on_progress, noise, (index, total), last=index + 1 == total))
     latents: Latents = np.concatenate(parts, axis=2)[:, :, :frames]
     return latents

@@ -53,6 +53,16 @@ def test_held_frames_are_in_every_call_and_in_the_clip(tmp_path, sampler):
     assert np.abs(expected[:, :, :1] - held).max() > 1, "a frame that is not put back would not be noticed"
 
 
+def test_a_clip_is_decoded_under_the_plan_that_it_was_made_under(tmp_path):
+    plans = []
+    with picture_reel(write_picture_bundle(tmp_path / "a.reel", held={"frames": 1}), PictureGraphs()) as reel:
+        reel.on_plan = plans.append
+        list(reel.generate(PROMPT, image=picture(0), frames=9))
+        assert [list(plan.components) for plan in plans] == [["text_encoder", "encoder", "denoiser", "decoder"]]
+        list(reel.generate(PROMPT, frames=5))
+        assert list(plans[1].components) == ["text_encoder", "denoiser", "decoder"]
+
+
 def test_a_clip_of_a_prompt_alone_has_one_timestep(tmp_path):
     graphs = PictureGraphs()
     latents = made(write_picture_bundle(tmp_path / "a.reel", held={"frames": 2}), graphs)

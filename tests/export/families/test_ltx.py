@@ -33,6 +33,7 @@ from edgereel.export.families.ltx.modules import Denoiser
 from edgereel.export.families.ltx.names import BLOCKS_090, BLOCKS_095, original_name, vae_naming
 from edgereel.export.families.ltx.own_recipes import linear_quadratic
 from edgereel.export.families.t5 import UnmaskedTextEncoder
+from edgereel.export.parity import LIMITS, graph_differences, traced_module
 from edgereel.runtime.sampling.recipes import schedule_of
 
 LIMIT = 1e-5
@@ -81,6 +82,15 @@ def test_modules_compute_what_diffusers_classes_do(checkpoint: Path) -> None:
         given.append(noise)
     frames = vae.decode(scaled, level, return_dict=False)[0].clamp(-1, 1)
     assert relative(Decoder(vae, torch.float32, 0.05, 0.025)(*given), frames) < LIMIT
+
+
+@torch.no_grad()
+def test_modules_in_half_precision_stay_within_their_limit(checkpoint: Path) -> None:
+    for part in open_family(open_checkpoint(checkpoint)).parts:
+        module = part.load()
+        trials = part.trials(module)
+        (source,) = part.graphs(module, torch.float16)
+        assert max(graph_differences(traced_module(source), trials)) < LIMITS["fp16"], part.name
 
 
 def original_file(checkpoint: Path, path: Path, blocks: dict[str, int]) -> Path:

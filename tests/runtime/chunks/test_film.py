@@ -7,8 +7,10 @@ import pytest
 from helpers.causal_bundle import STREAM, denoise, embedding, places_of, remember, write_causal_bundle
 
 import edgereel
+from edgereel.bench.resources.limits import count_work
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import EngineError, UsageError
+from edgereel.runtime.request import OpenRequest
 from edgereel.runtime.sampling.noise import NoiseSource
 from edgereel.runtime.sampling.recipes import schedule_of
 from edgereel.runtime.sampling.samplers import SAMPLERS
@@ -188,6 +190,19 @@ def test_another_prompt_is_as_if_the_window_had_been_its_own(bundles, kind):
     assert np.abs(made - expected[:, :, : made.shape[2]]).max() < 1e-5
     assert np.array_equal(made[:, :, : 3 * chunk], plain[:, :, : 3 * chunk])
     assert np.abs(made - plain).max() > 0.01
+
+
+def test_each_chunk_but_a_clips_last_is_remembered_by_one_call(bundles):
+    bundle = bundles()
+    with edgereel.load(bundle, engine="cpu", threads=1) as reel:
+        spans = []
+        reel.on_span = lambda span: spans.append(span.stage)
+        reel.generate(BALL, frames=9)  # latent frames 2 + 2 + 1
+    assert spans.count("denoise") == 3 * 3
+    assert spans.count("remember") == 2
+    work = count_work(open_bundle(bundle), OpenRequest(BALL, frames=9).complete(open_bundle(bundle).manifest))
+    once = count_work(open_bundle(bundle), OpenRequest(BALL, frames=1).complete(open_bundle(bundle).manifest))
+    assert work["denoise"].flops * 3 == once["denoise"].flops * (3 * 3 + 2)
 
 
 def test_own_noise_is_taken_chunk_by_chunk(bundles):
