@@ -91,7 +91,10 @@ def _chosen_facts(facts: Facts, checkpoint: Checkpoint, request: ExportRequest) 
         published = published_recipes(family_of(checkpoint.family, checkpoint.folder))
         facts = replace(facts, recipes=put_first(checkpoint.recipe, published, facts.recipes, facts.denoisers))
     if request.shift is not None:
-        facts = replace(facts, recipes=[_shifted(facts.recipes[0], request.shift), *facts.recipes[1:]])
+        first, *others = facts.recipes
+        if checkpoint.recipe is None:  # all are the checkpoint's own
+            others = [other if other.shift is None else _shifted(other, request.shift) for other in others]
+        facts = replace(facts, recipes=[_shifted(first, request.shift), *others])
     return facts
 
 

@@ -84,6 +84,10 @@ def test_shift(whole, tmp_path):
     chosen, *_own = facts(whole, recipe="self-forcing", shift=8).recipes
     assert (chosen.name, chosen.warp, chosen.shift) == ("self-forcing", [1000, 750, 500, 250], 8)
     folder = Path(shutil.copytree(whole, tmp_path / "checkpoint"))
+    own = [{"name": name, "sampler": name, "steps": 2, "shift": 3.0, "guidance": 1.0} for name in ("euler", "unipc")]
+    (folder / "edgereel.json").write_text(json.dumps({"recipes": own}))
+    assert [recipe.shift for recipe in facts(folder, shift=4).recipes] == [4, 4]
+    (folder / "edgereel.json").unlink()
     edit(folder / "scheduler" / "scheduler_config.json", flow_shift=None)
     with pytest.raises(CheckpointError, match="flow_shift is None, not a number above 0; set it, or give --shift"):
         facts(folder)
