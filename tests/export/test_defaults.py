@@ -14,7 +14,7 @@ from edgereel.export import ExportOptions, bundle
 from edgereel.export.catalogue import open_family
 from edgereel.export.checkpoint import open_checkpoint
 from edgereel.export.families.base import Facts
-from edgereel.export.families.wan.defaults import recommended
+from edgereel.export.families.wan.published.defaults import recommended
 
 ONE = {"experts": 1, "takes_images": False, "timestep_each": False}
 MODELS = {

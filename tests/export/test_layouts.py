@@ -16,6 +16,7 @@ from edgereel.core.errors import CheckpointError
 from edgereel.export import ExportOptions, bundle, export_checkpoint
 from edgereel.export.catalogue import open_family
 from edgereel.export.checkpoint import open_checkpoint
+from edgereel.export.families.wan.encoder_part import EncoderPart
 
 DENOISER = "diffusion_pytorch_model.safetensors"
 LAYOUTS = list(published(28))
@@ -171,7 +172,10 @@ def test_a_vae_without_its_encoder(whole, copied):
     kept = {name: t for name, t in load_file(path).items() if not name.startswith(("encoder.", "quant_conv."))}
     save_file(kept, path)
     made, _ = parts(copied)
-    assert made["decoder"].component.lacks("encoder.")
+    with pytest.raises(
+        CheckpointError, match="has no tensors of the encoder, which clips that begin with pictures need"
+    ):
+        EncoderPart("encoder", made["decoder"].component)
     found, expected = made["decoder"].load().state_dict(), weights(whole, "decoder")
     assert all(torch.equal(found[name], expected[name]) for name in kept)
     one = next(name for name in load_file(whole / "vae" / DENOISER) if name.startswith("encoder."))
@@ -230,6 +234,8 @@ def test_an_upscaling_vae_gives_pictures_twice_as_large(copied, tmp_path):
     made, _ = parts(copied)
     decoder = made["decoder"]
     assert decoder.spatial_scale == 4
+    with pytest.raises(CheckpointError, match="a vae that enlarges pictures cannot take them"):
+        EncoderPart("encoder", decoder.component)
     trial = decoder.trials(wide)[0]
     latents = torch.from_numpy(trial.inputs["latents"])
     mean, std = (torch.tensor(wide.config[key]).view(1, -1, 1, 1, 1) for key in ("latents_mean", "latents_std"))

@@ -23,12 +23,12 @@ from ..base import Facts, ModelPart
 from .conditioning.conditions import IMAGE_TO_VIDEO, VACE, Conditions, conditions_of, streaming_facts
 from .conditioning.part import ConditionedDenoiserPart
 from .conditioning.vace import VaceDenoiserPart
-from .defaults import recommended
 from .encoder_part import EncoderPart
-from .experts import experts_of
 from .image_encoder import image_encoder_of
-from .layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VACE_TRANSFORMER, VAE
 from .parts import DecoderPart, DenoiserPart, TextEncoderPart
+from .published.defaults import recommended
+from .published.experts import experts_of
+from .published.layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VACE_TRANSFORMER, VAE
 
 MAX_TOKENS = 512  # WanPipeline's
 

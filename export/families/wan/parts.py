@@ -18,9 +18,9 @@ from ..base import FrameStream, GraphSource, Trial
 from ..component import ComponentPart, LoraPart
 from ..t5 import MaskedTextEncoder
 from .decoder import DecoderFirst, DecoderNext, pixel_shuffle
-from .latents import check_latent_statistics, shuffle_of
 from .lora import NAMINGS
 from .modules import Denoiser
+from .published.latents import check_latent_statistics, shuffle_of
 
 
 class TextEncoderPart(ComponentPart):

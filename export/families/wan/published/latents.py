@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import CheckpointError
+from .....core.errors import CheckpointError
 
 COLOURS = 3
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ...component import ComponentLayout, Config
-from ...settings import STORED_WITH_COMPONENTS, Settings
-from ..t5_settings import t5_settings
-from .lora import NAMINGS
+from ....component import ComponentLayout, Config
+from ....settings import STORED_WITH_COMPONENTS, Settings
+from ...t5_settings import t5_settings
+from ..lora import NAMINGS
 
 HEAD_SIZE = 128
 """Of every published Wan model; a single file does not say it."""

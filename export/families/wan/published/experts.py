@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ....core.errors import CheckpointError
-from ...checkpoint import Checkpoint
-from ...layout import INDEX_NAME
+from .....core.errors import CheckpointError
+from ....checkpoint import Checkpoint
+from ....layout import INDEX_NAME
 
 FIRST, SECOND = "transformer", "transformer_2"
 PUBLISHED = "0.875 is Wan 2.2 T2V's, 0.9 I2V's"
