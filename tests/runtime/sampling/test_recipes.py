@@ -138,7 +138,7 @@ def manifest(tmp_path_factory):
     """The small bundle with every published recipe after its own two (unipc and euler, by rule)."""
 
     def add(data):
-        alone = [recipe.model_copy(update={"boundary": None}) for recipe in WAN_RECIPES]
+        alone = [recipe.model_copy(update={"boundary": None, "expert_guidance": None}) for recipe in WAN_RECIPES]
         data["recipes"] += [recipe.model_dump(mode="json") for recipe in alone]
 
     return open_bundle(write_small_bundle(tmp_path_factory.mktemp("recipes") / "small.reel", add)).manifest
