@@ -23,7 +23,7 @@ from .autoencoder import open_autoencoder
 from .context import Context, denoise
 from .presets import Growth, learning_rate_factor
 from .rollouts import LEVELS, Group, load_round, roll_round
-from .teacher import open_teacher
+from .teacher import ANEW_SHARE, open_teacher
 
 STAGE = "student"
 # How often a sampling has so many steps.
@@ -73,7 +73,8 @@ def train_student(growth: Growth, run: RunFolder) -> bool:
         group = group.pick(torch.from_numpy(rng.permutation(len(group.ids))[: growth.student_batch]))
         steps = int(rng.choice(list(SHARE_OF_STEPS), p=list(SHARE_OF_STEPS.values())))
         student.zero_grad(set_to_none=True)
-        errors.append((steps, _learn(growth, student, teacher, group, steps)))
+        anew = bool(rng.rand() < ANEW_SHARE)
+        errors.append((steps, _learn(growth, student, teacher, group, steps, anew)))
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -102,11 +103,16 @@ def _new_round(
     return roll_round(growth, run, index, teacher, student, vae)
 
 
-def _learn(growth: Growth, student: Any, teacher: Models, group: Group, steps: int) -> float:
-    """Add the gradients of one sampling of a group's chunk to the student; return its mean loss."""
+def _learn(growth: Growth, student: Any, teacher: Models, group: Group, steps: int, anew: bool) -> float:
+    """Add the gradients of one sampling of a group's chunk to the student; return its mean loss.
+
+    anew: what is remembered is remembered with the chunk's own prompt, as the runtime does where a prompt changes.
+    """
     with torch.no_grad():
         texts = embed(teacher.text_encoder, group.ids)
         said = [embed(teacher.text_encoder, ids) for _, ids in group.before]
+        if anew:
+            said = [texts for _ in said]
     context: Context | None = None
     still = torch.zeros(len(group.ids))
     for index, ((latents, _), text) in enumerate(zip(group.before, said, strict=True)):

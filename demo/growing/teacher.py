@@ -33,6 +33,8 @@ EMA_DECAY = 0.99
 _LIKE = {"it": "ball", "then": "and"}
 # How often a chunk 0 that could come from nothing begins with its first picture.
 _PICTURE_SHARE = 0.3
+# How often chunks are remembered with the prompt of what follows.
+ANEW_SHARE = 0.4
 
 
 def open_models(growth: Growth) -> Models:
@@ -164,8 +166,10 @@ def _film_losses(
 
     transformer, still = models.transformer, torch.zeros(len(films))
     contexts, context = [], None
-    for chunk, text in zip(remembered, told[:-1], strict=True):
-        _, context = denoise(transformer, chunk, still, text, context)
+    # Where a prompt changes in mid-stream, the runtime remembers what is there anew, with the new prompt.
+    anew = torch.rand((len(films), 1, 1), generator=generator) < ANEW_SHARE
+    for chunk, text, following in zip(remembered, told[:-1], told[1:], strict=True):
+        _, context = denoise(transformer, chunk, still, torch.where(anew, following, text), context)
         contexts.append(context)
     later = _Noised(torch.cat(chunks[1:]), growth.timestep_shift, generator)
     predicted, _ = denoise(transformer, later.latents, 1000 * later.sigma, torch.cat(asked_texts[1:]), stack(contexts))
