@@ -18,9 +18,11 @@ from hypothesis import settings
 settings.register_profile("edgereel", deadline=None)
 settings.load_profile("edgereel")
 
-# What a shell starts in the background ignores ctrl-C, and so does what it starts.
+# What a shell starts in the background ignores ctrl-C, and so does what it starts; with nohup a closed terminal, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Each worker has a core. Libraries that took all of them in every worker would wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
