@@ -40,37 +40,43 @@ class TextEncoder(nn.Module):
                 _cast_children(block.layer[0].SelfAttention, ("q", "k", "v", "o"), compute)
                 _cast_children(block.layer[1].DenseReluDense, ("wi", "wi_0", "wi_1"), compute)
 
-    def encode(self, input_ids: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
-        """Return embeddings float32 [B, L, D] of ids [B, L]; padding: what scores [B, 1, 1, L] get added, None: nothing."""
+    def encode(self, hidden: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
+        """Return embeddings float32 [B, L, D] of tokens' own; padding: what scores [B, 1, 1, L] get added, None: nothing."""
         encoder = self.model.encoder
-        hidden = encoder.embed_tokens(input_ids)
-        position = torch.arange(input_ids.shape[1])
+        position = torch.arange(hidden.shape[1])
         distance = (position[None, :] - position[:, None]).clamp(-self.reach, self.reach) + self.reach
         buckets = self.buckets.index_select(0, distance.flatten()).reshape(distance.shape)
         bias = None
         for block in encoder.block:
-            attention = block.layer[0].SelfAttention
-            if attention.has_relative_attention_bias:  # UMT5 has one in every block, T5 in the first for all
-                bias = attention.relative_attention_bias(buckets).permute(2, 0, 1)[None]
-                bias = bias if padding is None else bias + padding
-            hidden = hidden + self._attend(block.layer[0], hidden, bias)
+            mixed, bias = self._attend(block.layer[0], hidden, buckets, padding, bias)
+            hidden = hidden + mixed
             hidden = hidden + self._feed_forward(block.layer[1], hidden)
         return _rms_norm(encoder.final_layer_norm, hidden)
 
-    def _attend(self, layer: Any, hidden: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def _attend(
+        self,
+        layer: Any,
+        hidden: torch.Tensor,
+        buckets: torch.Tensor,
+        padding: torch.Tensor | None,
+        bias: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what a block's attention adds, and the bias of its scores, which is the next block's unless that has one."""
         attention = layer.SelfAttention
         normed = _rms_norm(layer.layer_norm, hidden).to(self.compute)
+        if attention.has_relative_attention_bias:  # UMT5 has one in every block, T5 in the first for all
+            bias = attention.relative_attention_bias(buckets).permute(2, 0, 1)[None]
         mixed, *_ = torch.onnx.ops.attention(
             attention.q(normed).float(),
             attention.k(normed).float(),
             attention.v(normed).float(),
-            bias,
+            bias if padding is None or bias is None else bias + padding,
             q_num_heads=self.heads,
             kv_num_heads=self.heads,
             scale=1.0,
         )
         output: torch.Tensor = attention.o(mixed.to(self.compute))
-        return output.float()
+        return output.float(), bias
 
     def _feed_forward(self, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
         dense = layer.DenseReluDense
@@ -94,9 +100,10 @@ class MaskedTextEncoder(TextEncoder):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return prompt embeddings float32 [B, L, D]; rows where the mask is 0 are zero."""
+        hidden = self.model.encoder.embed_tokens(input_ids)
         keep = attention_mask.to(torch.float32)
         padding = ((1.0 - keep) * MASKED_SCORE)[:, None, None, :]
-        return self.encode(input_ids, padding) * keep[:, :, None]
+        return self.encode(hidden, padding) * keep[:, :, None]
 
 
 class UnmaskedTextEncoder(TextEncoder):
@@ -104,7 +111,7 @@ class UnmaskedTextEncoder(TextEncoder):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return prompt embeddings float32 [B, L, D]."""
-        return self.encode(input_ids, None)
+        return self.encode(self.model.encoder.embed_tokens(input_ids), None)
 
 
 def _buckets(attention: Any, offsets: torch.Tensor) -> torch.Tensor:

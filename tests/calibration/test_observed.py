@@ -28,7 +28,7 @@ def test_memory_is_planned_for_the_engine_that_runs(monkeypatch, device, compute
         counted.append(compute)
         return GraphCosts(1, (1,), 1, 1, 1, 1, 1, {})
 
-    def plan(sizes, budget, device):
+    def plan(sizes, budget, device, **_):
         raise Planned(device)
 
     monkeypatch.setitem(ENGINES, "card", Card)

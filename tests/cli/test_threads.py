@@ -13,12 +13,15 @@ COMMANDS = [
     ["generate", "a red ball bounces over the ocean"],
     ["decode", "missing.safetensors"],
     ["embed", "missing.txt"],
+    ["continue", "missing.mp4", "a red ball bounces over the ocean"],
+    ["live", "a red ball bounces over the ocean"],
     ["calibrate", "missing.reel", "--prompts", "missing.txt", "-o", "stats.safetensors"],
     ["quantize", "missing.reel", "-o", "new.reel"],
     ["compare", "missing.reel", "other.reel"],
     ["bench", "run"],
     ["bench", "soak"],
     ["bench", "mlperf"],
+    ["bench", "live"],
 ]
 
 

@@ -166,7 +166,7 @@ def test_the_cache(tmp_path):
     (folder / "sub").mkdir()
     (folder / "sub" / "file").write_bytes(bytes(1234))
     (finding,) = doctor.check_cache(folder)
-    assert (finding.status, finding.detail) == (OK, f"{folder}, 1 kB used")
+    assert (finding.status, finding.detail) == (OK, f"{folder}, 1 KiB used")
     assert finding.facts == {"path": str(folder), "bytes": 1234, "writable": True}
     assert [path.name for path in folder.iterdir()] == ["sub"]
 

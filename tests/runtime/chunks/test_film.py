@@ -7,9 +7,9 @@ import pytest
 from helpers.causal_bundle import STREAM, denoise, embedding, places_of, remember, write_causal_bundle
 
 import edgereel
-from edgereel.bench.resources.limits import count_work
 from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import EngineError, UsageError
+from edgereel.runtime.memory.work import count_work
 from edgereel.runtime.request import OpenRequest
 from edgereel.runtime.sampling.noise import NoiseSource
 from edgereel.runtime.sampling.recipes import schedule_of

@@ -31,7 +31,13 @@ LISTED = {
     "lightx2v-4-lcm": ("sde", WARPED_BY_5),
     "rcm": ("rcm", [0.98765, 0.93378, 0.85290, 0.60898, 0]),
 }
-UNDISTILLED = {"wan-480p": 3.0, "wan-720p": 5.0}
+# (steps, shift, guidance)
+UNDISTILLED = {
+    "wan-480p": (50, 3.0, 5),
+    "wan-720p": (50, 5.0, 5),
+    "wan22-5b": (50, 5.0, 5),
+    "wan22-a14b": (40, 12.0, 4),
+}
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -48,9 +54,10 @@ def test_every_published_recipe_is_checked_and_says_where_it_was_read():
     assert set(PUBLISHED) == set(LISTED) | set(UNDISTILLED)
     assert all(recipe.source for recipe in WAN_RECIPES)
     assert all(PUBLISHED[name].guidance == 1 for name in LISTED)
-    for name, shift in UNDISTILLED.items():
+    for name, settings in UNDISTILLED.items():
         recipe = PUBLISHED[name]
-        assert (recipe.sampler, recipe.steps, recipe.shift, recipe.guidance) == ("unipc", 50, shift, 5)
+        assert (recipe.sampler, (recipe.steps, recipe.shift, recipe.guidance)) == ("unipc", settings)
+    assert PUBLISHED["wan22-a14b"].expert_guidance == [4, 3]
 
 
 @pytest.mark.parametrize(
