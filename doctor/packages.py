@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import operator
+import platform
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?\s*([^;]*)(?:;(.*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
+_CONDITION = re.compile(r"""(python_version|sys_platform|platform_machine)\s*(<=|>=|<|>|==|!=)\s*['"]([^'"]+)['"]""")
+_COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne
+}  # fmt: skip
 
 # Distributions that put their files into the same folder, onnxruntime/.
 ONNXRUNTIMES = (
@@ -60,13 +68,18 @@ def requirements_of(package: str) -> list[Requirement] | None:
 
 
 def parse_requirements(lines: Iterable[str]) -> list[Requirement]:
-    """Return the requirements that lines of metadata like 'torch>=2.9; extra == "export"' state."""
+    """Return the requirements that lines of metadata like 'torch>=2.9; extra == "export"' state.
+
+    What is needed only by another release of Python, another system or another processor is left out.
+    """
     found = []
     for line in lines:
         match = _REQUIREMENT.fullmatch(line.strip())
         if match is None:
             continue
         name, extras, versions, marker = match.groups()
+        if not all(_holds(*condition) for condition in _CONDITION.findall(marker or "")):
+            continue
         least = re.search(r">=\s*([^\s,]+)", versions)
         extra = _EXTRA.search(marker or "")
         found.append(
@@ -78,6 +91,14 @@ def parse_requirements(lines: Iterable[str]) -> list[Requirement]:
             )
         )
     return found
+
+
+def _holds(name: str, comparison: str, value: str) -> bool:
+    """Say whether a condition of a marker is met here; ours are joined by `and` alone."""
+    compare = _COMPARISONS[comparison]
+    if name == "python_version":
+        return compare(tuple(sys.version_info[:2]), _numbers(value))
+    return compare(sys.platform if name == "sys_platform" else platform.machine(), value)
 
 
 def needed_by(extra: str, requirements: Iterable[Requirement], package: str = "edgereel") -> list[Requirement]:

@@ -9,7 +9,6 @@ from helpers.causal_bundle import write_causal_bundle
 from helpers.command_line import frames_of
 from helpers.small_bundle import write_small_bundle
 
-pytestmark = pytest.mark.lean
 pytest.importorskip("psutil")
 
 

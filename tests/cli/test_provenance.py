@@ -10,7 +10,6 @@ import pytest
 from edgereel.core.version import __version__
 
 c2pa = pytest.importorskip("c2pa")
-pytestmark = pytest.mark.lean
 
 PROMPT = "a red ball bounces over the ocean"
 SIZE = ("--size", "128x128", "--steps", "2", "--frames", "5")

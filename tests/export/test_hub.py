@@ -120,6 +120,7 @@ def test_a_folder_of_that_name_goes_first(cache, tmp_path):
     assert find_checkpoint(NAME) == NAME
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize(
     ("given", "command"),
     [

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives import serialization
 from edgereel.core.errors import UsageError
 from edgereel.provenance import keys
 
-pytestmark = pytest.mark.lean
 NOW = datetime.datetime(2027, 3, 1, tzinfo=datetime.timezone.utc)
 
 

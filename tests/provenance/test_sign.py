@@ -21,8 +21,6 @@ from edgereel.provenance.keys import own_root  # noqa: E402
 from edgereel.provenance.marks import Marks  # noqa: E402
 from edgereel.provenance.verify.signature import read_signature  # noqa: E402
 
-pytestmark = pytest.mark.lean
-
 
 @pytest.fixture(scope="module")
 def module_identity(device):
