@@ -22,12 +22,13 @@ class EncoderPart(DecoderPart):
         super().__init__(name, component)
         if component.lacks("encoder."):
             raise CheckpointError(
-                f"{component.folder}: holds a decoder alone, and clips that begin with pictures or go on need the encoder too"
+                f"{component.folder}: has no tensors of the encoder, which clips that begin with pictures need; "
+                "take the whole vae"
             )
         if self.shuffle > 1:
             raise CheckpointError(
-                f"{component.config_path}: its decoder gives larger pictures than its encoder takes; "
-                "clips that begin with pictures or go on need one size"
+                f"{component.config_path}: out_channels is {self.config.out_channels}: a vae that enlarges pictures "
+                "cannot take them; take the model's own"
             )
         if self.config.attn_scales:
             raise CheckpointError(
