@@ -55,7 +55,7 @@ def run_front(first: Session, following: Session, latents: NDArray[np.float32]) 
     state: dict[str, Tensor] = {}
     for index, frame in enumerate(latent_frames(latents)):
         session = first if index == 0 else following
-        outputs = session.run({**_tensors(frame), **state})
+        outputs = session.run({**tensors_of(frame), **state})
         state = next_state(outputs, state, f"decoding latent frame {index + 1}")
         maps = {name: tensor.numpy() for name, tensor in outputs.items() if name.startswith(_HIDDEN)}
         del outputs
@@ -95,32 +95,33 @@ def pictures_of_inputs(
     state: dict[str, Tensor] = {}
     for index, frame in enumerate(inputs):
         session, count = (first, 1) if index == 0 else (following, geometry.temporal_scale)
-        outputs = session.run({**_tensors(frame), **state})
-        pictures = _checked_pictures(outputs, count, size, index)
-        state = next_state(outputs, state, f"decoding latent frame {index + 1}")
+        doing = f"decoding latent frame {index + 1}"
+        outputs = session.run({**tensors_of(frame), **state})
+        pictures = checked_pictures(outputs, count, size, doing)
+        state = next_state(outputs, state, doing)
         del outputs  # the state of before is large, and the pictures may take long to be used
         yield pictures
 
 
-def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+def tensors_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """Return arrays as a session takes them."""
     return {name: Tensor.from_numpy(array) for name, array in arrays.items()}
 
 
-def _checked_pictures(
-    outputs: Mapping[str, Tensor], count: int, size: tuple[int, int], index: int
-) -> NDArray[np.uint8]:
-    """Return `count` pictures, uint8 [T, H, W, 3], of a decoder's outputs: it gives these, or frames as numbers."""
+def checked_pictures(outputs: Mapping[str, Tensor], count: int, size: tuple[int, int], doing: str) -> NDArray[np.uint8]:
+    """Return `count` pictures, uint8 [T, H, W, 3], of a decoder's outputs: it gives these, or frames as numbers.
+
+    size: their height and width. Raises EngineError, which says what it was `doing`.
+    """
     name = PICTURES if PICTURES in outputs else FRAMES
     shape = (1, count, *size, 3) if name == PICTURES else (1, 3, count, *size)
     values = outputs[name].numpy() if name in outputs else None
     if values is None or values.shape != shape:
         given = "no frames" if values is None else f"{name} of shape {list(values.shape)}"
-        raise EngineError(f"decoding latent frame {index + 1} gave {given} in the place of {list(shape)}")
+        raise EngineError(f"{doing} gave {given} in the place of {list(shape)}: the bundle is at fault")
     telling = outputs[FRAMES_MEAN].numpy() if name == PICTURES and FRAMES_MEAN in outputs else values
     if not np.isfinite(telling).all():
-        raise EngineError(
-            f"decoding latent frame {index + 1} gave values that are not numbers: the bundle or engine is at fault"
-        )
+        raise EngineError(f"{doing} gave values that are not numbers: the bundle or engine is at fault")
     return values[0] if name == PICTURES else to_uint8(values)
 
 

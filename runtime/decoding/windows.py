@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from ...bundle.geometry import clip_size
 from ...bundle.manifest import LatentGeometry
 from ...core.errors import EngineError
-from ...engines import Session, Tensor, Window
-from .decoder import to_uint8
+from ...engines import Session, Window
+from .decoder import checked_pictures, tensors_of
 from .tiling import spans
+
+_DOING = "decoding"
 
 Inputs = Mapping[str, NDArray[np.float32]]
 """What a decoder of whole clips takes: `latents` [1, C, F, H, W] and, where it wants some, `noise` of their shape."""
@@ -46,7 +48,7 @@ def decode_clip(decoder: Session, inputs: Inputs, geometry: LatentGeometry) -> I
     Raises EngineError where the decoder gives values that are not numbers, or other pictures than the geometry says.
     """
     width, height, count = clip_size(geometry, inputs["latents"].shape)
-    yield from to_uint8(_frames(decoder.run(_tensors(inputs)), (1, 3, count, height, width)))
+    yield from checked_pictures(decoder.run(tensors_of(inputs)), count, (height, width), _DOING)
 
 
 def decode_windowed(
@@ -61,13 +63,13 @@ def decode_windowed(
     count = hidden.shape[2]
     begin = 0
     for start, end in spans(count, 1 + window.growth * (size - 1), 2 * window.reach):
-        seen = _tensors({"hidden_00": hidden[:, :, start:end]})
-        pictures = 1 + window.pictures * (end - start - 1)
-        frames = _frames(rear.run(seen), (1, 3, pictures, height, width))
+        seen = tensors_of({"hidden_00": hidden[:, :, start:end]})
+        made = 1 + window.pictures * (end - start - 1)
+        pictures = checked_pictures(rear.run(seen), made, (height, width), _DOING)
         # Near an edge that is none of the clip's the rear took the edge for the clip's.
         last = end if end == count else end - window.reach
         first_picture = _first_picture(begin - start, window.pictures)
-        yield from to_uint8(frames[:, :, first_picture : _first_picture(last - start, window.pictures)])
+        yield from pictures[first_picture : _first_picture(last - start, window.pictures)]
         begin = last
 
 
@@ -77,21 +79,7 @@ def _first_picture(frame: int, pictures: int) -> int:
 
 
 def _hidden(front: Session, inputs: Inputs) -> NDArray[np.float32]:
-    outputs = front.run(_tensors(inputs))
+    outputs = front.run(tensors_of(inputs))
     if list(outputs) != ["hidden_00"] or len(outputs["hidden_00"].shape) != 5:
         raise EngineError(f"the front of the decoder gave {sorted(outputs)}: the bundle is at fault")
     return outputs["hidden_00"].numpy()
-
-
-def _frames(outputs: Mapping[str, Tensor], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    frames = outputs["frames"].numpy() if "frames" in outputs else None
-    if frames is None or frames.shape != shape:
-        given = "no frames" if frames is None else f"frames of shape {list(frames.shape)}"
-        raise EngineError(f"decoding gave {given} in the place of {list(shape)}: the bundle is at fault")
-    if not np.isfinite(frames).all():
-        raise EngineError("decoding gave values that are not numbers: the bundle or engine is at fault")
-    return frames
-
-
-def _tensors(arrays: Inputs) -> dict[str, Tensor]:
-    return {name: Tensor.from_numpy(array) for name, array in arrays.items()}

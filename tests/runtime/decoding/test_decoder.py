@@ -8,8 +8,9 @@ import pytest
 from edgereel.bundle.manifest import LatentGeometry
 from edgereel.core.errors import EngineError
 from edgereel.engines.fake import FakeEngine
-from edgereel.engines.options import EngineOptions
+from edgereel.engines.options import EngineOptions, Window
 from edgereel.runtime.decoding.decoder import decode_frames, to_uint8
+from edgereel.runtime.decoding.windows import decode_clip, decode_windowed
 
 pytestmark = pytest.mark.lean
 
@@ -135,6 +136,34 @@ def test_pictures_that_a_device_made_are_taken_as_they_are():
     expected = np.stack(list(decode(whole.first, whole.next)))
     found = np.stack(list(decode(in_pictures(made.first), in_pictures(made.next))))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_decoders_of_whole_clips_may_give_pictures_too():
+    """At once and in windows: the rear smooths over one frame on either side."""
+
+    def rear(inputs):
+        (hidden,) = inputs.values()
+        padded = np.pad(hidden, [(0, 0), (0, 0), (1, 1), (0, 0), (0, 0)], mode="edge")
+        mixed = (padded[:, :1, :-2] + padded[:, :1, 1:-1] + padded[:, :1, 2:]) / 30
+        frames = mixed.repeat(3, 1).repeat(8, 3).repeat(8, 4)
+        return {"frames": np.concatenate([frames[:, :, :1], frames[:, :, 1:].repeat(4, 2)], axis=2)}
+
+    def clip(answer, *windowed):
+        engine = FakeEngine({"front": lambda inputs: {"hidden_00": inputs["latents"]}, "rear": answer})
+        front, last = (engine.open(Path(f"{name}.onnx"), EngineOptions()) for name in ("front", "rear"))
+        latents = {"latents": np.random.RandomState(4).standard_normal((1, 2, 9, 2, 1)).astype(np.float32)}
+        if windowed:
+            return np.stack(list(decode_windowed(front, last, latents, GEOMETRY, *windowed)))
+        return np.stack(list(decode_clip(last, latents, GEOMETRY)))
+
+    expected = clip(rear)
+    assert expected.shape == (33, 16, 8, 3)
+    assert len(np.unique(expected)) > 10
+    for windowed in ((), (Window(reach=1, growth=1, pictures=4), 5)):
+        np.testing.assert_array_equal(clip(rear, *windowed), expected)
+        np.testing.assert_array_equal(clip(in_pictures(rear), *windowed), expected)
+    with pytest.raises(EngineError, match="decoding gave values that are not numbers"):
+        clip(in_pictures(rear, broken=True))
 
 
 def test_the_mean_of_the_frames_tells_what_bytes_cannot():
