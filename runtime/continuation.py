@@ -16,17 +16,15 @@ from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle
 from ..core.errors import GeometryError, UsageError
 from ..core.progress import Progress
-from .chunks.loop import ChunkLoop, sample_chunks
 from .clip import Video
-from .clip_decoder import decoder_noise
 from .conditioning import GivenPictures, check_pictures
 from .denoise import Denoising
 from .open_graphs import OpenGraphs
 from .pictures.fit import Picture, fit_picture
 from .pictures.video_file import VideoEnd, last_pictures
 from .request import OpenRequest, Request
-from .sampling.noise import LARGEST_SEED, NoiseSource
-from .streaming import LONGEST
+from .sampling.noise import LARGEST_SEED
+from .streaming import check_seconds
 from .video.frame_rate import FrameRate
 
 Latents = NDArray[np.float32]
@@ -44,8 +42,10 @@ class Maker(Protocol):
     ) -> tuple[Denoising, Latents | None]:
         """See Reel.prepare."""
 
-    def video(self, request: Request, latents: Latents, noise: Latents | None) -> Video:
-        """See Reel.video."""
+    def sample(
+        self, request: Request, denoising: Denoising, given: Latents | None, on_progress: Progress | None
+    ) -> Video:
+        """See Reel.sample."""
 
 
 def continue_video(
@@ -65,7 +65,7 @@ def continue_video(
         overlap = clip_size(manifest.latent, video.latents.shape)[2]
         request = _request(manifest, asked, size, before.fps, overlap, seconds)
         denoising, _ = maker.prepare(request, GivenPictures(), on_progress)
-        return _go_on(maker, request, denoising, video.latents, on_progress)
+        return maker.sample(request, denoising, video.latents, on_progress)
     count = _most_pictures(manifest)
     pictures = deque(video, maxlen=count)
     return _from_pictures(
@@ -99,25 +99,7 @@ def _from_pictures(
     manifest = maker.bundle.manifest
     request = _request(manifest, asked, size, fps, len(pictures), seconds)
     denoising, given = maker.prepare(request, GivenPictures(pictures), on_progress)
-    if manifest.stream is not None:
-        return _go_on(maker, request, denoising, given, on_progress)
-    noise = NoiseSource(request.seed)
-    shape = latent_shape(manifest.latent, request.width, request.height, request.frames)
-    latents = denoising.sample(noise.draw(shape), noise, on_progress)
-    return maker.video(request, latents, decoder_noise(manifest, request.decoder, shape, noise))
-
-
-def _go_on(
-    maker: Maker, request: Request, denoising: Denoising, given: Latents | None, on_progress: Progress | None
-) -> Video:
-    """Return the clip that follows latents, chunk by chunk; held ones are in the first chunk."""
-    manifest, noise = maker.bundle.manifest, NoiseSource(request.seed)
-    shape = latent_shape(manifest.latent, request.width, request.height, request.frames)
-    loop = ChunkLoop(denoising, noise, shape)
-    if given is not None:
-        loop.resume(given)
-    latents = sample_chunks(loop, shape[2], given, None, on_progress)
-    return maker.video(request, latents, decoder_noise(manifest, request.decoder, latents.shape, noise))
+    return maker.sample(request, denoising, given, on_progress)
 
 
 def _check(manifest: Manifest, asked: OpenRequest) -> None:
@@ -144,8 +126,7 @@ def _request(
     if seconds is None:
         new = max(manifest.defaults.frames - (0 if manifest.stream else overlap), unit)
     else:
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
-            raise UsageError(f"{str(seconds)[:40]!r} is no time in seconds: choose from above 0 to {LONGEST}")
+        check_seconds(seconds)
         new = round(seconds * fps)
     new = max(round(new / unit), 1) * unit
     request = replace(asked, size=size, frames=overlap + new, fps=fps).complete(manifest)

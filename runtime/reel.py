@@ -190,17 +190,32 @@ class Reel:
         asked = asked.with_pictures(manifest)
         request = asked.complete(manifest)
         denoising, given = self.prepare(request, asked.pictures(request), on_progress)
+        return self.sample(request, denoising, given, on_progress, asked.latents)
+
+    def sample(
+        self,
+        request: Request,
+        denoising: Denoising,
+        given: NDArray[np.float32] | None,
+        on_progress: Progress | None,
+        own: NDArray[np.float32] | None = None,
+    ) -> Video:
+        """Sample the clip of a request on what `prepare` gave, chunk by chunk where the bundle makes streams.
+
+        given: latents [1, C, F, H, W] that a film begins with. own: initial noise in the place of what is drawn. Raises
+        EngineError, Cancelled.
+        """
+        manifest, noise = self.bundle.manifest, NoiseSource(request.seed)
         shape = latent_shape(manifest.latent, request.width, request.height, request.frames)
-        noise = NoiseSource(request.seed)
         if manifest.stream is not None:
             loop = ChunkLoop(denoising, noise, shape)
             if given is not None:
                 loop.resume(given)
-            latents = sample_chunks(loop, shape[2], given, asked.latents, on_progress)
+            latents = sample_chunks(loop, shape[2], given, own, on_progress)
         else:
             # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
             drawn = noise.draw(shape)
-            latents = denoising.sample(drawn if asked.latents is None else asked.latents, noise, on_progress)
+            latents = denoising.sample(drawn if own is None else own, noise, on_progress)
         return self.video(request, latents, decoder_noise(manifest, request.decoder, latents.shape, noise))
 
     def video(self, request: Request, latents: NDArray[np.float32], noise: NDArray[np.float32] | None) -> Video:

@@ -374,6 +374,12 @@ class _Decoder(Session):
         """The opened graphs close it."""
 
 
+def check_seconds(value: object) -> None:
+    """Raise UsageError for what is no time that a film can last."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST:
+        raise UsageError(f"{str(value)[:40]!r} is no time in seconds: choose from above 0 to {LONGEST}")
+
+
 def _times(
     manifest: Manifest, asked: OpenRequest, seconds: float | None, then: Sequence[tuple[float, str]]
 ) -> tuple[float | None, list[tuple[float, str]]]:
@@ -386,8 +392,7 @@ def _times(
         if getattr(asked, name) is not None:
             raise UsageError(f"{name} is not for streams: leave it out")
     for value in (*(() if seconds is None else (seconds,)), *(at for at, _ in then)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST:
-            raise UsageError(f"{str(value)[:40]!r} is no time in seconds: choose from above 0 to {LONGEST}")
+        check_seconds(value)
     times = [float(at) for at, _ in then]
     if any(later <= earlier for earlier, later in pairwise(times)):
         raise UsageError("the times at which the prompt changes must rise")

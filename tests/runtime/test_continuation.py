@@ -67,7 +67,7 @@ def test_a_causal_clip_that_goes_on_is_the_film_with_another_prompt(bundle):
 
 
 def test_continuing_with_the_noise_of_the_stream_is_the_stream(bundle, monkeypatch):
-    from edgereel.runtime import continuation
+    from edgereel.runtime import reel as reel_module
     from edgereel.runtime.sampling.noise import NoiseSource
 
     def after_three_chunks(seed):
@@ -80,7 +80,7 @@ def test_continuing_with_the_noise_of_the_stream_is_the_stream(bundle, monkeypat
         clip = reel.generate(BALL, seed=5, frames=11)
         with reel.stream(BALL, seed=5, then=[(2.75, SQUARE)]) as stream:
             streamed = [next(stream) for _ in range(19)]
-        monkeypatch.setattr(continuation, "NoiseSource", after_three_chunks)
+        monkeypatch.setattr(reel_module, "NoiseSource", after_three_chunks)
         more = list(clip.continue_(SQUARE, 2))
     assert all(np.array_equal(*pair) for pair in zip(more, streamed[11:], strict=True))
 
