@@ -8,7 +8,6 @@ by path, size and time of change, so that opening a large bundle again does not 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import stat
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 
 from ..core import paths
 from ..core.errors import BundleError, MissingBundle, OutputError, one_line
-from ..core.files import write_text
+from ..core.files import sha256_of, write_text
 from ..core.progress import Progress, report_progress
 from .external_data import external_data_of
 from .library.names import find_bundle, no_such_bundle
@@ -35,7 +34,6 @@ _MOST_VALUES = 2**17
 _DEEPEST = 32
 _LARGEST_GRAPH = 2**28
 _LARGEST_MEMORY = 2**24
-_CHUNK = 2**22
 # File systems keep times in steps of up to 2 s (FAT). A file changed this recently could change once more unseen.
 _SETTLED = 2 * 10**9
 # The ways json.dumps lays a document out, by what follows its first brace; see _check_digest.
@@ -234,14 +232,11 @@ def _check_graph(folder: Path, graph_file: str, data_file: str, data_size: int) 
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's content in hexadecimal. Raises BundleError where it cannot be read."""
-    digest = hashlib.sha256()
     try:
         with open_plain(path, follow=True) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            return sha256_of(file)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def hashes_path() -> Path:

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO, Final
 
 from .errors import OutputError
 
@@ -22,6 +23,8 @@ _PART = re.compile(
     # Folders, whose prefixes are their makers': before the last part there is a name of ours, or a dot.
     r"|(?:\.|edgereel-).*-(?P<folder_place>[0-9a-f]{8})-(?P<folder_process>[0-9]+)-[0-9a-z_]{8}(?:\.partial)?"
 )
+
+_CHUNK: Final = 2**22
 
 
 @contextlib.contextmanager
@@ -59,6 +62,28 @@ def synchronise(path: Path) -> None:
     """Have a file's content on the disk: some file systems tell of a full disk only here. Raises OSError."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
+
+
+def synchronise_folder(folder: Path) -> None:
+    """Bring renames in a folder to the disk, in the order they were made, where the system can."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):  # some file systems cannot; what power loss leaves is verified when it is read
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Return the sha256, in hexadecimal, of what is left to be read of a file. Raises OSError."""
+    import hashlib  # loads OpenSSL, which a process that hashes nothing starts without
+
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check_file_target(path: Path, tried: set[Path] | None = None) -> Path:

@@ -48,8 +48,12 @@ def find_models_folder() -> Path | None:
 
     None where there is no home to have one in.
     """
-    home = _user_folder("EDGEREEL_HOME", platformdirs.user_data_dir)
+    home = _find_home_folder()
     return None if home is None else home / "models"
+
+
+def _find_home_folder() -> Path | None:
+    return _user_folder("EDGEREEL_HOME", platformdirs.user_data_dir)
 
 
 def _user_folder(variable: str, default: Callable[..., str]) -> Path | None:
@@ -102,13 +106,7 @@ def home_folder() -> Path:
 
     Raises UsageError where there is no home folder to have it in.
     """
-    if chosen := os.environ.get("EDGEREEL_HOME"):
-        folder = Path(os.path.expanduser(chosen))
-    else:
-        try:
-            folder = Path(platformdirs.user_data_dir("edgereel", appauthor=False))
-        except RuntimeError:
-            folder = Path("~")
-    if not folder.is_absolute() and str(folder).startswith("~"):
+    folder = _find_home_folder()
+    if folder is None or str(folder).startswith("~"):  # a user's name that the system does not know
         raise UsageError("there is no home folder to keep keys and logs in: set EDGEREEL_HOME=FOLDER")
     return folder.absolute()

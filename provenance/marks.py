@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import EdgereelError, OutputError, UsageError
+from ..core.files import sha256_of
 from .claim import TYPES, Claim
 from .keys import Identity, check_clock, keys_folder, load
 from .log import Log
@@ -124,7 +125,7 @@ class ClipMarks:
                 logging.getLogger("edgereel").warning("edgereel: NOT SIGNED: %s", error)
         if path.is_file():
             with path.open("rb") as file:
-                self._hash = _sha256(file)
+                self._hash = sha256_of(file)
 
     def _sign(self, path: Path, identity: Identity) -> None:
         from .sign import sign_in_place
@@ -153,12 +154,3 @@ class ClipMarks:
         if self._marks.log is not None:
             self._marks.log.add(self.claim(), self._hash)
         return record
-
-
-def _sha256(file: Any) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    while piece := file.read(2**20):
-        digest.update(piece)
-    return digest.hexdigest()

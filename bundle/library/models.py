@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import BundleError, MissingBundle, OutputError, UsageError, brief
-from ...core.files import folder_prefix, remove, sweep
+from ...core.files import folder_prefix, remove, sweep, synchronise_folder
 from ...core.paths import demo_bundle_path, find_models_folder
 from ...core.progress import Progress
 from ..manifest import MANIFEST_NAME, Manifest
@@ -90,7 +90,7 @@ def add_model(source: Path, name: str | None = None, on_progress: Progress | Non
         with new_bundle_folder(target) as folder:
             _copy(given, source, folder, told)
             check_graphs(folder, given.manifest)
-        _synchronise(target.parent)
+        synchronise_folder(target.parent)
         return AddedModel(_look(target.stem, target), given.left_out)
 
 
@@ -202,20 +202,6 @@ def _make(folder: Path) -> None:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {brief(error)} (EDGEREEL_HOME chooses another folder)") from error
     sweep(folder)
-
-
-def _synchronise(folder: Path) -> None:
-    """Have a folder's names on the disk, where the system can: a power cut does not undo them then."""
-    if os.name == "nt":
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        pass  # some network file systems cannot
 
 
 def _bytes_of(folder: Path) -> int:

@@ -30,6 +30,7 @@ from typing import Final, Literal, TypeVar
 
 from ...core import paths
 from ...core.errors import EngineError, OutOfMemory, UsageError, brief, one_line
+from ...core.files import sha256_of, synchronise_folder
 from ...core.interrupts import interrupts_wait
 from .entry import (
     CachedEngine,
@@ -47,9 +48,7 @@ from .files import (
     distrusted,
     no_room,
     samples_of,
-    sha256_of,
     sync_file,
-    sync_folder,
     touch,
     write_synced,
 )
@@ -242,10 +241,10 @@ class EngineCache:
             touch(places.part / "json")
             self._on_stage("described")
             os.replace(unfinished, places.engine)
-            sync_folder(self.folder)
+            synchronise_folder(self.folder)
             self._on_stage("between")
             os.replace(places.part / "json", places.description)
-            sync_folder(self.folder)
+            synchronise_folder(self.folder)
             self._on_stage("kept")
             with open_shared(places.engine) as file:
                 return CachedEngine(places.engine, file, "built", seconds)

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
-from .files import samples_of, sha256_of
+from ...core.files import sha256_of
+from .files import samples_of
 from .lock import open_shared, shared
 
 FORMAT: Final = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -16,18 +15,9 @@ from typing import BinaryIO, Final
 from ...core.errors import one_line
 from .lock import open_shared
 
-_CHUNK: Final = 2**22
 _SAMPLES: Final = 64
 _SAMPLE_SIZE: Final = 2**16
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def sha256_of(file: BinaryIO) -> str:
-    """Return the sha256, in hexadecimal, of what is left to be read of a file."""
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def samples_of(file: BinaryIO) -> str:
@@ -54,18 +44,6 @@ def sync_file(path: Path) -> None:
     """Bring what was written of a file to the disk. Raises OSError."""
     with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows syncs no file that was opened for reading
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring renames in a folder to the disk, in the order they were made, where the system can."""
-    if os.name == "nt":
-        return
-    with contextlib.suppress(OSError):  # some file systems cannot; what power loss leaves is verified when it is read
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def delete(path: Path) -> None:

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 
 from edgereel.core import paths
 from edgereel.core.errors import EngineError, UsageError
+from edgereel.core.files import sha256_of
 from edgereel.engines.cache import entry as entry_module
 from edgereel.engines.cache import lock as cache_lock
 from edgereel.engines.cache import parts, store
 from edgereel.engines.cache.engines import LIMIT, LIMIT_VARIABLE, EngineCache, EngineKey, parse_limit
 from edgereel.engines.cache.entry import Description, Places
-from edgereel.engines.cache.files import sha256_of
 from edgereel.runtime.text.embedding_cache import CachedEmbedding, EmbeddingCache
 
 KEY, OTHER = key_of("a"), key_of("b")
