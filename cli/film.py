@@ -16,25 +16,24 @@ from .options import (
     EngineOption,
     FitOption,
     FormatSizeOption,
+    FpsOption,
     ImageOption,
     JsonOption,
     MemoryOption,
+    NegativeOption,
+    OutputOption,
     PrivateOption,
+    RecipeOption,
+    SeedOption,
+    StepsOption,
     ThreadsOption,
     parse_format,
     parse_fps,
     reel_options,
 )
-from .terminal import print_json, print_video, stage_progress
+from .terminal import print_result, stage_progress
 
-OutputOption = Annotated[
-    Path, typer.Option("-o", "--output", help="The .mp4, .gif or .webp to write; without a suffix, a folder of PNGs.")
-]
-SeedOption = Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")]
-StepsOption = Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")]
-RecipeOption = Annotated[str | None, typer.Option(help="One of the bundle's recipes, see inspect.")]
 GuidanceOption = Annotated[float | None, typer.Option(help="Classifier-free guidance; the recipe's own if left out.")]
-NegativeOption = Annotated[str | None, typer.Option(help="What the video should not show.")]
 
 
 @app.command("continue")
@@ -89,10 +88,7 @@ def continue_(
             keep_latents=keep_latents,
             on_progress=progress,
         )
-    if as_json:
-        print_json(result)
-    else:
-        print_video(result)
+    print_result(result, as_json)
 
 
 @app.command()
@@ -112,9 +108,7 @@ def live(
     guidance: GuidanceOption = None,
     negative: NegativeOption = None,
     size: FormatSizeOption = None,
-    fps: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Frames per second of the file: 24, 23.976, 24000/1001.")
-    ] = None,
+    fps: FpsOption = None,
     recipe: RecipeOption = None,
     image: ImageOption = None,
     fit: FitOption = None,
@@ -159,7 +153,4 @@ def live(
             private=private,
             on_progress=progress,
         )
-    if as_json:
-        print_json(result)
-    else:
-        print_video(result)
+    print_result(result, as_json)

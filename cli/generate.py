@@ -17,16 +17,22 @@ from .options import (
     EngineOption,
     FitOption,
     FormatSizeOption,
+    FpsOption,
     ImageOption,
     JsonOption,
     MemoryOption,
+    NegativeOption,
+    OutputOption,
     PrivateOption,
+    RecipeOption,
+    SeedOption,
+    StepsOption,
     ThreadsOption,
     parse_format,
     parse_fps,
     reel_options,
 )
-from .terminal import print_json, print_video, stage_progress
+from .terminal import print_json, print_result, print_video, stage_progress
 
 
 @app.command()
@@ -46,20 +52,18 @@ def generate(
         typer.Option(help="mp4, gif, webp or png: what each of --prompts becomes, or the default output. Default mp4."),
     ] = None,
     bundle: BundleOption = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
+    seed: SeedOption = None,
+    steps: StepsOption = None,
     guidance: Annotated[
         float | None,
         typer.Option(help="Classifier-free guidance; 1 and below turns it off. Distilled recipes are made for 1."),
     ] = None,
-    negative: Annotated[str | None, typer.Option(help="What the video should not show.")] = None,
+    negative: NegativeOption = None,
     size: FormatSizeOption = None,
     frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
-    fps: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="Frames per second of the file: 24, 23.976, 24000/1001.")
-    ] = None,
+    fps: FpsOption = None,
     sampler: Annotated[str | None, typer.Option(help="euler, unipc, sde or rcm.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="One of the bundle's recipes, see inspect.")] = None,
+    recipe: RecipeOption = None,
     latents: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="Initial noise, float32 [1, C, F, H, W].")
     ] = None,
@@ -166,10 +170,7 @@ def generate(
 @app.command()
 def decode(
     latents: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="What --keep-latents has kept.")],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="The .mp4, .gif or .webp to write; without a suffix, a folder of PNGs."),
-    ] = Path("out.mp4"),
+    output: OutputOption = Path("out.mp4"),
     bundle: BundleOption = None,
     private: PrivateOption = False,
     memory: MemoryOption = None,
@@ -190,10 +191,7 @@ def decode(
             private=private,
             on_progress=progress,
         )
-    if as_json:
-        print_json(result)
-    else:
-        print_video(result)
+    print_result(result, as_json)
 
 
 @app.command()

@@ -66,6 +66,16 @@ def parse_fps(text: str) -> FrameRate:
 ImageOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The picture that the video begins with: PNG, JPEG or WebP.")
 ]
+OutputOption = Annotated[
+    Path, typer.Option("-o", "--output", help="The .mp4, .gif or .webp to write; without a suffix, a folder of PNGs.")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Same seed, same video. Default 0.")]
+StepsOption = Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")]
+RecipeOption = Annotated[str | None, typer.Option(help="One of the bundle's recipes, see inspect.")]
+NegativeOption = Annotated[str | None, typer.Option(help="What the video should not show.")]
+FpsOption = Annotated[
+    str | None, typer.Option(metavar="NUMBER", help="Frames per second of the file: 24, 23.976, 24000/1001.")
+]
 FitOption = Annotated[
     str | None,
     typer.Option(help="crop or pad: how a picture of another shape becomes the video's. Default crop."),

@@ -106,6 +106,14 @@ def print_video(result: dict[str, Any]) -> None:
         print(f"{one_line(result['latents'])}  (its latents, for edgereel decode)")
 
 
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Print what became of one video, as an object or as a line."""
+    if as_json:
+        print_json(result)
+    else:
+        print_video(result)
+
+
 def show_plan(quiet: bool, always: bool) -> Callable[[MemoryPlan], None]:
     """Return what prints a memory plan on stderr: where it was asked for, or where not everything stays open."""
 
