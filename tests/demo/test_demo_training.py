@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 
 import edgereel
+from edgereel.bundle.manifest import Recipe
 from edgereel.demo.clips import split
 from edgereel.demo.training import whole_clip
 from edgereel.demo.training.checkpoint import write_checkpoint, write_student
@@ -107,19 +108,37 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.folder / "checkpoint"
 
 
-def test_a_student_is_distilled_resumed_and_exported(teacher_folder: Path, tmp_path: Path) -> None:
-    preset = _smallest(PRESETS["cpu"])
+@pytest.fixture(scope="module")
+def student_folder(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student's folder, and its curves; every stage was stopped at once and then gone on with."""
+    preset, folder = _smallest(PRESETS["cpu"]), tmp_path_factory.mktemp("distilled")
     teacher = load_teacher(teacher_folder, CPU)
-    hurried, patient = RunFolder(tmp_path / "run", stop_after=0.0), RunFolder(tmp_path / "run")
+    hurried, patient = RunFolder(folder / "run", stop_after=0.0), RunFolder(folder / "run")
     assert not cache_trajectories(preset, hurried, teacher, velocity_of, CPU)
     assert cache_trajectories(preset, patient, teacher, velocity_of, CPU)
     assert not train_student(preset, hurried, teacher, velocity_of, CPU)
     assert train_student(preset, patient, teacher, velocity_of, CPU)
-    write_student(preset, patient, tmp_path / "student")
-    plot_curves(patient, tmp_path / "curves.png")
-    manifest = export_checkpoint(teacher_folder, tmp_path / "x.reel", transformer=tmp_path / "student")
+    write_student(preset, patient, folder / "student")
+    plot_curves(patient, folder / "curves.png")
+    return folder / "student"
+
+
+def test_a_student_is_distilled_and_says_how_it_is_sampled(student_folder: Path) -> None:
+    recipes = [
+        Recipe.model_validate(recipe)
+        for recipe in json.loads((student_folder / "edgereel.json").read_text())["recipes"]
+    ]
+    assert [recipe.steps for recipe in recipes] == [4, 1, 2, 8]
+    assert {recipe.guidance for recipe in recipes} == {1.0}
+    assert WanTransformer3DModel.from_pretrained(student_folder).config.in_channels
+
+
+@pytest.mark.full
+def test_a_student_is_exported_in_its_teachers_place(
+    teacher_folder: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    manifest = export_checkpoint(teacher_folder, tmp_path / "x.reel", transformer=student_folder)
     assert [recipe.steps for recipe in manifest.recipes] == [4, 1, 2, 8]
-    assert {recipe.guidance for recipe in manifest.recipes} == {1.0}
     with edgereel.load(tmp_path / "x.reel") as reel:
         for steps in (1, 2, 4, 8):
             assert np.isfinite(reel.generate("a red ball rises", steps=steps).latents).all()

@@ -73,6 +73,7 @@ def half(tmp_path_factory):
     return make(folder, "fp16", seed=3, depth=1, vae_levels=2, extra=extra)
 
 
+@pytest.mark.full
 def test_a_denoiser_from_another_folder_is_exported_with_its_own_recipe(wan21, tmp_path):
     """As distilled models are published: one expert's weights alone, and how to sample them."""
     other = write_tiny_wan(tmp_path / "other", seed=9, vae_levels=3)
