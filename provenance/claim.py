@@ -19,6 +19,18 @@ TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webp": "image/webp"}
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a clip is made of. settings: without prompts. inputs: files of pictures and clips that went into the model.
+
+    scenes: files of clips that it is put together from, in their order.
+    """
+
+    settings: Mapping[str, Any]
+    inputs: tuple[Path, ...] = ()
+    scenes: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
 class Claim:
     """What is said of one clip, in California's SB 942 four things: who provides the system, which, when, which clip.
 

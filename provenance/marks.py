@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import EdgereelError, OutputError, UsageError
 from ..core.files import sha256_of
-from .claim import TYPES, Claim
+from .claim import TYPES, Claim, Origin
 from .keys import Identity, check_clock, keys_folder, load
 from .log import Log
 
@@ -29,7 +29,7 @@ class Marks:
     """What every clip gets. Make one with `choose`.
 
     watermark: lay one over the frames. identity: who signs; None: nothing is signed. required: a file that cannot be signed
-    is not written. log: where it is kept what was made. inputs: pictures that go into the model.
+    is not written. log: where it is kept what was made.
     """
 
     watermark: bool
@@ -37,7 +37,6 @@ class Marks:
     required: bool = False
     log: Log | None = None
     maker: int = _UNKNOWN_MAKER
-    inputs: tuple[Path, ...] = ()
 
     @staticmethod
     def choose(kind: str, *, required: bool = False, log: Path | None = None) -> Marks | None:
@@ -70,21 +69,30 @@ class Marks:
         if self.required and format not in TYPES:
             raise OutputError(f"--require-signature: {', '.join(TYPES)} files are signed, a folder of PNGs is not")
 
-    def begin(self, format: str, settings: Mapping[str, Any]) -> ClipMarks:
-        """Return the marks of one clip, which `check` takes. settings: what it is made with, without prompts."""
-        return ClipMarks(self, format, settings)
+    def begin(self, format: str, origin: Origin) -> ClipMarks:
+        """Return the marks of one clip, which `check` takes, as its frames are written."""
+        return ClipMarks(self, format, origin)
+
+    def seal_joined(self, path: Path, format: str, origin: Origin) -> dict[str, Any]:
+        """Sign a finished file that was joined from clips without encoding them anew, and return what became of its marks.
+
+        Its frames keep the watermarks of its scenes; it has none of its own. The file has not its name yet. Raises OutputError.
+        """
+        marks = ClipMarks(replace(self, watermark=False), format, origin)
+        marks.seal(path)
+        return marks.record()
 
 
 class ClipMarks:
     """The marks of one clip while it is written."""
 
-    def __init__(self, marks: Marks, format: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, marks: Marks, format: str, origin: Origin) -> None:
         import secrets
         import uuid
 
         self._marks = marks
         self._format = format
-        self._settings = settings
+        self._origin = origin
         self.id = str(uuid.uuid4())
         self.watermark: str | None = None
         self.made: datetime.datetime | None = None
@@ -138,7 +146,8 @@ class ClipMarks:
         """Return what the clip claims of itself."""
         marks = self._marks
         provider = None if marks.identity is None else marks.identity.name
-        return Claim(self.id, self._settings, provider, self.made, self.watermark, marks.inputs)
+        origin = self._origin
+        return Claim(self.id, origin.settings, provider, self.made, self.watermark, origin.inputs, origin.scenes)
 
     def record(self) -> dict[str, Any]:
         """Return what became of the marks, once the file is written, and keep that in the log where there is one."""
