@@ -36,7 +36,7 @@ class Claim:
 
     id: unique. provider: None where no one is named. made: None where the clock is not trusted. settings: what it was made
     with, without prompts. watermark: the id that its frames carry. inputs: pictures that went into the model. scenes: clips
-    that it was put together from.
+    that it was put together from. found: what is known of each input, the marks that it carries among it.
     """
 
     id: str
@@ -46,6 +46,7 @@ class Claim:
     watermark: str | None = None
     inputs: tuple[Path, ...] = ()
     scenes: tuple[Path, ...] = ()
+    found: tuple[Mapping[str, Any], ...] = ()
 
     def fields(self) -> dict[str, Any]:
         """Return the claim as JSON holds it."""
@@ -56,6 +57,7 @@ class Claim:
             "version": __version__,
             "made": None if self.made is None else self.made.isoformat(timespec="seconds"),
             "watermark": self.watermark,
+            "inputs": [dict(each) for each in self.found] or None,
             "settings": {key: value for key, value in self.settings.items() if key not in _PROMPTS},
         }
         return {key: value for key, value in fields.items() if value is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +100,7 @@ class ClipMarks:
         self._hash: str | None = None
         self._not_signed: str | None = None
         self._signed_by: str | None = None
+        self._found = self._marks_on_inputs()
         if marks.watermark:
             from .watermark.embed import Watermark
             from .watermark.payload import CLIP_BITS, Payload
@@ -147,7 +148,23 @@ class ClipMarks:
         marks = self._marks
         provider = None if marks.identity is None else marks.identity.name
         origin = self._origin
-        return Claim(self.id, origin.settings, provider, self.made, self.watermark, origin.inputs, origin.scenes)
+        return Claim(
+            self.id,
+            origin.settings,
+            provider,
+            self.made,
+            self.watermark,
+            origin.inputs,
+            origin.scenes,
+            self._found,
+        )
+
+    def _marks_on_inputs(self) -> tuple[Mapping[str, Any], ...]:
+        if not self._origin.inputs:
+            return ()
+        from .verify.inputs import marks_on
+
+        return tuple(marks_on(path) for path in self._origin.inputs)
 
     def record(self) -> dict[str, Any]:
         """Return what became of the marks, once the file is written, and keep that in the log where there is one."""
@@ -158,6 +175,8 @@ class ClipMarks:
             "signed_by": self._signed_by,
             "sha256": self._hash,
         }
+        if self._found:
+            record["inputs"] = list(self._found)
         if self._not_signed is not None:
             record["not_signed"] = self._not_signed
         if self._marks.log is not None:

@@ -14,6 +14,21 @@ MOST_FRAMES = 48
 _EVERY = 3
 _LONGEST_SIDE = 1280
 _MOST_PIXELS = 2**26
+# What a file's first bytes say it is, not what FFmpeg makes of it: among its formats are lists that name other files.
+_DEMUXERS = {
+    "image/png": "png_pipe",
+    "image/jpeg": "jpeg_pipe",
+    "image/gif": "gif",
+    "image/tiff": "tiff_pipe",
+    "image/webp": "webp_pipe",
+    "image/avif": "mov",
+    "image/heic": "mov",
+    "video/mp4": "mov",
+    "video/quicktime": "mov",
+    "video/x-matroska": "matroska",
+    "video/avi": "avi",
+    "audio/mp4": "mov",
+}
 
 
 class Unwatchable(OutputError):
@@ -25,7 +40,7 @@ def lumas(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
 
     Every third frame of a video is taken, since neighbours are much alike; of short ones, all. Raises Unwatchable.
     """
-    pictures = _with_pillow(path) if kind == "image/webp" else _with_ffmpeg(path)
+    pictures = _with_pillow(path, kind) if kind == "image/webp" else _with_ffmpeg(path, kind)
     for index, picture in enumerate(pictures):
         if index < MOST_FRAMES // 2 or index % _EVERY == 0:
             yield picture
@@ -33,11 +48,14 @@ def lumas(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
             return
 
 
-def _with_ffmpeg(path: Path) -> Iterator[NDArray[np.uint8]]:
+def _with_ffmpeg(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
     import av
 
+    if kind not in _DEMUXERS:
+        raise Unwatchable(f"{kind} holds no pictures that are looked at")
+    only = {"protocol_whitelist": "file"}
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), format=_DEMUXERS[kind], options=only, metadata_errors="replace") as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
                 raise Unwatchable("it holds no pictures")
@@ -54,12 +72,12 @@ def _with_ffmpeg(path: Path) -> Iterator[NDArray[np.uint8]]:
         raise Unwatchable(f"its pictures cannot be read: {brief(error)}") from error
 
 
-def _with_pillow(path: Path) -> Iterator[NDArray[np.uint8]]:
+def _with_pillow(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
     """FFmpeg reads no animated WebP."""
     try:
         from PIL import Image, ImageSequence
     except ImportError:
-        yield from _with_ffmpeg(path)
+        yield from _with_ffmpeg(path, kind)
         return
     try:
         with Image.open(path, formats=["WEBP"]) as image:
