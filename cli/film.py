@@ -86,7 +86,7 @@ def continue_(
 
     screen = screening(policy, clip if clip.suffix.lower() != ".safetensors" else None)
     asked = OpenRequest(
-        screen(prompt),
+        screen.prompt(prompt),
         seed=seed,
         steps=steps,
         guidance=guidance,
@@ -106,6 +106,7 @@ def continue_(
             keep_latents=keep_latents,
             marks=clip_marks(mark, require_signature, log),
             label=clip_label(label, label_corner, label_size),
+            classifier=screen.classifier,
             on_progress=progress,
         )
     print_result(result, as_json)
@@ -157,7 +158,7 @@ def live(
             f"{len(prompts)} prompts and {len(times)} times: give one prompt, then --then SECONDS PROMPT for each other one"
         )
     screen = screening(policy, image)
-    prompts = [screen(prompt) for prompt in prompts]
+    prompts = [screen.prompt(prompt) for prompt in prompts]
     asked = OpenRequest(
         prompts[0],
         seed=seed,
@@ -182,6 +183,7 @@ def live(
             private=private,
             marks=clip_marks(mark, require_signature, log),
             label=clip_label(label, label_corner, label_size),
+            classifier=screen.classifier,
             on_progress=progress,
         )
     print_result(result, as_json)

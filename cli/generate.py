@@ -112,7 +112,7 @@ def generate(
     marks = clip_marks(mark, require_signature, log)
     jobs = Job.plan(prompt, prompts, output, format)
     if policy is not None:
-        jobs = [job.screened(screen) for job in jobs]
+        jobs = [job.screened(screen.prompt) for job in jobs]
     asked = OpenRequest(
         prompt or "",
         seed=seed,
@@ -140,6 +140,7 @@ def generate(
             keep_latents=keep_latents,
             marks=marks,
             label=clip_label(label, label_corner, label_size),
+            classifier=screen.classifier,
             on_progress=progress,
         )
         done = []
@@ -164,6 +165,7 @@ def decode(
     label: LabelOption = None,
     label_corner: LabelCornerOption = "bottom-right",
     label_size: LabelSizeOption = 5.0,
+    policy: PolicyOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -182,6 +184,7 @@ def decode(
             private=private,
             marks=clip_marks(mark, require_signature, log),
             label=clip_label(label, label_corner, label_size),
+            classifier=screening(policy).classifier,
             on_progress=progress,
         )
     print_result(result, as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -14,6 +14,7 @@ from .terminal import show_note, show_pick, show_plan
 if TYPE_CHECKING:
     from ..media.label import Label
     from ..provenance.marks import Marks
+    from ..provenance.policy.classifier import FrameClassifier
     from ..runtime.batch import ReelOptions
     from ..runtime.video.frame_rate import FrameRate
 
@@ -131,7 +132,9 @@ LabelSizeOption = Annotated[
 ]
 PolicyOption = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
+    typer.Option(
+        metavar="FILE", help="Check prompts before and frames after by this policy: a file, or booth or private."
+    ),
 ]
 
 
@@ -151,16 +154,25 @@ def clip_label(text: str | None, corner: str, size: float) -> Label | None:
     return Label(text, corner, size)
 
 
-def screening(policy: str | None, *pictures: Path | None) -> Callable[[str], str]:
-    """Return what checks a prompt before anything runs, and gives back the prompt to use.
+class Screening(NamedTuple):
+    """What a policy does. prompt: checks a prompt before anything runs, and gives back the one to use; it raises PromptRefused.
 
-    pictures: what was brought along, None for nothing. Raises UsageError where the policy takes none; what is returned raises
-    PromptRefused.
+    classifier: judges frames before they are written, None where there is none.
+    """
+
+    prompt: Callable[[str], str]
+    classifier: FrameClassifier | None
+
+
+def screening(policy: str | None, *pictures: Path | None) -> Screening:
+    """Return what screens by the policy of that name or file, by none at all for None.
+
+    pictures: what was brought along, None for nothing. Raises UsageError where the policy takes none or cannot be used.
     """
     if policy is None:
-        return lambda prompt: prompt
+        return Screening(lambda prompt: prompt, None)
     from ..provenance.policy.screen import Policy
 
     chosen = Policy.read(policy)
     chosen.check_pictures(sum(picture is not None for picture in pictures))
-    return chosen.check
+    return Screening(chosen.check, chosen.open_classifier())

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from .reel import Reel, load
 from .request import OpenRequest
 from .streaming import Stream
 from .video.output import SUFFIXES, Output, check_format, format_of
+
+if TYPE_CHECKING:
+    from ..provenance.policy.classifier import FrameClassifier
 
 _LARGEST_PROMPT_FILE = 2**24
 _LARGEST_LATENTS = 2**33
@@ -157,20 +160,24 @@ def run_jobs(
     keep_latents: bool = False,
     marks: Marks | None = None,
     label: Label | None = None,
+    classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make each job's video with one opened reel; yield a record of each as it is finished.
 
     asked: the settings of all of them, each with its own prompt. keep_latents: put each clip's latents beside its output, once
     that is written. They are put there too where decoding fails. marks: what says of each clip that it is generated. label: what
-    is written into its pictures.
+    is written into its pictures. classifier: what judges those before.
     """
     with options.open(bundle, on_progress) as reel:
         files = asked.files
         asked = asked.with_pictures(reel.bundle.manifest)
         request = asked.complete(reel.bundle.manifest)
         size = request.width, request.height
-        jobs = [replace(job, output=job.output.at(request.fps).marked(marks, label, *size)) for job in jobs]
+        jobs = [
+            replace(job, output=job.output.at(request.fps).marked(marks, label, *size).judged(classifier))
+            for job in jobs
+        ]
         _check_prompts(jobs, reel, on_progress)
         _make_folder(jobs[0].output.given.parent)
         for job in jobs:
@@ -195,9 +202,10 @@ def decode_file(
     private: bool = False,
     marks: Marks | None = None,
     label: Label | None = None,
+    classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make the video of latents that were kept, and return a record as run_jobs yields. marks, label: see run_jobs.
+    """Make the video of latents that were kept, and return a record as run_jobs yields. marks, label, classifier: see run_jobs.
 
     Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
     """
@@ -207,6 +215,7 @@ def decode_file(
         video = read_video(latents, reel)
         request = video.request
         written = checked.at(request.fps).marked(marks, label, request.width, request.height)
+        written = written.judged(classifier)
         marked = video.write(written, private=private, on_progress=on_progress)
         return _record(request.settings(), written, reel, {}, 0, marked)
 
@@ -223,11 +232,13 @@ def continue_file(
     keep_latents: bool = False,
     marks: Marks | None = None,
     label: Label | None = None,
+    classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make the video that follows a clip, kept latents or a video file, and return a record as run_jobs yields.
 
-    seconds: see Video.continue_. marks, label: see run_jobs. Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
+    seconds: see Video.continue_. marks, label, classifier: see run_jobs. Raises UsageError, OutputError, BundleError,
+    EngineError, Cancelled.
     """
     checked = Output.check(output)
     with options.open(bundle, on_progress) as reel:
@@ -238,6 +249,7 @@ def continue_file(
             video = continue_video_file(reel, clip, asked, seconds, on_progress)
         request = video.request
         written = checked.at(request.fps).marked(marks, label, request.width, request.height)
+        written = written.judged(classifier)
         marked = _write(video, written, reel, private, on_progress)
         record = _record(request.settings(), written, reel, {}, reel.embedder.cached, marked)
         if keep_latents:
@@ -256,17 +268,19 @@ def write_stream(
     private: bool = False,
     marks: Marks | None = None,
     label: Label | None = None,
+    classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write so many seconds of a stream to a file as they are made, and return a record as run_jobs yields.
 
-    then: see Reel.stream. marks, label: see run_jobs. In the record, `stream` has the seconds that sampling took and that
-    pictures waited for it. Raises what decode_file raises, and PromptError.
+    then: see Reel.stream. marks, label, classifier: see run_jobs. In the record, `stream` has the seconds that sampling
+    took and that pictures waited for it. Raises what decode_file raises, and PromptError.
     """
     checked = Output.check(output)
     with options.open(bundle, on_progress) as reel, Stream(reel, asked, seconds, then, on_progress) as stream:
         request = stream.request
         written = checked.at(request.fps).marked(marks, label, request.width, request.height)
+        written = written.judged(classifier)
         count = max(1, round(seconds * stream.request.fps))
         check = FrameCheck()
 

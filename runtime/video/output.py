@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...core.errors import UsageError, one_line
 from ...core.files import check_file_target
@@ -18,6 +18,9 @@ from .mp4 import Mp4Sink
 from .png import PngFolderSink, check_folder_target
 from .sink import Frame, Sink, write_frames
 from .webp import WebPSink
+
+if TYPE_CHECKING:
+    from ...provenance.policy.classifier import FrameClassifier
 
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}
 """Suffix by format; that of a folder of PNGs is none."""
@@ -38,7 +41,7 @@ class Output:
 
     given: the path as it was asked for. path: absolute, links followed. format: a key of SUFFIXES. fps: frames per second,
     known once the request is complete. marks: what says that the clip is generated, None for the note in its metadata alone.
-    label: what is written into its pictures.
+    label: what is written into its pictures. classifier: what judges them before they are written.
     """
 
     given: Path
@@ -47,6 +50,7 @@ class Output:
     fps: FrameRate | None = None
     marks: Marks | None = None
     label: Label | None = None
+    classifier: FrameClassifier | None = None
 
     @staticmethod
     def check(path: str | Path) -> Output:
@@ -83,12 +87,19 @@ class Output:
         return replace(self, fps=fps)
 
     def marked(self, marks: Marks | None, label: Label | None, width: int, height: int) -> Output:
-        """Return the output with marks, after making sure that pictures of that size bear them. See Marks.check, Label.check."""
+        """Return the output with marks and label, after making sure that pictures of that size bear them.
+
+        See Marks.check, Label.check.
+        """
         if marks is not None:
             marks.check(self.format, width, height)
         if label is not None:
             label.check(width, height)
         return replace(self, marks=marks, label=label)
+
+    def judged(self, classifier: FrameClassifier | None) -> Output:
+        """Return the output with what judges its pictures before they are written."""
+        return replace(self, classifier=classifier)
 
     def write(
         self,
@@ -102,15 +113,17 @@ class Output:
     ) -> Written:
         """Write frames, uint8 [H, W, 3], RGB, of one shape, as they come, with the output's label and marks.
 
-        The order is fixed: label, watermark, encoding, whatever else changes the file, signature. metadata: what the clip says
-        of itself, see the format's sink. count: how many frames to expect. origin: what marks claim that it is made of; an
-        output with marks needs it. watch: is shown each picture as it is encoded. finish: changes the complete file before it
-        is signed.
+        The order is fixed: judgement, label, watermark, encoding, whatever else changes the file, signature. metadata: what the
+        clip says of itself, see the format's sink. count: how many frames to expect. origin: what marks claim that it is made
+        of; an output with marks needs it. watch: is shown each picture as it is encoded. finish: changes the complete file
+        before it is signed.
         The output is complete, or what was there before still is. Raises OutputError where writing fails, or signing where
-        that is required; GeometryError for a size that the format has no pictures of; what `frames` raises passes through
-        unchanged.
+        that is required; ClipRefused where a picture is refused; GeometryError for a size that the format has no pictures of;
+        what `frames` raises passes through unchanged.
         """
         marking = None
+        if self.classifier is not None:
+            frames = self.classifier.over(frames)
         if self.label is not None:
             frames = self.label.over(frames)
         if self.marks is not None:
