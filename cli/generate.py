@@ -24,6 +24,7 @@ from .options import (
     LabelOption,
     LabelSizeOption,
     LogOption,
+    MarkerOption,
     MarkOption,
     MemoryOption,
     NegativeOption,
@@ -92,6 +93,7 @@ def generate(
         bool, typer.Option("--keep-latents", help="Keep the sampled latents beside the output, for decode.")
     ] = False,
     mark: MarkOption = "none",
+    marker: MarkerOption = None,
     require_signature: RequireSignatureOption = False,
     log: LogOption = None,
     label: LabelOption = None,
@@ -109,7 +111,7 @@ def generate(
         from ..runtime.request import OpenRequest
 
     screen = screening(policy, image, last_image)
-    marks = clip_marks(mark, require_signature, log)
+    marks = clip_marks(mark, require_signature, log, marker)
     jobs = Job.plan(prompt, prompts, output, format)
     if policy is not None:
         jobs = [job.screened(screen.prompt) for job in jobs]
@@ -160,6 +162,7 @@ def decode(
     bundle: BundleOption = None,
     private: PrivateOption = False,
     mark: MarkOption = "none",
+    marker: MarkerOption = None,
     require_signature: RequireSignatureOption = False,
     log: LogOption = None,
     label: LabelOption = None,
@@ -182,7 +185,7 @@ def decode(
             bundle=bundle,
             options=reel_options(engine, threads, memory, as_json),
             private=private,
-            marks=clip_marks(mark, require_signature, log),
+            marks=clip_marks(mark, require_signature, log, marker),
             label=clip_label(label, label_corner, label_size),
             classifier=screening(policy).classifier,
             on_progress=progress,

@@ -117,6 +117,14 @@ MarkOption = Annotated[
         envvar="EDGEREEL_MARK",
     ),
 ]
+MarkerOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        help="Somebody else's watermark, two ONNX graphs by path and hash.",
+        envvar="EDGEREEL_MARKER",
+    ),
+]
 RequireSignatureOption = Annotated[
     bool, typer.Option("--require-signature", help="Write no file that could not be signed.")
 ]
@@ -138,11 +146,11 @@ PolicyOption = Annotated[
 ]
 
 
-def clip_marks(mark: str, required: bool, log: Path | None) -> Marks | None:
+def clip_marks(mark: str, required: bool, log: Path | None, marker: Path | None) -> Marks | None:
     """Return the marks that a command's options ask for. Raises UsageError where they cannot be had."""
     from ..provenance.marks import Marks
 
-    return Marks.choose(mark, required=required, log=log)
+    return Marks.choose(mark, required=required, log=log, marker=marker)
 
 
 def clip_label(text: str | None, corner: str, size: float) -> Label | None:

@@ -6,18 +6,21 @@ import datetime
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import EdgereelError, OutputError, UsageError
 from ..core.files import sha256_of
-from .claim import TYPES, Claim, Origin
+from .claim import OTHER_ALGORITHM, TYPES, WATERMARK_ALGORITHM, Claim, Origin
 from .keys import Identity, check_clock, keys_folder, load
 from .log import Log
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from .watermark.marker import Marker
 
 KINDS = ("none", "watermark", "signature", "all")
 """What `--mark` can say."""
@@ -29,7 +32,7 @@ class Marks:
     """What every clip gets. Make one with `choose`.
 
     watermark: lay one over the frames. identity: who signs; None: nothing is signed. required: a file that cannot be signed
-    is not written. log: where it is kept what was made.
+    is not written. log: where it is kept what was made. marker: what lays the watermark, None for our own.
     """
 
     watermark: bool
@@ -37,12 +40,16 @@ class Marks:
     required: bool = False
     log: Log | None = None
     maker: int = _UNKNOWN_MAKER
+    marker: Marker | None = None
 
     @staticmethod
-    def choose(kind: str, *, required: bool = False, log: Path | None = None) -> Marks | None:
+    def choose(
+        kind: str, *, required: bool = False, log: Path | None = None, marker: Path | None = None
+    ) -> Marks | None:
         """Return the marks of a word of KINDS, with this device's key; None for `none` with nothing else asked for.
 
-        Raises UsageError for another word, or where what was asked for cannot be had: there is no key, or the clock is wrong.
+        marker: the file that names somebody else's watermark, see Marker.read; None for our own. Raises UsageError for another
+        word, or where what was asked for cannot be had: there is no key, or the clock is wrong.
         """
         if kind not in KINDS:
             raise UsageError(f"unknown mark {kind!r}: choose from {', '.join(KINDS)}")
@@ -55,14 +62,19 @@ class Marks:
             maker = load().maker
         if kind == "none" and log is None:
             return None
-        return Marks(kind in ("watermark", "all"), identity, required, None if log is None else Log(log), maker)
+        watermark, opened = kind in ("watermark", "all"), None
+        if marker is not None and watermark:
+            from .watermark.marker import Marker
+
+            opened = Marker.read(marker)
+        return Marks(watermark, identity, required, None if log is None else Log(log), maker, opened)
 
     def check(self, format: str, width: int, height: int) -> None:
         """Make sure, before any work, that such a clip can be marked.
 
         Raises GeometryError where it is too small for a watermark, OutputError for a format that is not signed, if required.
         """
-        if self.watermark:
+        if self.watermark and self.marker is None:
             from .watermark.embed import check_markable
 
             check_markable(width, height)
@@ -105,9 +117,11 @@ class ClipMarks:
             from .watermark.embed import Watermark
             from .watermark.payload import CLIP_BITS, Payload
 
-            watermark = Watermark(Payload(marks.maker, secrets.randbits(CLIP_BITS)))
-            self.watermark = str(watermark.payload)
-            self._over = watermark.over
+            payload = Payload(marks.maker, secrets.randbits(CLIP_BITS))
+            self.watermark = str(payload)
+            self._over = (
+                Watermark(payload).over if marks.marker is None else partial(marks.marker.over, payload=payload)
+            )
         try:
             self.made = check_clock()
         except UsageError:
@@ -157,6 +171,7 @@ class ClipMarks:
             origin.inputs,
             origin.scenes,
             self._found,
+            OTHER_ALGORITHM if marks.marker is not None else WATERMARK_ALGORITHM,
         )
 
     def _marks_on_inputs(self) -> tuple[Mapping[str, Any], ...]:

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import EdgereelError, UsageError, brief, one_line, require_packages
-from ...core.files import read_plain
+from ...core.errors import EdgereelError, UsageError, brief, one_line
+from ..graph import check_sha256, open_graph, picture_size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_LARGEST = 2**29
-_LARGEST_SIDE = 1024
 _USUAL_SIDE = 224
 _MOST_LABELS = 1000
 _KEYS = {"classifier", "sha256", "every", "labels", "refuse", "softmax", "mean", "std"}
@@ -57,10 +55,7 @@ class FrameRule:
         path, sha256, labels, refuse = (table.get(key) for key in ("classifier", "sha256", "labels", "refuse"))
         if not isinstance(path, str) or not path:
             raise UsageError('frames: classifier is the path of an ONNX graph, "frames.onnx"')
-        if not isinstance(sha256, str) or len(sha256) != 64:
-            raise UsageError(
-                "frames: sha256 is that of the classifier's file, 64 digits, so that it is the one that was tried"
-            )
+        sha256 = check_sha256(sha256, "frames: sha256")
         if (
             not isinstance(labels, list)
             or not 1 <= len(labels) <= _MOST_LABELS
@@ -78,7 +73,7 @@ class FrameRule:
         mean, std = (_colours(table, key, usual) for key, usual in (("mean", 0.0), ("std", 1.0)))
         if not all(std):
             raise UsageError("frames: std is not 0")
-        return FrameRule(folder / path, sha256.lower(), tuple(map(str, labels)), limits, every, softmax, mean, std)
+        return FrameRule(folder / path, sha256, tuple(map(str, labels)), limits, every, softmax, mean, std)
 
     def open(self, policy: str) -> FrameClassifier:
         """Open the graph. policy: whose rule this is. Raises UsageError where it is not the one, or no classifier of pictures."""
@@ -90,39 +85,13 @@ class FrameClassifier:
 
     def __init__(self, rule: FrameRule, policy: str) -> None:
         """See FrameRule.open."""
-        require_packages(["onnxruntime"], "cpu", "a classifier of frames")
-        import hashlib  # loads OpenSSL
-
-        import onnxruntime
-
         self._rule, self._policy = rule, policy
-        name = f"classifier {one_line(rule.path)}"
-        try:
-            # From memory: what was hashed is what runs, and a graph cannot name other files.
-            content = read_plain(rule.path, _LARGEST, follow_links=True)
-        except OSError as error:
-            raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from error
-        if (found := hashlib.sha256(content).hexdigest()) != rule.sha256:
-            raise UsageError(f"{name}: is another file than the policy names: its sha256 is {found}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises what it likes
-            raise UsageError(f"{name}: cannot be opened: {brief(error)}") from error
+        self._session = open_graph(rule.path, rule.sha256, "classifier")
         inputs = self._session.get_inputs()
         shape = list(inputs[0].shape) if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise UsageError(f"{name}: does not take one float32 picture, [1, 3, H, W] or [1, H, W, 3]")
+        name = f"classifier {one_line(rule.path)}"
+        self._planes_first, self._height, self._width = picture_size(shape, _USUAL_SIDE, name)
         self._input = inputs[0].name
-        self._planes_first = shape[1] == 3
-        sides = shape[2:] if self._planes_first else shape[1:3]
-        self._height, self._width = (side if isinstance(side, int) else _USUAL_SIDE for side in sides)
-        if not (1 <= self._height <= _LARGEST_SIDE and 1 <= self._width <= _LARGEST_SIDE):
-            raise UsageError(
-                f"{name}: takes pictures of {self._width}x{self._height}, more than {_LARGEST_SIDE} a side"
-            )
 
     def over(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
         """Yield frames, uint8 [H, W, 3]; the first, every Nth and the last are looked at. Raises ClipRefused."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,13 @@ def lumas(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
             return
 
 
-def _with_ffmpeg(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
+def colours(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames as `lumas` does, in RGB, uint8 [H, W, 3]. Raises Unwatchable."""
+    pictures = _with_pillow(path, kind, "RGB") if kind == "image/webp" else _with_ffmpeg(path, kind, "rgb24")
+    yield from islice(pictures, 0, None, _EVERY)
+
+
+def _with_ffmpeg(path: Path, kind: str, format: str = "gray") -> Iterator[NDArray[np.uint8]]:
     import av
 
     if kind not in _DEMUXERS:
@@ -66,24 +73,24 @@ def _with_ffmpeg(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
                 if isinstance(frame, av.VideoFrame):
                     _check(frame.width, frame.height)
                     width, height = _affordable(frame.width, frame.height)
-                    gray = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
+                    gray = frame.reformat(width=width, height=height, format=format, interpolation="AREA")
                     yield np.asarray(gray.to_ndarray(), np.uint8)
     except (av.FFmpegError, ValueError, RuntimeError, TypeError) as error:
         raise Unwatchable(f"its pictures cannot be read: {brief(error)}") from error
 
 
-def _with_pillow(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
+def _with_pillow(path: Path, kind: str, format: str = "L") -> Iterator[NDArray[np.uint8]]:
     """FFmpeg reads no animated WebP."""
     try:
         from PIL import Image, ImageSequence
     except ImportError:
-        yield from _with_ffmpeg(path, kind)
+        yield from _with_ffmpeg(path, kind, "gray" if format == "L" else "rgb24")
         return
     try:
         with Image.open(path, formats=["WEBP"]) as image:
             _check(*image.size)
             for frame in ImageSequence.Iterator(image):
-                yield np.asarray(frame.convert("L").resize(_affordable(*image.size)))
+                yield np.asarray(frame.convert(format).resize(_affordable(*image.size)))
     except Unwatchable:
         raise
     except Exception as error:  # Pillow raises whatever its parsers meet

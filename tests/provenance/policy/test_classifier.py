@@ -120,7 +120,7 @@ def test_what_cannot_be_judged_is_refused(change, policy, tmp_path, caplog):
 
 def test_a_classifier_that_is_not_the_one_is_refused_before_any_work(policy, tmp_path):
     digest = write_graph(tmp_path / "red.onnx")
-    with pytest.raises(UsageError, match="is another file than the policy names"):
+    with pytest.raises(UsageError, match="is another file than the one that is named"):
         policy("0" * 64).open_classifier()
     (tmp_path / "red.onnx").unlink()
     with pytest.raises(UsageError, match="cannot be read"):
