@@ -124,7 +124,8 @@ class FrameClassifier:
 
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         small = picture.reformat(width=self._width, height=self._height, interpolation="AREA").to_ndarray()
-        pixels = (small.astype(np.float32) / 255 - np.float32(self._rule.mean)) / np.float32(self._rule.std)
+        mean, std = np.array(self._rule.mean, np.float32), np.array(self._rule.std, np.float32)
+        pixels = (small.astype(np.float32) / 255 - mean) / std
         if self._planes_first:
             pixels = pixels.transpose(2, 0, 1)
         output = np.asarray(self._session.run(None, {self._input: np.ascontiguousarray(pixels[None])})[0], np.float64)
