@@ -19,17 +19,28 @@ from .options import (
     FpsOption,
     ImageOption,
     JsonOption,
+    LabelCornerOption,
+    LabelOption,
+    LabelSizeOption,
+    LogOption,
+    MarkerOption,
+    MarkOption,
     MemoryOption,
     NegativeOption,
     OutputOption,
+    PolicyOption,
     PrivateOption,
     RecipeOption,
+    RequireSignatureOption,
     SeedOption,
     StepsOption,
     ThreadsOption,
+    clip_label,
+    clip_marks,
     parse_format,
     parse_fps,
     reel_options,
+    screening,
 )
 from .terminal import print_result, stage_progress
 
@@ -57,6 +68,14 @@ def continue_(
     keep_latents: Annotated[
         bool, typer.Option("--keep-latents", help="Keep the latents of both beside the output, to continue once more.")
     ] = False,
+    mark: MarkOption = "none",
+    marker: MarkerOption = None,
+    require_signature: RequireSignatureOption = False,
+    log: LogOption = None,
+    label: LabelOption = None,
+    label_corner: LabelCornerOption = "bottom-right",
+    label_size: LabelSizeOption = 5.0,
+    policy: PolicyOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -67,8 +86,9 @@ def continue_(
         from ..runtime.batch import continue_file
         from ..runtime.request import OpenRequest
 
+    screen = screening(policy, clip if clip.suffix.lower() != ".safetensors" else None)
     asked = OpenRequest(
-        prompt,
+        screen.prompt(prompt),
         seed=seed,
         steps=steps,
         guidance=guidance,
@@ -86,6 +106,9 @@ def continue_(
             options=reel_options(engine, threads, memory, as_json),
             private=private,
             keep_latents=keep_latents,
+            marks=clip_marks(mark, require_signature, log, marker),
+            label=clip_label(label, label_corner, label_size),
+            classifier=screen.classifier,
             on_progress=progress,
         )
     print_result(result, as_json)
@@ -114,6 +137,14 @@ def live(
     fit: FitOption = None,
     decoder: DecoderOption = None,
     private: PrivateOption = False,
+    mark: MarkOption = "none",
+    marker: MarkerOption = None,
+    require_signature: RequireSignatureOption = False,
+    log: LogOption = None,
+    label: LabelOption = None,
+    label_corner: LabelCornerOption = "bottom-right",
+    label_size: LabelSizeOption = 5.0,
+    policy: PolicyOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -129,6 +160,8 @@ def live(
         raise UsageError(
             f"{len(prompts)} prompts and {len(times)} times: give one prompt, then --then SECONDS PROMPT for each other one"
         )
+    screen = screening(policy, image)
+    prompts = [screen.prompt(prompt) for prompt in prompts]
     asked = OpenRequest(
         prompts[0],
         seed=seed,
@@ -151,6 +184,9 @@ def live(
             bundle=bundle,
             options=reel_options(engine, threads, memory, as_json),
             private=private,
+            marks=clip_marks(mark, require_signature, log, marker),
+            label=clip_label(label, label_corner, label_size),
+            classifier=screen.classifier,
             on_progress=progress,
         )
     print_result(result, as_json)

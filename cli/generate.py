@@ -20,17 +20,28 @@ from .options import (
     FpsOption,
     ImageOption,
     JsonOption,
+    LabelCornerOption,
+    LabelOption,
+    LabelSizeOption,
+    LogOption,
+    MarkerOption,
+    MarkOption,
     MemoryOption,
     NegativeOption,
     OutputOption,
+    PolicyOption,
     PrivateOption,
     RecipeOption,
+    RequireSignatureOption,
     SeedOption,
     StepsOption,
     ThreadsOption,
+    clip_label,
+    clip_marks,
     parse_format,
     parse_fps,
     reel_options,
+    screening,
 )
 from .terminal import print_json, print_result, print_video, stage_progress
 
@@ -81,32 +92,14 @@ def generate(
     keep_latents: Annotated[
         bool, typer.Option("--keep-latents", help="Keep the sampled latents beside the output, for decode.")
     ] = False,
-    mark: Annotated[
-        str,
-        typer.Option(
-            help="Besides the note in the metadata: watermark, signature (see provenance init), all, or none.",
-            envvar="EDGEREEL_MARK",
-        ),
-    ] = "none",
-    require_signature: Annotated[
-        bool, typer.Option("--require-signature", help="Write no file that could not be signed.")
-    ] = False,
-    log: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep hashes and settings, no prompts, for provenance log.")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Write this into the pictures; icon: the letters AI in a box.")
-    ] = None,
-    label_corner: Annotated[
-        str, typer.Option(help="top-left, top-right, bottom-left or bottom-right.")
-    ] = "bottom-right",
-    label_size: Annotated[
-        float, typer.Option(metavar="PERCENT", help="Height of the label's letters, of the picture's shorter side.")
-    ] = 5.0,
-    policy: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
-    ] = None,
+    mark: MarkOption = "none",
+    marker: MarkerOption = None,
+    require_signature: RequireSignatureOption = False,
+    log: LogOption = None,
+    label: LabelOption = None,
+    label_corner: LabelCornerOption = "bottom-right",
+    label_size: LabelSizeOption = 5.0,
+    policy: PolicyOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -114,20 +107,14 @@ def generate(
 ) -> None:
     """Make a video of a prompt."""
     with interrupts_wait():
-        from ..media.label import Label
-        from ..provenance.marks import Marks
         from ..runtime.batch import Job, read_latents, run_jobs
         from ..runtime.request import OpenRequest
 
-    screen = None
-    if policy is not None:
-        from ..provenance.policy.screen import Policy
-
-        screen = Policy.read(policy).check
-    marks = Marks.choose(mark, required=require_signature, log=log)
+    screen = screening(policy, image, last_image)
+    marks = clip_marks(mark, require_signature, log, marker)
     jobs = Job.plan(prompt, prompts, output, format)
-    if screen is not None:
-        jobs = [job.screened(screen) for job in jobs]
+    if policy is not None:
+        jobs = [job.screened(screen.prompt) for job in jobs]
     asked = OpenRequest(
         prompt or "",
         seed=seed,
@@ -154,7 +141,8 @@ def generate(
             private=private,
             keep_latents=keep_latents,
             marks=marks,
-            label=None if label is None else Label(label, label_corner, label_size),
+            label=clip_label(label, label_corner, label_size),
+            classifier=screen.classifier,
             on_progress=progress,
         )
         done = []
@@ -173,6 +161,14 @@ def decode(
     output: OutputOption = Path("out.mp4"),
     bundle: BundleOption = None,
     private: PrivateOption = False,
+    mark: MarkOption = "none",
+    marker: MarkerOption = None,
+    require_signature: RequireSignatureOption = False,
+    log: LogOption = None,
+    label: LabelOption = None,
+    label_corner: LabelCornerOption = "bottom-right",
+    label_size: LabelSizeOption = 5.0,
+    policy: PolicyOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -189,6 +185,9 @@ def decode(
             bundle=bundle,
             options=reel_options(engine, threads, memory, as_json),
             private=private,
+            marks=clip_marks(mark, require_signature, log, marker),
+            label=clip_label(label, label_corner, label_size),
+            classifier=screening(policy).classifier,
             on_progress=progress,
         )
     print_result(result, as_json)

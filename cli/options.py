@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -11,6 +12,9 @@ from ..core.errors import UsageError
 from .terminal import show_note, show_pick, show_plan
 
 if TYPE_CHECKING:
+    from ..media.label import Label
+    from ..provenance.marks import Marks
+    from ..provenance.policy.classifier import FrameClassifier
     from ..runtime.batch import ReelOptions
     from ..runtime.video.frame_rate import FrameRate
 
@@ -104,3 +108,79 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(width) > 6 or len(height) > 6:
         raise UsageError(f"--size {text}: that is too large for any model")
     return int(width), int(height)
+
+
+MarkOption = Annotated[
+    str,
+    typer.Option(
+        help="Besides the note in the metadata: watermark, signature (see provenance init), all, or none.",
+        envvar="EDGEREEL_MARK",
+    ),
+]
+MarkerOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        help="Somebody else's watermark, two ONNX graphs by path and hash.",
+        envvar="EDGEREEL_MARKER",
+    ),
+]
+RequireSignatureOption = Annotated[
+    bool, typer.Option("--require-signature", help="Write no file that could not be signed.")
+]
+LogOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Keep hashes and settings, no prompts, for provenance log.")
+]
+LabelOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Write this into the pictures; icon: the letters AI in a box.")
+]
+LabelCornerOption = Annotated[str, typer.Option(help="top-left, top-right, bottom-left or bottom-right.")]
+LabelSizeOption = Annotated[
+    float, typer.Option(metavar="PERCENT", help="Height of the label's letters, of the picture's shorter side.")
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Check prompts before and frames after by this policy: a file, or booth or private."
+    ),
+]
+
+
+def clip_marks(mark: str, required: bool, log: Path | None, marker: Path | None) -> Marks | None:
+    """Return the marks that a command's options ask for. Raises UsageError where they cannot be had."""
+    from ..provenance.marks import Marks
+
+    return Marks.choose(mark, required=required, log=log, marker=marker)
+
+
+def clip_label(text: str | None, corner: str, size: float) -> Label | None:
+    """Return the visible label that a command's options ask for. Raises UsageError for what cannot be drawn."""
+    if text is None:
+        return None
+    from ..media.label import Label
+
+    return Label(text, corner, size)
+
+
+class Screening(NamedTuple):
+    """What a policy does. prompt: checks a prompt before anything runs, and gives back the one to use; it raises PromptRefused.
+
+    classifier: judges frames before they are written, None where there is none.
+    """
+
+    prompt: Callable[[str], str]
+    classifier: FrameClassifier | None
+
+
+def screening(policy: str | None, *pictures: Path | None) -> Screening:
+    """Return what screens by the policy of that name or file, by none at all for None.
+
+    pictures: what was brought along, None for nothing. Raises UsageError where the policy takes none or cannot be used.
+    """
+    if policy is None:
+        return Screening(lambda prompt: prompt, None)
+    from ..provenance.policy.screen import Policy
+
+    chosen = Policy.read(policy)
+    chosen.check_pictures(sum(picture is not None for picture in pictures))
+    return Screening(chosen.check, chosen.open_classifier())

@@ -10,7 +10,7 @@ import typer
 from ..core.errors import EdgereelError, UsageError, one_line
 from ..core.interrupts import interrupts_wait
 from .application import app
-from .options import JsonOption
+from .options import JsonOption, MarkerOption
 from .terminal import print_json, show_note
 
 commands = typer.Typer(help="The key that clips are signed with, and the log of what was made.", no_args_is_help=True)
@@ -29,6 +29,7 @@ def verify_media(
     key: Annotated[
         str, typer.Option(help="The key of the watermark to look for.", envvar="EDGEREEL_WATERMARK_KEY")
     ] = "edgereel",
+    marker: MarkerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what marks files carry: metadata, signature, watermark.
@@ -40,7 +41,9 @@ def verify_media(
         from ..core.files import read_plain
         from ..provenance.keys import own_root
         from ..provenance.verify.report import examine
+        from ..provenance.watermark.marker import Marker
 
+    other = None if marker is None else Marker.read(marker)
     anchors = own_root() or b""
     if trust is not None:
         try:
@@ -50,7 +53,7 @@ def verify_media(
     reports, refused = [], ""
     for path in files:
         try:
-            report = examine(path, anchors or None, key)
+            report = examine(path, anchors or None, key, other)
         except EdgereelError as error:
             refused = str(error)
             show_note(refused)

@@ -12,10 +12,24 @@ from ..core.version import __version__
 from .xmp import MADE_BY_A_MODEL
 
 WATERMARK_ALGORITHM = "org.edgereel.watermark.1"
+OTHER_ALGORITHM = "org.edgereel.marker.1"
+"""Our payload in somebody else's watermark."""
 CLIP_ASSERTION = "org.edgereel.clip"
 _PROMPTS = ("prompt", "negative_prompt")
 TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webp": "image/webp"}
 """MIME types of the formats that are signed."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a clip is made of. settings: without prompts. inputs: files of pictures and clips that went into the model.
+
+    scenes: files of clips that it is put together from, in their order.
+    """
+
+    settings: Mapping[str, Any]
+    inputs: tuple[Path, ...] = ()
+    scenes: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,8 @@ class Claim:
 
     id: unique. provider: None where no one is named. made: None where the clock is not trusted. settings: what it was made
     with, without prompts. watermark: the id that its frames carry. inputs: pictures that went into the model. scenes: clips
-    that it was put together from.
+    that it was put together from. found: what is known of each input, the marks that it carries among it.
+    algorithm: the watermark's.
     """
 
     id: str
@@ -34,6 +49,8 @@ class Claim:
     watermark: str | None = None
     inputs: tuple[Path, ...] = ()
     scenes: tuple[Path, ...] = ()
+    found: tuple[Mapping[str, Any], ...] = ()
+    algorithm: str = WATERMARK_ALGORITHM
 
     def fields(self) -> dict[str, Any]:
         """Return the claim as JSON holds it."""
@@ -44,6 +61,7 @@ class Claim:
             "version": __version__,
             "made": None if self.made is None else self.made.isoformat(timespec="seconds"),
             "watermark": self.watermark,
+            "inputs": [dict(each) for each in self.found] or None,
             "settings": {key: value for key, value in self.settings.items() if key not in _PROMPTS},
         }
         return {key: value for key, value in fields.items() if value is not None}
@@ -69,7 +87,7 @@ class Claim:
         if self.watermark is not None:
             actions.append({"action": "c2pa.watermarked.bound"})
             blocks = [{"scope": {}, "value": self.watermark}]
-            assertions.append({"label": "c2pa.soft-binding", "data": {"alg": WATERMARK_ALGORITHM, "blocks": blocks}})
+            assertions.append({"label": "c2pa.soft-binding", "data": {"alg": self.algorithm, "blocks": blocks}})
         assertions.insert(0, {"label": "c2pa.actions.v2", "data": {"actions": actions}})
         assertions.append({"label": CLIP_ASSERTION, "data": self.fields()})
         return {

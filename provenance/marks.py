@@ -5,19 +5,22 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import EdgereelError, OutputError, UsageError
 from ..core.files import sha256_of
-from .claim import TYPES, Claim
+from .claim import OTHER_ALGORITHM, TYPES, WATERMARK_ALGORITHM, Claim, Origin
 from .keys import Identity, check_clock, keys_folder, load
 from .log import Log
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from .watermark.marker import Marker
 
 KINDS = ("none", "watermark", "signature", "all")
 """What `--mark` can say."""
@@ -29,7 +32,7 @@ class Marks:
     """What every clip gets. Make one with `choose`.
 
     watermark: lay one over the frames. identity: who signs; None: nothing is signed. required: a file that cannot be signed
-    is not written. log: where it is kept what was made. inputs: pictures that go into the model.
+    is not written. log: where it is kept what was made. marker: what lays the watermark, None for our own.
     """
 
     watermark: bool
@@ -37,13 +40,16 @@ class Marks:
     required: bool = False
     log: Log | None = None
     maker: int = _UNKNOWN_MAKER
-    inputs: tuple[Path, ...] = ()
+    marker: Marker | None = None
 
     @staticmethod
-    def choose(kind: str, *, required: bool = False, log: Path | None = None) -> Marks | None:
+    def choose(
+        kind: str, *, required: bool = False, log: Path | None = None, marker: Path | None = None
+    ) -> Marks | None:
         """Return the marks of a word of KINDS, with this device's key; None for `none` with nothing else asked for.
 
-        Raises UsageError for another word, or where what was asked for cannot be had: there is no key, or the clock is wrong.
+        marker: the file that names somebody else's watermark, see Marker.read; None for our own. Raises UsageError for another
+        word, or where what was asked for cannot be had: there is no key, or the clock is wrong.
         """
         if kind not in KINDS:
             raise UsageError(f"unknown mark {kind!r}: choose from {', '.join(KINDS)}")
@@ -56,35 +62,49 @@ class Marks:
             maker = load().maker
         if kind == "none" and log is None:
             return None
-        return Marks(kind in ("watermark", "all"), identity, required, None if log is None else Log(log), maker)
+        watermark, opened = kind in ("watermark", "all"), None
+        if marker is not None and watermark:
+            from .watermark.marker import Marker
+
+            opened = Marker.read(marker)
+        return Marks(watermark, identity, required, None if log is None else Log(log), maker, opened)
 
     def check(self, format: str, width: int, height: int) -> None:
         """Make sure, before any work, that such a clip can be marked.
 
         Raises GeometryError where it is too small for a watermark, OutputError for a format that is not signed, if required.
         """
-        if self.watermark:
+        if self.watermark and self.marker is None:
             from .watermark.embed import check_markable
 
             check_markable(width, height)
         if self.required and format not in TYPES:
             raise OutputError(f"--require-signature: {', '.join(TYPES)} files are signed, a folder of PNGs is not")
 
-    def begin(self, format: str, settings: Mapping[str, Any]) -> ClipMarks:
-        """Return the marks of one clip, which `check` takes. settings: what it is made with, without prompts."""
-        return ClipMarks(self, format, settings)
+    def begin(self, format: str, origin: Origin) -> ClipMarks:
+        """Return the marks of one clip, which `check` takes, as its frames are written."""
+        return ClipMarks(self, format, origin)
+
+    def seal_joined(self, path: Path, format: str, origin: Origin) -> dict[str, Any]:
+        """Sign a finished file that was joined from clips without encoding them anew, and return what became of its marks.
+
+        Its frames keep the watermarks of its scenes; it has none of its own. The file has not its name yet. Raises OutputError.
+        """
+        marks = ClipMarks(replace(self, watermark=False), format, origin)
+        marks.seal(path)
+        return marks.record()
 
 
 class ClipMarks:
     """The marks of one clip while it is written."""
 
-    def __init__(self, marks: Marks, format: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, marks: Marks, format: str, origin: Origin) -> None:
         import secrets
         import uuid
 
         self._marks = marks
         self._format = format
-        self._settings = settings
+        self._origin = origin
         self.id = str(uuid.uuid4())
         self.watermark: str | None = None
         self.made: datetime.datetime | None = None
@@ -92,13 +112,16 @@ class ClipMarks:
         self._hash: str | None = None
         self._not_signed: str | None = None
         self._signed_by: str | None = None
+        self._found = self._marks_on_inputs()
         if marks.watermark:
             from .watermark.embed import Watermark
             from .watermark.payload import CLIP_BITS, Payload
 
-            watermark = Watermark(Payload(marks.maker, secrets.randbits(CLIP_BITS)))
-            self.watermark = str(watermark.payload)
-            self._over = watermark.over
+            payload = Payload(marks.maker, secrets.randbits(CLIP_BITS))
+            self.watermark = str(payload)
+            self._over = (
+                Watermark(payload).over if marks.marker is None else partial(marks.marker.over, payload=payload)
+            )
         try:
             self.made = check_clock()
         except UsageError:
@@ -138,7 +161,25 @@ class ClipMarks:
         """Return what the clip claims of itself."""
         marks = self._marks
         provider = None if marks.identity is None else marks.identity.name
-        return Claim(self.id, self._settings, provider, self.made, self.watermark, marks.inputs)
+        origin = self._origin
+        return Claim(
+            self.id,
+            origin.settings,
+            provider,
+            self.made,
+            self.watermark,
+            origin.inputs,
+            origin.scenes,
+            self._found,
+            OTHER_ALGORITHM if marks.marker is not None else WATERMARK_ALGORITHM,
+        )
+
+    def _marks_on_inputs(self) -> tuple[Mapping[str, Any], ...]:
+        if not self._origin.inputs:
+            return ()
+        from .verify.inputs import marks_on
+
+        return tuple(marks_on(path) for path in self._origin.inputs)
 
     def record(self) -> dict[str, Any]:
         """Return what became of the marks, once the file is written, and keep that in the log where there is one."""
@@ -149,6 +190,8 @@ class ClipMarks:
             "signed_by": self._signed_by,
             "sha256": self._hash,
         }
+        if self._found:
+            record["inputs"] = list(self._found)
         if self._not_signed is not None:
             record["not_signed"] = self._not_signed
         if self._marks.log is not None:

@@ -5,31 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import OutputError, brief, one_line, require_packages
+from ..core.errors import OutputError, UsageError, brief, one_line, require_packages
 from ..core.files import output_errors, remove, synchronise, temporary_beside
 from .claim import TYPES, Claim
 from .keys import Identity, check_clock
+from .verify.media_type import media_type
 
-_MIME_TYPES = {
-    ".mp4": "video/mp4",
-    ".m4v": "video/mp4",
-    ".mov": "video/quicktime",
-    ".avi": "video/avi",
-    ".gif": "image/gif",
-    ".webp": "image/webp",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".avif": "image/avif",
-    ".heic": "image/heic",
-    ".wav": "audio/wav",
-    ".mp3": "audio/mpeg",
-}
 # Nothing opens a connection: neither for a manifest that lies elsewhere nor to ask whether a certificate was revoked.
 OFFLINE: dict[str, Any] = {
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
@@ -56,9 +41,15 @@ def sign_in_place(path: Path, format: str, claim: Claim, identity: Identity) -> 
 
 
 def write_signed(source: Any, target: Any, format: str, claim: Claim, identity: Identity) -> None:
-    """Copy one open binary file to another with a manifest in it. Raises OutputError."""
+    """Copy one open binary file to another with a manifest in it.
+
+    Inputs of a type that C2PA has no place for are no ingredients; the claim tells of them all the same. Raises OutputError.
+    """
     import c2pa
 
+    kept = {path: _kind(path) for path in (*claim.inputs, *claim.scenes)}
+    places = set(c2pa.Reader.get_supported_mime_types())
+    claim = replace(claim, inputs=tuple(path for path in claim.inputs if kept[path] in places))
     with c2pa_errors("cannot sign"):
         info = c2pa.C2paSignerInfo(
             identity.algorithm.encode(),
@@ -68,23 +59,22 @@ def write_signed(source: Any, target: Any, format: str, claim: Claim, identity: 
         )
         context = c2pa.Context.from_dict(OFFLINE)
         with c2pa.Signer.from_info(info) as signer, c2pa.Builder(claim.manifest(format), context) as builder:
-            for relation, name, paths in (
-                ("inputTo", "input", claim.inputs),
-                ("componentOf", "scene", claim.scenes),
-            ):
+            for relation, name, paths in (("inputTo", "input", claim.inputs), ("componentOf", "scene", claim.scenes)):
                 for index, path in enumerate(paths):
+                    # A manifest of its own is kept with it; one that is damaged or forged is said to be so.
                     described = {"title": f"{name} {index + 1}", "relationship": relation, "label": f"{name}-{index}"}
-                    with path.open("rb") as ingredient:
-                        builder.add_ingredient(json.dumps(described), type_of(path), ingredient)
+                    with output_errors(path), path.open("rb") as ingredient:
+                        builder.add_ingredient(json.dumps(described), kept[path], ingredient)
             builder.sign(signer, TYPES[format], source, target)
 
 
-def type_of(path: Path) -> str:
-    """Return the MIME type of a file by its suffix. Raises OutputError where C2PA has no place for it."""
+def _kind(path: Path) -> str:
+    """Return the MIME type of a file, by its first bytes. Raises OutputError."""
     try:
-        return _MIME_TYPES[path.suffix.lower()]
-    except KeyError:
-        raise OutputError(f"{one_line(path.name)}: C2PA has no place in a file of this type") from None
+        with output_errors(path), path.open("rb") as file:
+            return media_type(file.read(16))
+    except UsageError as error:
+        raise OutputError(f"{one_line(path)}: {error}") from error
 
 
 @contextlib.contextmanager

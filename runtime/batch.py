@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ..core.errors import EngineError, OutputError, UsageError, one_line
 from ..core.machine import peak_host_memory
 from ..core.progress import Progress, report_progress
 from ..media.label import Label
+from ..provenance.claim import Origin
 from ..provenance.marks import Marks
 from .clip import Video, file_metadata
 from .continuation import continue_file as continue_video_file
@@ -28,6 +29,9 @@ from .reel import Reel, load
 from .request import OpenRequest
 from .streaming import Stream
 from .video.output import SUFFIXES, Output, check_format, format_of
+
+if TYPE_CHECKING:
+    from ..provenance.policy.classifier import FrameClassifier
 
 _LARGEST_PROMPT_FILE = 2**24
 _LARGEST_LATENTS = 2**33
@@ -156,29 +160,34 @@ def run_jobs(
     keep_latents: bool = False,
     marks: Marks | None = None,
     label: Label | None = None,
+    classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make each job's video with one opened reel; yield a record of each as it is finished.
 
     asked: the settings of all of them, each with its own prompt. keep_latents: put each clip's latents beside its output, once
     that is written. They are put there too where decoding fails. marks: what says of each clip that it is generated. label: what
-    is written into its pictures.
+    is written into its pictures. classifier: what judges those before.
     """
     with options.open(bundle, on_progress) as reel:
+        files = asked.files
         asked = asked.with_pictures(reel.bundle.manifest)
         request = asked.complete(reel.bundle.manifest)
         size = request.width, request.height
-        jobs = [replace(job, output=job.output.at(request.fps).marked(marks, label, *size)) for job in jobs]
+        jobs = [
+            replace(job, output=job.output.at(request.fps).marked(marks, label, *size).judged(classifier))
+            for job in jobs
+        ]
         _check_prompts(jobs, reel, on_progress)
         _make_folder(jobs[0].output.given.parent)
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             cached_before = reel.embedder.cached
             video = reel.make(replace(asked, prompt=job.prompt), on_progress)
+            video.inputs = files
             marked = _write(video, job.output, reel, private, on_progress)
-            record = _record(video.request.settings(), job.output, reel, before, reel.embedder.cached - cached_before)
-            if marked is not None:
-                record["marks"] = marked
+            cached = reel.embedder.cached - cached_before
+            record = _record(video.request.settings(), job.output, reel, before, cached, marked)
             if keep_latents:
                 record["latents"] = str(_keep_latents(video, job.output, reel, private))
             yield record
@@ -191,9 +200,12 @@ def decode_file(
     bundle: Path | None,
     options: ReelOptions,
     private: bool = False,
+    marks: Marks | None = None,
+    label: Label | None = None,
+    classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make the video of latents that were kept, and return a record as run_jobs yields.
+    """Make the video of latents that were kept, and return a record as run_jobs yields. marks, label, classifier: see run_jobs.
 
     Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
     """
@@ -201,9 +213,11 @@ def decode_file(
     with options.open(bundle, on_progress) as reel:
         reel.only_decodes = True
         video = read_video(latents, reel)
-        written = checked.at(video.request.fps)
-        video.write(written, private=private, on_progress=on_progress)
-        return _record(video.request.settings(), written, reel, {}, 0)
+        request = video.request
+        written = checked.at(request.fps).marked(marks, label, request.width, request.height)
+        written = written.judged(classifier)
+        marked = video.write(written, private=private, on_progress=on_progress)
+        return _record(request.settings(), written, reel, {}, 0, marked)
 
 
 def continue_file(
@@ -216,11 +230,15 @@ def continue_file(
     options: ReelOptions,
     private: bool = False,
     keep_latents: bool = False,
+    marks: Marks | None = None,
+    label: Label | None = None,
+    classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make the video that follows a clip, kept latents or a video file, and return a record as run_jobs yields.
 
-    seconds: see Video.continue_. Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
+    seconds: see Video.continue_. marks, label, classifier: see run_jobs. Raises UsageError, OutputError, BundleError,
+    EngineError, Cancelled.
     """
     checked = Output.check(output)
     with options.open(bundle, on_progress) as reel:
@@ -229,9 +247,11 @@ def continue_file(
             video = continue_video(reel, read_video(clip, reel), asked, seconds, on_progress)
         else:
             video = continue_video_file(reel, clip, asked, seconds, on_progress)
-        written = checked.at(video.request.fps)
-        _write(video, written, reel, private, on_progress)
-        record = _record(video.request.settings(), written, reel, {}, reel.embedder.cached)
+        request = video.request
+        written = checked.at(request.fps).marked(marks, label, request.width, request.height)
+        written = written.judged(classifier)
+        marked = _write(video, written, reel, private, on_progress)
+        record = _record(request.settings(), written, reel, {}, reel.embedder.cached, marked)
         if keep_latents:
             record["latents"] = str(_keep_latents(video, written, reel, private))
         return record
@@ -246,16 +266,21 @@ def write_stream(
     bundle: Path | None,
     options: ReelOptions,
     private: bool = False,
+    marks: Marks | None = None,
+    label: Label | None = None,
+    classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write so many seconds of a stream to a file as they are made, and return a record as run_jobs yields.
 
-    then: see Reel.stream. In the record, `stream` has the seconds that sampling took and that pictures waited for it. Raises
-    what decode_file raises, and PromptError.
+    then: see Reel.stream. marks, label, classifier: see run_jobs. In the record, `stream` has the seconds that sampling
+    took and that pictures waited for it. Raises what decode_file raises, and PromptError.
     """
     checked = Output.check(output)
     with options.open(bundle, on_progress) as reel, Stream(reel, asked, seconds, then, on_progress) as stream:
-        written = checked.at(stream.request.fps)
+        request = stream.request
+        written = checked.at(request.fps).marked(marks, label, request.width, request.height)
+        written = written.judged(classifier)
         count = max(1, round(seconds * stream.request.fps))
         check = FrameCheck()
 
@@ -268,8 +293,8 @@ def write_stream(
             check.finish()
 
         metadata = file_metadata(None if private else asked.prompt, stream.settings(private=private))
-        written.write(counted(), metadata, count)
-        record = _record(stream.settings(private=private), written, reel, {}, reel.embedder.cached)
+        marked = written.write(counted(), metadata, count, Origin(stream.settings(private=True), stream.inputs)).marks
+        record = _record(stream.settings(private=private), written, reel, {}, reel.embedder.cached, marked)
         waited = {"sampled": round(stream.sampled_seconds, 4), "waited": round(stream.waited_seconds, 4)}
         return {**record, "stream": waited}
 
@@ -301,15 +326,20 @@ def _keep_latents(video: Video, output: Output, reel: Reel, private: bool) -> Pa
 
 
 def _record(
-    settings: dict[str, Any], output: Output, reel: Reel, before: dict[str, float], cached: int
+    settings: dict[str, Any],
+    output: Output,
+    reel: Reel,
+    before: dict[str, float],
+    cached: int,
+    marked: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return what a program wants to know of a finished video.
 
     That is the output, the settings, the engines that ran, the seconds of each stage since `before`, how many of the clip's
-    prompts (the negative one counts) came out of the cache, and the memory planned and taken.
+    prompts (the negative one counts) came out of the cache, the memory planned and taken, and what became of its marks.
     """
     plan = reel.graphs.plan
-    return {
+    record = {
         "output": str(output.given),
         "settings": settings,
         "bundle_digest": reel.bundle.manifest.digest,
@@ -323,3 +353,4 @@ def _record(
             "steps_down": list(reel.graphs.steps_down),
         },
     }
+    return record if marked is None else {**record, "marks": marked}

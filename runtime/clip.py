@@ -16,6 +16,7 @@ from ..bundle.manifest import Manifest
 from ..core.progress import Progress, report_progress
 from ..core.version import __version__
 from ..media.label import Label
+from ..provenance.claim import Origin
 from ..provenance.marks import Marks
 from .clip_decoder import ClipDecoder
 from .decoding.frame_check import FrameCheck
@@ -28,7 +29,7 @@ class Video:
 
     latents: float32 [1, C, F, H, W], the sampled clip in normalised units, after those of the clip that it continues. noise:
     of their shape, what the decoder takes beside them, None where it takes none. request: the settings it was made with.
-    decoder: what decodes it, for as long as its reel is open.
+    decoder: what decodes it, for as long as its reel is open. inputs: the files that went into it, which marks name.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Video:
         self.latents = latents
         self.noise = noise
         self.request = request
+        self.inputs: tuple[Path, ...] = ()
         self._decoder = decoder
         self._continue = continue_it
 
@@ -65,7 +67,9 @@ class Video:
         those of Reel.generate but for `size`, `frames`, `fps`, `latents` and pictures; without a seed it is this clip's, plus 1.
         Raises UsageError where the bundle continues no clips, and what Reel.generate raises.
         """
-        return self._continue(self, OpenRequest.of(prompt, settings), seconds, on_progress)
+        more = self._continue(self, OpenRequest.of(prompt, settings), seconds, on_progress)
+        more.inputs = self.inputs
+        return more
 
     @property
     def _size(self) -> tuple[int, int, int]:
@@ -122,16 +126,10 @@ class Video:
             self._decoder.open_first(self._size, self.request.decoder)
         metadata = file_metadata(None if private else self.request.prompt, self.settings(private=private))
         started, decoding = time.perf_counter(), self._decoder.seconds
-        pictures = counted() if output.label is None else output.label.over(counted())
-        if output.marks is None:
-            output.write(pictures, metadata, len(self))
-            record = None
-        else:
-            marking = output.marks.begin(output.format, self.settings(private=True))
-            output.write(marking.over(pictures), metadata, len(self), marking.seal)
-            record = marking.record()
+        origin = Origin(self.settings(private=True), self.inputs)
+        written = output.write(counted(), metadata, len(self), origin)
         self._decoder.add_time("encode", started + self._decoder.seconds - decoding)
-        return record
+        return written.marks
 
 
 def told_settings(manifest: Manifest, settings: dict[str, Any], ran: dict[str, Any]) -> dict[str, Any]:

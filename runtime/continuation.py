@@ -84,7 +84,9 @@ def continue_file(
     end = last_pictures(path, _most_pictures(manifest))
     size = _size_of(manifest, end)
     pictures = [fit_picture(picture, *size) for picture in _unit(manifest, end.pictures, str(path))]
-    return _from_pictures(maker, pictures, asked, size, end.fps, seconds, on_progress)
+    video = _from_pictures(maker, pictures, asked, size, end.fps, seconds, on_progress)
+    video.inputs = (path,)
+    return video
 
 
 def _from_pictures(

@@ -187,10 +187,13 @@ class Reel:
         """Sample the clip of a request; see `generate`."""
         self.graphs.begin()
         manifest = self.bundle.manifest
+        files = asked.files
         asked = asked.with_pictures(manifest)
         request = asked.complete(manifest)
         denoising, given = self.prepare(request, asked.pictures(request), on_progress)
-        return self.sample(request, denoising, given, on_progress, asked.latents)
+        video = self.sample(request, denoising, given, on_progress, asked.latents)
+        video.inputs = files
+        return video
 
     def sample(
         self,

@@ -6,10 +6,12 @@ import hashlib
 import math
 import numbers
 import operator
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,11 @@ class OpenRequest:
             known = ", ".join(name for name in OpenRequest.__dataclass_fields__ if name != "prompt")
             raise TypeError(f"there is no setting {unknown[0]!r}: choose from {known}")
         return OpenRequest(prompt, **settings)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that its pictures are read from; those that are given as pixels have none."""
+        return tuple(Path(image) for image in (self.image, self.last_image) if isinstance(image, str | os.PathLike))
 
     def with_pictures(self, manifest: Manifest) -> OpenRequest:
         """Return the request with its pictures read from their files, once. Raises UsageError."""

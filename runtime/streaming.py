@@ -72,7 +72,7 @@ class Stream:
     another prompt grows where pictures are taken slowly.
 
     request: the settings; its prompt is the first one. seconds: how long it is, None without end. then: the prompts that
-    follow, and from when on.
+    follow, and from when on. inputs: the files that went into it, which marks name.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Stream:
         self.seconds, self.then = _times(manifest, asked, seconds, then)
         maker.graphs.begin()
         asked = replace(asked, frames=_pictures(manifest, manifest.stream.first if manifest.stream else 1))
+        self.inputs = asked.files
         asked = asked.with_pictures(manifest)
         self.request = asked.complete(manifest)
         for _, text in self.then:

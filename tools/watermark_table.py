@@ -1,8 +1,9 @@
 """What the watermark outlives, what it costs, and how often it is seen where there is none; see docs/provenance.md.
 
-    python -m edgereel.tools.watermark_table --clips 200 --size 832x480 --unmarked 10000
+    python -m edgereel.tools.watermark_table --footage 832x480:120 --demo 256x256:60 --demo 128x128:60 --unmarked 10000
 
-Progress goes into a file of JSON lines, so that a table can be made of any part of a run, and a run be gone on with.
+Each clip is a line in a file of JSON lines: a run that was stopped goes on where it was, and a table can be made of any part
+of one. The kinds of clips go on in step.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -22,49 +24,81 @@ from numpy.typing import NDArray
 
 from ..provenance.watermark.detect import FrameAverage, detect, find
 from ..provenance.watermark.embed import Watermark
-from ..provenance.watermark.payload import Payload
+from ..provenance.watermark.payload import Payload, encode
 from ..quality.metrics import ssim
 from ..runtime.video.gif import GifSink
 from ..runtime.video.sink import write_frames
 from .footage import footage
 
+if TYPE_CHECKING:
+    from ..runtime.reel import Reel
+
 Frames = list[NDArray[np.uint8]]
 _FPS = 16
+_UNMARKED = (160, 128)
+_PATCHES = 3
+"""Unmarked clips that are cut out of one piece of footage, a side."""
 
 
 def main() -> None:
     """Measure clips until there are as many as were asked for, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=0, help="marked clips of footage")
-    parser.add_argument("--demo", type=int, default=0, help="marked clips of the built-in model, 256x256")
+    kinds = {"footage": "marked clips of footage", "demo": "marked clips of the built-in model"}
+    for name, what in kinds.items():
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar="WxH:N", help=f"size and number of {what}"
+        )
     parser.add_argument("--unmarked", type=int, default=0, help="unmarked clips, 160x128 of 2 frames")
-    parser.add_argument("--size", default="832x480")
-    parser.add_argument("--frames", type=int, default=13)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no clip after so many")
     parser.add_argument("--record", type=Path, default=Path("watermark.jsonl"))
     asked = parser.parse_args()
-    width, height = map(int, asked.size.split("x"))
-    kinds: list[tuple[str, int, Callable[[int], dict[str, Any]]]] = [
-        (asked.size, asked.clips, lambda seed: measure(list(footage(seed, width, height, asked.frames)), seed)),
-        ("demo", asked.demo, lambda seed: measure(demo_clip(seed), seed)),
-        ("unmarked", asked.unmarked, unmarked),
-    ]
+    wanted: dict[str, tuple[int, Callable[[int], dict[str, Any]]]] = {}
+    for name, clip in (("footage", footage_clip), ("demo", demo_clip)):
+        for text in getattr(asked, name):
+            size, _, count = text.partition(":")
+            width, height = map(int, size.split("x"))
+            wanted[f"{name} {size}"] = int(count), partial(measure, clip, width, height)
+    wanted["unmarked"] = asked.unmarked, unmarked
     done = [json.loads(line) for line in asked.record.read_text().splitlines()] if asked.record.exists() else []
+    counts = {kind: sum(row["kind"] == kind for row in done) for kind in wanted}
     started = time.perf_counter()
     with asked.record.open("a") as record:
-        for kind, count, make in kinds:
-            for seed in range(sum(row["kind"] == kind for row in done), count):
-                if time.perf_counter() - started > asked.seconds:
-                    break
-                row = {"kind": kind, **make(seed)}
-                done.append(row)
-                record.write(json.dumps(row) + "\n")
-                record.flush()
+        while time.perf_counter() - started < asked.seconds:
+            left = [kind for kind, (count, _) in wanted.items() if counts[kind] < count]
+            if not left:
+                break
+            kind = min(left, key=lambda kind: counts[kind] / wanted[kind][0])
+            done.append({"kind": kind, **wanted[kind][1](counts[kind])})
+            counts[kind] += 1
+            record.write(json.dumps(done[-1]) + "\n")
+            record.flush()
     print(table(done))
 
 
-def measure(frames: Frames, seed: int) -> dict[str, Any]:
-    """Mark a clip, attack it in every way, and tell what was found each time."""
+def footage_clip(width: int, height: int, seed: int) -> Frames:
+    """Return a clip of footage."""
+    return list(footage(seed, width, height, 13))
+
+
+def demo_clip(width: int, height: int, seed: int) -> Frames:
+    """Return a clip of the built-in model, 9 frames."""
+    random = np.random.default_rng(seed)
+    colour, shape = random.choice(("red", "blue", "green", "yellow")), random.choice(("ball", "square", "triangle"))
+    scene = random.choice(("ocean", "desert", "forest"))
+    prompt = f"a {colour} {shape} bounces over the {scene}"
+    return list(_reel().generate(prompt, seed=seed, size=(width, height), frames=9))
+
+
+@cache
+def _reel() -> Reel:
+    from ..runtime.reel import load
+
+    return load()
+
+
+def measure(clip: Callable[[int, int, int], Frames], width: int, height: int, seed: int) -> dict[str, Any]:
+    """Mark a clip, attack it in every way, and tell what was found each time: read, part of bits right, read wrong."""
+    frames = clip(width, height, seed)
     random = np.random.default_rng(seed)
     payload = Payload(int(random.integers(2**24)), int(random.integers(2**40)))
     watermark = Watermark(payload)
@@ -84,13 +118,14 @@ def measure(frames: Frames, seed: int) -> dict[str, Any]:
         "encoding": encoding,
         "found": {},
     }
-    for name, attacked in attacks(decoded(first), marked):
+    for name, attacked in attacks(decoded(first)):
         found = detect([luma(frame) for frame in attacked])
-        row["found"][name] = [found.payload == payload, round(found.agreement, 4), found.payload not in (None, payload)]
+        right = 0.5 if found.bits is None else float(np.mean(np.sign(found.bits) == encode(payload)))
+        row["found"][name] = [found.payload == payload, round(right, 4), found.payload not in (None, payload)]
     return row
 
 
-def attacks(frames: Frames, unencoded: Frames) -> Iterator[tuple[str, Frames]]:
+def attacks(frames: Frames) -> Iterator[tuple[str, Frames]]:
     """Yield what may be done to a clip that was written as MP4: name and frames."""
     height, width = frames[0].shape[:2]
     half = _even(width // 2), _even(height // 2)
@@ -100,6 +135,7 @@ def attacks(frames: Frames, unencoded: Frames) -> Iterator[tuple[str, Frames]]:
     yield "as written", frames
     yield "CRF 23", decoded(encoded(frames, 23))
     yield "CRF 28", decoded(encoded(frames, 28))
+    yield "CRF 32", decoded(encoded(frames, 32))
     yield "half size, CRF 23", decoded(encoded(resized(frames, *half), 23))
     yield "cropped to half, CRF 23", decoded(encoded(cropped, 23))
     yield (
@@ -109,25 +145,23 @@ def attacks(frames: Frames, unencoded: Frames) -> Iterator[tuple[str, Frames]]:
     yield "mirrored, CRF 28", decoded(encoded([frame[:, ::-1] for frame in frames], 28))
     yield "twice the speed, CRF 28", decoded(encoded(frames[::2], 28))
     yield "a third of frames dropped, CRF 28", decoded(encoded([f for i, f in enumerate(frames) if i % 3], 28))
-    yield "GIF", through_gif(unencoded)
+    yield "GIF", through_gif(frames)
 
 
 def unmarked(seed: int) -> dict[str, Any]:
     """Look for a mark in a small clip that has none."""
+    frames, (row, column) = _unmarked_footage(seed // _PATCHES**2), divmod(seed % _PATCHES**2, _PATCHES)
+    width, height = _UNMARKED
     average = FrameAverage()
-    for frame in footage(10_000 + seed, 160, 128, 2):
-        average.add(luma(frame))
+    for frame in frames:
+        average.add(luma(frame[row * height :, column * width :][:height, :width]))
     found = find(average)
-    return {"false": found.payload is not None, "score": found.score}
+    return {"false": found.payload is not None, "score": round(found.score, 3)}
 
 
-def demo_clip(seed: int) -> Frames:
-    """Return a clip of the built-in model."""
-    from ..runtime.reel import load
-
-    words = ("a red ball bounces over the ocean", "a blue square slides over the desert")
-    with load() as reel:
-        return list(reel.generate(words[seed % 2], seed=seed, size=(256, 256), frames=9))
+@lru_cache(maxsize=1)
+def _unmarked_footage(seed: int) -> Frames:
+    return list(footage(10_000 + seed, _PATCHES * _UNMARKED[0], _PATCHES * _UNMARKED[1], 2))
 
 
 def encoded(frames: Sequence[NDArray[np.uint8]], crf: int) -> bytes:
@@ -178,21 +212,20 @@ def table(rows: list[dict[str, Any]]) -> str:
         mean = {
             key: np.mean([row[key] for row in clips]) for key in ("psnr", "ssim", "growth", "milliseconds", "encoding")
         }
-        least = min(row["psnr"] for row in clips)
         lines += [
-            f"{kind}, {len(clips)} clips: {mean['psnr']:.1f} dB (least {least:.1f}), SSIM {mean['ssim']:.4f}, files "
-            f"x{mean['growth']:.2f}; {mean['milliseconds']:.1f} ms of processor time a frame, encoding "
-            f"{mean['encoding']:.1f} ms",
+            f"{kind}, {len(clips)} clips: {mean['psnr']:.1f} dB (least {min(row['psnr'] for row in clips):.1f}), "
+            f"SSIM {mean['ssim']:.4f}, files x{mean['growth']:.2f} (most {max(row['growth'] for row in clips):.2f}); "
+            f"{mean['milliseconds']:.1f} ms of processor time a frame, encoding {mean['encoding']:.1f} ms",
             "",
-            "| attack | read | bits right, of those read | read wrong |",
+            "| attack | read | bits right, mean (least) | read wrong |",
             "|---|---|---|---|",
         ]
         for attack in clips[0]["found"]:
             found = [row["found"][attack] for row in clips]
-            right = [agreement for read, agreement, _ in found if read]
-            share = f"{np.mean(right):.1%}" if right else "-"
+            right = [share for _, share, _ in found]
             lines.append(
-                f"| {attack} | {sum(f[0] for f in found)} of {len(found)} | {share} | {sum(f[2] for f in found)} |"
+                f"| {attack} | {sum(f[0] for f in found)} of {len(found)} | {np.mean(right):.1%} ({min(right):.1%}) | "
+                f"{sum(f[2] for f in found)} |"
             )
         lines.append("")
     if plain := [row for row in rows if row["kind"] == "unmarked"]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...core.errors import PromptError, UsageError, brief, one_line
 from ...core.files import read_plain
+from .classifier import FrameClassifier, FrameRule
 from .normal_form import Word, forms, normal_phrase
 
 ACTIONS = ("refuse", "flag", "replace")
@@ -83,7 +84,7 @@ class Policy:
     """Rules, names, and whether pictures may be brought along.
 
     people_action: what is done about real people's names, None for nothing. first_names, people: in normal form. allowed: names
-    that may be used. uploads: whether visitors' own pictures are taken.
+    that may be used. uploads: whether visitors' own pictures are taken. frames: how pictures are judged before they are written.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Policy:
     first_names: frozenset[str] = frozenset()
     allowed: re.Pattern[str] | None = None
     uploads: bool = True
+    frames: FrameRule | None = None
 
     @staticmethod
     def read(name: str | Path) -> Policy:
@@ -105,7 +107,7 @@ class Policy:
                 f"policy {one_line(path)}: cannot be read: {getattr(error, 'strerror', None) or error}"
             ) from error
         try:
-            return _policy(_toml(content))
+            return _policy(_toml(content), path.parent)
         except UsageError as error:
             raise UsageError(f"policy {one_line(path)}: {error}") from error
 
@@ -132,6 +134,10 @@ class Policy:
             raise UsageError(
                 f"the policy {self.name!r} takes no pictures of visitors: its owner can set pictures.uploads"
             )
+
+    def open_classifier(self) -> FrameClassifier | None:
+        """Open what judges frames, None where the policy names nothing. Raises UsageError where it cannot be used."""
+        return None if self.frames is None else self.frames.open(self.name)
 
     def _decide(self, prompt: str) -> Decision:
         if len(prompt) > _LONGEST_PROMPT:
@@ -204,14 +210,17 @@ def _toml(content: str) -> dict[str, Any]:
 _RULE_KEYS = {"category", "action", "phrases", "patterns", "together", "except", "replacement"}
 
 
-def _policy(data: dict[str, Any]) -> Policy:
-    if unknown := sorted(set(data) - {"name", "rule", "people", "pictures"}):
-        raise UsageError(f"unknown key {unknown[0]!r}: it has name, rule, people and pictures")
+def _policy(data: dict[str, Any], folder: Path) -> Policy:
+    if unknown := sorted(set(data) - {"name", "rule", "people", "pictures", "frames"}):
+        raise UsageError(f"unknown key {unknown[0]!r}: it has name, rule, people, pictures and frames")
     rules = data.get("rule", [])
     if not isinstance(rules, list):
         raise UsageError("a rule begins with [[rule]]")
     people = _table(data, "people", {"action", "names", "first_names", "allowed"})
     pictures = _table(data, "pictures", {"uploads"})
+    frames = data.get("frames", {})
+    if not isinstance(frames, dict):
+        raise UsageError("frames is a table: [frames]")
     uploads = pictures.get("uploads", True)
     if not isinstance(uploads, bool):
         raise UsageError("pictures.uploads is true or false")
@@ -223,6 +232,7 @@ def _policy(data: dict[str, Any]) -> Policy:
         frozenset(normal_phrase(name) for name in _texts(people, "first_names", "people")),
         _any_of(_texts(people, "allowed", "people")),
         uploads,
+        FrameRule.of(frames, folder) if frames else None,
     )
 
 

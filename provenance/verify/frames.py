@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,21 @@ MOST_FRAMES = 48
 _EVERY = 3
 _LONGEST_SIDE = 1280
 _MOST_PIXELS = 2**26
+# What a file's first bytes say it is, not what FFmpeg makes of it: among its formats are lists that name other files.
+_DEMUXERS = {
+    "image/png": "png_pipe",
+    "image/jpeg": "jpeg_pipe",
+    "image/gif": "gif",
+    "image/tiff": "tiff_pipe",
+    "image/webp": "webp_pipe",
+    "image/avif": "mov",
+    "image/heic": "mov",
+    "video/mp4": "mov",
+    "video/quicktime": "mov",
+    "video/x-matroska": "matroska",
+    "video/avi": "avi",
+    "audio/mp4": "mov",
+}
 
 
 class Unwatchable(OutputError):
@@ -25,7 +41,7 @@ def lumas(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
 
     Every third frame of a video is taken, since neighbours are much alike; of short ones, all. Raises Unwatchable.
     """
-    pictures = _with_pillow(path) if kind == "image/webp" else _with_ffmpeg(path)
+    pictures = _with_pillow(path, kind) if kind == "image/webp" else _with_ffmpeg(path, kind)
     for index, picture in enumerate(pictures):
         if index < MOST_FRAMES // 2 or index % _EVERY == 0:
             yield picture
@@ -33,11 +49,20 @@ def lumas(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
             return
 
 
-def _with_ffmpeg(path: Path) -> Iterator[NDArray[np.uint8]]:
+def colours(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames as `lumas` does, in RGB, uint8 [H, W, 3]. Raises Unwatchable."""
+    pictures = _with_pillow(path, kind, "RGB") if kind == "image/webp" else _with_ffmpeg(path, kind, "rgb24")
+    yield from islice(pictures, 0, None, _EVERY)
+
+
+def _with_ffmpeg(path: Path, kind: str, format: str = "gray") -> Iterator[NDArray[np.uint8]]:
     import av
 
+    if kind not in _DEMUXERS:
+        raise Unwatchable(f"{kind} holds no pictures that are looked at")
+    only = {"protocol_whitelist": "file"}
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), format=_DEMUXERS[kind], options=only, metadata_errors="replace") as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
                 raise Unwatchable("it holds no pictures")
@@ -48,24 +73,24 @@ def _with_ffmpeg(path: Path) -> Iterator[NDArray[np.uint8]]:
                 if isinstance(frame, av.VideoFrame):
                     _check(frame.width, frame.height)
                     width, height = _affordable(frame.width, frame.height)
-                    gray = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
+                    gray = frame.reformat(width=width, height=height, format=format, interpolation="AREA")
                     yield np.asarray(gray.to_ndarray(), np.uint8)
     except (av.FFmpegError, ValueError, RuntimeError, TypeError) as error:
         raise Unwatchable(f"its pictures cannot be read: {brief(error)}") from error
 
 
-def _with_pillow(path: Path) -> Iterator[NDArray[np.uint8]]:
+def _with_pillow(path: Path, kind: str, format: str = "L") -> Iterator[NDArray[np.uint8]]:
     """FFmpeg reads no animated WebP."""
     try:
         from PIL import Image, ImageSequence
     except ImportError:
-        yield from _with_ffmpeg(path)
+        yield from _with_ffmpeg(path, kind, "gray" if format == "L" else "rgb24")
         return
     try:
         with Image.open(path, formats=["WEBP"]) as image:
             _check(*image.size)
             for frame in ImageSequence.Iterator(image):
-                yield np.asarray(frame.convert("L").resize(_affordable(*image.size)))
+                yield np.asarray(frame.convert(format).resize(_affordable(*image.size)))
     except Unwatchable:
         raise
     except Exception as error:  # Pillow raises whatever its parsers meet

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import UsageError, one_line
 from ..watermark.detect import Detection, detect
 from ..watermark.pattern import PUBLIC_KEY
-from .frames import Unwatchable, lumas
+from .frames import Unwatchable, colours, lumas
 from .media_type import media_type
 from .metadata import Metadata, read_metadata
 from .signature import Signature, read_signature
+
+if TYPE_CHECKING:
+    from ..watermark.marker import Marker
 
 _NOTHING = (
     "No mark was found. That says nothing about how it was made: marks can be removed, and many generators leave none."
@@ -120,8 +123,10 @@ class MediaReport:
         return f"not looked for: {self.unwatchable}." if self.unwatchable else "none found."
 
 
-def examine(path: Path, anchors: bytes | None = None, key: str = PUBLIC_KEY) -> MediaReport:
-    """Look at one file. anchors: PEM of roots that are trusted. key: the watermark's.
+def examine(
+    path: Path, anchors: bytes | None = None, key: str = PUBLIC_KEY, marker: Marker | None = None
+) -> MediaReport:
+    """Look at one file. anchors: PEM of roots that are trusted. key: the watermark's. marker: somebody else's, looked for too.
 
     Raises UsageError where it cannot be read or is no picture or video.
     """
@@ -140,6 +145,9 @@ def examine(path: Path, anchors: bytes | None = None, key: str = PUBLIC_KEY) -> 
     watermark, unwatchable = Detection(None, 0.0), None
     try:
         watermark = detect(lumas(path, kind), key)
+        if watermark.payload is None and marker is not None:
+            found = marker.find(colours(path, kind))
+            watermark = watermark if found.payload is None else found
     except Unwatchable as error:
         unwatchable = str(error)
     return MediaReport(path, kind, metadata, signature, watermark, unwatchable)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,10 @@ _WHERE = (
     ("claimSignature", "the signature"),
     ("claim", "the signed claim"),
     ("ingredient", "what it says it was made of"),
+)
+# The box that holds one in MP4, the type of the box that it is, and labels inside.
+_OF_A_MANIFEST = re.compile(
+    rb"\xd8\xfe\xc3\xd6\x1b\x0e\x48\x3c\x92\x97|jumd(?:c2pa|c2ma|c2as)|c2pa\.(?:claim|signature|assertions)|urn:c2pa:"
 )
 _TRUST = ("signingCredential.untrusted", "signingCredential.trusted")
 
@@ -99,9 +106,22 @@ def read_signature(path: Path, kind: str, anchors: bytes | None) -> Signature:
         except c2pa.C2paError as error:
             if type(error).__name__.endswith("ManifestNotFound"):
                 return Signature("none")
-            return Signature("unreadable", reason=brief(error) or "unknown error")
+            reason = brief(error) or "unknown error"
+            if _has_manifest(path):
+                return Signature("unreadable", reason=reason)
+            # Files that c2pa cannot parse, such as some kinds of TIFF: nothing in this one was ever signed.
+            return Signature("unchecked", reason=f"C2PA's reader does not understand this file: {reason}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return Signature("unreadable", reason=f"its report cannot be read: {brief(error)}")
+
+
+def _has_manifest(path: Path) -> bool:
+    """Tell whether anything in a file is of a manifest's, damaged as that may be."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _OF_A_MANIFEST.search(content) is not None
 
 
 def _understood(state: str, report: dict[str, Any]) -> Signature:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ class Detection:
 
     payload: None where there is no mark. scale: size of what was found, of the size that it was made in. mirrored: left and
     right, or top and bottom, are exchanged. score: how far the pilots stand out of chance, in standard deviations.
-    agreement: the part of the codeword's bits that was read right. frames: how many were looked at.
+    agreement: the part of the codeword's bits that was read right. frames: how many were looked at. bits: the codeword as it
+    was read in the likeliest place, [CODE_BITS], positive for 0, even where its check fails; None where nothing was read.
     """
 
     payload: Payload | None
@@ -39,6 +40,7 @@ class Detection:
     mirrored: bool = False
     agreement: float = 0.0
     frames: int = 0
+    bits: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 class FrameAverage:
@@ -70,17 +72,18 @@ def find(average: FrameAverage, key: str = PUBLIC_KEY) -> Detection:
     if average.total is None or min(average.total.shape) < 16 or not average.total.any():
         return Detection(None, 0.0, frames=average.count)
     search = _Search(average.total, pattern_of(key))
-    best = 0.0
+    best, bits = 0.0, None
     for candidate in search.candidates():
-        best = max(best, candidate.score)
         soft = search.read(candidate)
+        if candidate.score > best:
+            best, bits = candidate.score, soft
         payload = decode(soft)
         if payload is not None:
             agreement = float(np.mean(np.sign(soft) == encode(payload)))
             mirrored = candidate.flip_across or candidate.flip_down
             scale = float(np.sqrt(candidate.scale_across * candidate.scale_down))
-            return Detection(payload, candidate.score, scale, mirrored, agreement, average.count)
-    return Detection(None, best, frames=average.count)
+            return Detection(payload, candidate.score, scale, mirrored, agreement, average.count, soft)
+    return Detection(None, best, frames=average.count, bits=bits)
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,7 @@ class _Search:
 
     def _locate(self, scale_across: float, scale_down: float, grid: int = TILE) -> _Candidate:
         """Return the likeliest place of a mark of one size, mirrored or not, on a grid of so many places a side of a tile."""
-        spectrum = self._spectrum(scale_across, scale_down)
-        fits = np.stack([self._pilots_fit(spectrum, flips, grid) for flips in _FLIPS])
+        fits = self._pilots_fit(self._spectrum(scale_across, scale_down), grid)
         flat = fits.reshape(len(_FLIPS), -1)
         best = flat.argmax(axis=1)
         scores = flat[np.arange(len(_FLIPS)), best] / (np.sqrt(np.mean(flat**2, axis=1)) + 1e-12)
@@ -163,15 +165,16 @@ class _Search:
             float(scores[flipped]), scale_across, scale_down, flip_across, flip_down, shift_across, shift_down
         )
 
-    def _pilots_fit(self, spectrum: NDArray[np.complex64], flips: tuple[bool, bool], grid: int) -> NDArray[np.float32]:
-        """Return how well the pilots fit at each place in a tile, [grid, grid]: a correlation, by FFT."""
+    def _pilots_fit(self, spectrum: NDArray[np.complex64], grid: int) -> NDArray[np.float32]:
+        """Return how well the pilots fit at each place in a tile, [_FLIPS, grid, grid]: a correlation, by FFT."""
         pattern, pilots = self._pattern, self._pattern.pilots
-        values = (self._flipped(spectrum, *flips) * pattern.phases.conj())[pilots]
+        values = np.stack([self._flipped(spectrum, *flips) for flips in _FLIPS])[:, pilots]
+        values *= pattern.phases[pilots].conj()
         down, across = pattern.down[pilots], pattern.across[pilots]
         right = across > 0
-        waves = np.zeros((grid, grid // 2 + 1), np.complex64)
-        waves[down[right], across[right]] = values[right]
-        waves[-down[~right], -across[~right]] = values[~right].conj()
+        waves = np.zeros((len(_FLIPS), grid, grid // 2 + 1), np.complex64)
+        waves[:, down[right], across[right]] = values[:, right]
+        waves[:, -down[~right], -across[~right]] = values[:, ~right].conj()
         return np.asarray(np.fft.irfft2(waves, (grid, grid)), np.float32)
 
     def _spectrum(self, scale_across: float, scale_down: float) -> NDArray[np.complex64]:
@@ -203,7 +206,11 @@ class _Search:
 def _waves(length: int, period: float) -> NDArray[np.complex64]:
     """Return exp(-2πi·k·x/period) for x below length and k from 0 to REACH, [length, REACH+1]."""
     turns = np.outer(np.arange(length) / period, np.arange(REACH + 1)).astype(np.float32)
-    return np.asarray(np.exp(np.complex64(-2j * np.pi) * turns), np.complex64)
+    turns *= np.float32(-2 * np.pi)
+    waves = np.empty(turns.shape, np.complex64)
+    np.cos(turns, out=waves.real)
+    np.sin(turns, out=waves.imag)
+    return waves
 
 
 def _detail(luma: NDArray[np.uint8]) -> NDArray[np.float32]:

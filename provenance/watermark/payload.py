@@ -7,6 +7,7 @@ A check (CRC-24, polynomial of RFC 4880) tells a payload from noise. A convoluti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,9 +56,7 @@ class Payload:
 
 def encode(payload: Payload) -> NDArray[np.int8]:
     """Return the codeword of a payload, +1 for 0 and -1 for 1, [CODE_BITS]."""
-    number = payload.maker << CLIP_BITS | payload.clip
-    value = number << CHECK_BITS | _check(number)
-    bits = [value >> place & 1 for place in reversed(range(_MESSAGE_BITS))] + [0] * _MEMORY
+    bits = to_bits(payload) + [0] * _MEMORY
     register, code = 0, []
     for bit in bits:
         register = (register >> 1) | bit << _MEMORY
@@ -89,6 +88,23 @@ def decode(soft: NDArray[np.float32]) -> Payload | None:
     if _check(message) != check:
         return None
     return Payload(message >> CLIP_BITS, message & (2**CLIP_BITS - 1))
+
+
+def to_bits(payload: Payload) -> list[int]:
+    """Return a payload and its check as they are, 88 bits, for marks that mend errors themselves."""
+    number = payload.maker << CLIP_BITS | payload.clip
+    value = number << CHECK_BITS | _check(number)
+    return [value >> place & 1 for place in reversed(range(_MESSAGE_BITS))]
+
+
+def from_bits(bits: Sequence[int]) -> Payload | None:
+    """Return the payload of what `to_bits` gave and of bits after it, None where its check says that it is none."""
+    number = 0
+    for bit in bits[:_MESSAGE_BITS]:
+        number = number << 1 | bit
+    message, check = number >> CHECK_BITS, number & (2**CHECK_BITS - 1)
+    # Nothing but zeros is what a decoder gives that sees nothing; their check is not 0, so they do not pass.
+    return Payload(message >> CLIP_BITS, message & (2**CLIP_BITS - 1)) if _check(message) == check else None
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,11 @@ from .fit import Picture
 
 _MOST_HELD = 2**30
 """Bytes of pictures that are held at once."""
+# FFmpeg also reads lists, which name other files and addresses: a file that somebody sent is itself and nothing else.
+_ONE_FILE = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,gif,apng,h264,hevc,ivf,nut,wav,mp3,flac,aac",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ def last_pictures(path: Path, count: int) -> VideoEnd:
     if not path.is_file():
         raise UsageError(f"{name}: {'is not a file' if path.exists() else 'there is no such file'}")
     try:
-        with av.open(str(path), "r") as container:
+        with av.open(str(path), "r", options=_ONE_FILE) as container:
             if not isinstance(container, InputContainer) or not container.streams.video:
                 raise UsageError(f"{name}: has no pictures in it")
             stream = container.streams.video[0]

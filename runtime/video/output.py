@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...core.errors import UsageError, one_line
 from ...core.files import check_file_target
 from ...media.label import Label
+from ...provenance.claim import Origin
 from ...provenance.marks import Marks
 from .frame_rate import FrameRate, told
 from .gif import GifSink
 from .mp4 import Mp4Sink
 from .png import PngFolderSink, check_folder_target
-from .sink import Frame, write_frames
+from .sink import Frame, Sink, write_frames
 from .webp import WebPSink
+
+if TYPE_CHECKING:
+    from ...provenance.policy.classifier import FrameClassifier
 
 SUFFIXES = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}
 """Suffix by format; that of a folder of PNGs is none."""
 _FASTEST = {"gif": GifSink.fastest, "webp": WebPSink.fastest}
 _KNOWN = "end it in .mp4, .gif or .webp, or leave the suffix out for a folder of PNGs"
+
+
+class Written(NamedTuple):
+    """What was written. frames: how many. marks: what became of the marks, None where the output has none."""
+
+    frames: int
+    marks: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class Output:
 
     given: the path as it was asked for. path: absolute, links followed. format: a key of SUFFIXES. fps: frames per second,
     known once the request is complete. marks: what says that the clip is generated, None for the note in its metadata alone.
-    label: what is written into its pictures.
+    label: what is written into its pictures. classifier: what judges them before they are written.
     """
 
     given: Path
@@ -38,6 +50,7 @@ class Output:
     fps: FrameRate | None = None
     marks: Marks | None = None
     label: Label | None = None
+    classifier: FrameClassifier | None = None
 
     @staticmethod
     def check(path: str | Path) -> Output:
@@ -74,34 +87,76 @@ class Output:
         return replace(self, fps=fps)
 
     def marked(self, marks: Marks | None, label: Label | None, width: int, height: int) -> Output:
-        """Return the output with marks, after making sure that pictures of that size bear them. See Marks.check, Label.check."""
+        """Return the output with marks and label, after making sure that pictures of that size bear them.
+
+        See Marks.check, Label.check.
+        """
         if marks is not None:
             marks.check(self.format, width, height)
         if label is not None:
             label.check(width, height)
         return replace(self, marks=marks, label=label)
 
+    def judged(self, classifier: FrameClassifier | None) -> Output:
+        """Return the output with what judges its pictures before they are written."""
+        return replace(self, classifier=classifier)
+
     def write(
         self,
         frames: Iterable[Frame],
         metadata: Mapping[str, str],
         count: int | None = None,
-        seal: Callable[[Path], None] | None = None,
-    ) -> int:
-        """Write frames, uint8 [H, W, 3], RGB, of one shape, as they come, and return how many there were.
+        origin: Origin | None = None,
+        *,
+        watch: Callable[[Frame], None] | None = None,
+        finish: Callable[[Path], None] | None = None,
+    ) -> Written:
+        """Write frames, uint8 [H, W, 3], RGB, of one shape, as they come, with the output's label and marks.
 
-        metadata: what the clip says of itself, see the format's sink. count: how many frames to expect. seal: see write_frames.
-        The output is complete, or what was there before still is. Raises OutputError where writing fails, GeometryError
-        for a size that the format has no pictures of; what `frames` raises passes through unchanged.
+        The order is fixed: judgement, label, watermark, encoding, whatever else changes the file, signature. metadata: what the
+        clip says of itself, see the format's sink. count: how many frames to expect. origin: what marks claim that it is made
+        of; an output with marks needs it. watch: is shown each picture as it is encoded. finish: changes the complete file
+        before it is signed.
+        The output is complete, or what was there before still is. Raises OutputError where writing fails, or signing where
+        that is required; ClipRefused where a picture is refused; GeometryError for a size that the format has no pictures of;
+        what `frames` raises passes through unchanged.
         """
+        marking = None
+        if self.classifier is not None:
+            frames = self.classifier.over(frames)
+        if self.label is not None:
+            frames = self.label.over(frames)
+        if self.marks is not None:
+            assert origin is not None, "an output with marks says what it is made of"
+            marking = self.marks.begin(self.format, origin)
+            frames = marking.over(frames)
+        if watch is not None:
+            frames = _watched(frames, watch)
+
+        def seal(path: Path) -> None:
+            if finish is not None:
+                finish(path)
+            if marking is not None:
+                marking.seal(path)
+
+        number = write_frames(self.path, frames, self._sink(metadata, count), seal)
+        return Written(number, None if marking is None else marking.record())
+
+    def _sink(self, metadata: Mapping[str, str], count: int | None) -> Sink:
         assert self.fps is not None, "an output is written at a speed: see Output.at"
         if self.format == "mp4":
-            return write_frames(self.path, frames, Mp4Sink(self.fps, metadata), seal)
+            return Mp4Sink(self.fps, metadata)
         if self.format == "gif":
-            return write_frames(self.path, frames, GifSink(self.fps, metadata), seal)
+            return GifSink(self.fps, metadata)
         if self.format == "webp":
-            return write_frames(self.path, frames, WebPSink(self.fps, metadata), seal)
-        return write_frames(self.path, frames, PngFolderSink(metadata, count), seal)
+            return WebPSink(self.fps, metadata)
+        return PngFolderSink(metadata, count)
+
+
+def _watched(frames: Iterable[Frame], watch: Callable[[Frame], None]) -> Iterator[Frame]:
+    for frame in frames:
+        watch(frame)
+        yield frame
 
 
 def format_of(path: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgereel.provenance.claim import Origin
 from edgereel.runtime.video.output import Output
 
 
@@ -22,10 +23,5 @@ def write_clip(path, marks=None, frames=None, fps=8):
     height, width = frames[0].shape[:2]
     output = Output.check(path).at(fps).marked(marks, None, width, height)
     metadata = {"title": "AI-generated video", "comment": '{"ai_generated": true, "edgereel": "0"}'}
-    if marks is None:
-        output.write(iter(frames), metadata, len(frames))
-        return None
     settings = {"prompt": "never told", "seed": 3, "width": width, "height": height, "bundle": "demo"}
-    marking = marks.begin(output.format, settings)
-    output.write(marking.over(iter(frames)), metadata, len(frames), marking.seal)
-    return marking.record()
+    return output.write(iter(frames), metadata, len(frames), Origin(settings)).marks

@@ -56,7 +56,7 @@ def write_old(path):
 
 def write_output(path, frames, fps, metadata, count=None):
     """Write frames in the format that the path's name asks for, and return how many there were."""
-    return Output.check(path).at(fps).write(frames, metadata, count)
+    return Output.check(path).at(fps).write(frames, metadata, count).frames
 
 
 def write_mp4(path, frames, fps, metadata, crf=18):

@@ -158,6 +158,42 @@ def test_inputs_keep_their_marks(signed, module_identity, device, tmp_path):
     assert report.count('"componentOf"') == 1
 
 
+def test_marks_found_on_inputs_are_kept(signed, module_identity, device, tmp_path):
+    """A watermarked clip, a signed one whose bytes were changed, and a camera's picture go into a clip: all are told of."""
+    from PIL import Image
+
+    from edgereel.provenance.claim import Origin
+    from edgereel.runtime.video.output import Output
+
+    picture, watermarked, altered = tmp_path / "picture.png", tmp_path / "stripped.mkv", tmp_path / "altered.mp4"
+    Image.fromarray(pictures(count=1)[0]).save(picture)
+    with av.open(str(signed[0])) as source, av.open(str(watermarked), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    content = bytearray(signed[0].read_bytes())
+    media = next(start for kind, _, start, _ in boxes(bytes(content)) if kind == b"mdat")
+    content[media + 100] ^= 1
+    altered.write_bytes(content)
+    frames, path = pictures(), tmp_path / "clip.mp4"
+    output = Output.check(path).at(8).marked(Marks(False, module_identity, required=True), None, 192, 144)
+    record = output.write(iter(frames), {}, 8, Origin({}, inputs=(picture, watermarked, altered, signed[0]))).marks
+    found = read_signature(path, "video/mp4", own_root(device))
+    assert found.state == "trusted"
+    assert found.inputs == 3, "C2PA has no place in Matroska"
+    plain, stripped, changed, whole = record["inputs"]
+    assert found.claim["inputs"] == record["inputs"]
+    assert set(plain) == {"sha256", "type"}, "nothing is said of a picture without marks"
+    assert (stripped["type"], stripped["watermark"]) == ("video/x-matroska", signed[1]["watermark"])
+    assert (changed["signature"], changed.get("id")) == ("invalid", None)
+    assert (whole["signature"], whole["id"], whole["generated"]) == ("valid", signed[1]["id"], True)
+    with path.open("rb") as file, c2pa.Reader("video/mp4", file) as reader:
+        report = reader.json()
+    assert "assertion.bmffHash.mismatch" in report, "the changed input's manifest is kept with what is wrong with it"
+
+
 def test_encoding_anew_loses_the_signature_and_keeps_the_watermark(signed, tmp_path):
     from edgereel.provenance.verify.report import examine
 

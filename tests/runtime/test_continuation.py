@@ -152,6 +152,20 @@ def test_the_last_pictures_of_a_file(tmp_path, suffix, codec, count):
     assert np.abs(np.array(found) - expected).max() < 4
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile other.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nother.mp4\n#EXT-X-ENDLIST\n",
+    ],
+)
+def test_a_list_of_other_files_is_no_video(tmp_path, text):
+    write_video(tmp_path / "other.mp4", shades(9))
+    (tmp_path / "list.mp4").write_text(text)
+    with pytest.raises(UsageError, match="is not a video that can be read"):
+        last_pictures(tmp_path / "list.mp4", 5)
+
+
 def bad_files(folder):
     good = write_video(folder / "good.mp4", shades(9)).read_bytes()
     (folder / "empty.mp4").write_bytes(b"")

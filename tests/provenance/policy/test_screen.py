@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -101,3 +103,18 @@ def test_generate_is_told_before_it_works(run):
     assert (code, out) == (2, "")
     assert "category: sexual" in err
     assert "naked" not in err
+
+
+def test_prompts_are_screened_and_marks_chosen_without_numpy(tmp_path):
+    """The process that answers HTTP screens prompts, and has neither numpy nor FFmpeg in it."""
+    code = (
+        "import sys\n"
+        "for name in ('numpy', 'av', 'PIL', 'c2pa', 'cryptography', 'onnxruntime'): sys.modules[name] = None\n"
+        "from edgereel.provenance.policy.screen import Policy\n"
+        "import edgereel.provenance.marks, edgereel.provenance.log, edgereel.provenance.verify, edgereel.provenance.keys\n"
+        "booth = Policy.read('booth')\n"
+        "print(booth.screen('a nude man').categories, booth.check('a red ball'), booth.uploads)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stderr == ""
+    assert done.stdout == "['sexual'] a red ball False\n"
