@@ -172,6 +172,7 @@ def decode(
     latents: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="What --keep-latents has kept.")],
     output: OutputOption = Path("out.mp4"),
     bundle: BundleOption = None,
+    decoder: DecoderOption = None,
     private: PrivateOption = False,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
@@ -189,6 +190,7 @@ def decode(
             bundle=bundle,
             options=reel_options(engine, threads, memory, as_json),
             private=private,
+            decoder=decoder,
             on_progress=progress,
         )
     print_result(result, as_json)

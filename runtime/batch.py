@@ -191,16 +191,17 @@ def decode_file(
     bundle: Path | None,
     options: ReelOptions,
     private: bool = False,
+    decoder: str | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make the video of latents that were kept, and return a record as run_jobs yields.
+    """Make the video of latents that were kept, and return a record as run_jobs yields. decoder: see read_video.
 
     Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
     """
     checked = Output.check(output)
     with options.open(bundle, on_progress) as reel:
         reel.only_decodes = True
-        video = read_video(latents, reel)
+        video = read_video(latents, reel, decoder)
         written = checked.at(video.request.fps)
         video.write(written, private=private, on_progress=on_progress)
         return _record(video.request.settings(), written, reel, {}, 0)

@@ -149,7 +149,7 @@ class OpenRequest:
             image=_hash(self.image),
             last_image=_hash(self.last_image),
             fit=self.fit,
-            decoder=_decoder(manifest, self.decoder),
+            decoder=chosen_decoder(manifest, self.decoder),
         )
 
 
@@ -209,7 +209,7 @@ def named_size(manifest: Manifest, size: tuple[int, int] | str | None) -> tuple[
     return width, height
 
 
-def _decoder(manifest: Manifest, asked: str | None) -> str | None:
+def chosen_decoder(manifest: Manifest, asked: str | None) -> str | None:
     """Return the decoder that is used, None where there is no choice. Raises UsageError for one that is not there."""
     decoder_graphs(manifest, Uses(asked))
     return manifest.decoder_name(asked) if len(manifest.roles.decoders_by_name) > 1 else None
