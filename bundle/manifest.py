@@ -63,6 +63,7 @@ __all__ = [
     "Recipe",
     "Record",
     "Roles",
+    "SecondStage",
     "Stream",
     "TensorSpec",
     "TextRules",
@@ -153,6 +154,35 @@ class TokenShift(Record):
         return math.exp(min(20.0, max(-20.0, self.base_shift + slope * (tokens - self.base_tokens))))
 
 
+class SecondStage(Record):
+    """How sampling goes on at the clip's own size, after the recipe's steps have made a clip of a smaller one.
+
+    The clean latents x0 of that one are enlarged (`nearest`, or `linear` between pixels' centres) and noised to the first of
+    `sigmas`: (1 - sigma)·x0 + sigma·noise, noise drawn anew. From there the recipe's sampler goes on along the list.
+
+    scale: of height and width, the first size's to the clip's. sigmas: noise levels, falling; 0 follows the last one.
+    timesteps: what the model is told at each; train_timesteps·sigma where left out.
+    """
+
+    scale: Annotated[float, Field(gt=0, lt=1)]
+    upscale: Literal["nearest", "linear"] = "nearest"
+    sigmas: SigmaList
+    timesteps: TimestepList | None = None
+
+    @model_validator(mode="after")
+    def _levels_fall(self) -> SecondStage:
+        if self.sigmas[0] >= 1:
+            raise ValueError("the second stage begins at sigma 1: nothing of the first would be left")
+        _check_list("second sigmas", self.sigmas, len(self.sigmas), 1)
+        if self.timesteps is not None:
+            _check_list("second timesteps", self.timesteps, len(self.sigmas), 1e6)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_timesteps_where_there_are_none(self, to_data: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in to_data(self).items() if key != "timesteps" or value is not None}
+
+
 class Recipe(Record):
     """How to sample: one way of running the model that its makers (or distillers) recommend.
 
@@ -169,6 +199,7 @@ class Recipe(Record):
     guidance: classifier-free guidance scale; 1 or below runs the denoiser once a step, without the negative prompt.
     expert_guidance: that of each denoiser, where they differ.
     boundary: sigma from which up the first of two denoisers is in charge, where not the one their ranges say.
+    second: how sampling goes on at the clip's size where its first steps make a smaller one, for `euler` and `sde`.
     source: where the recipe was read.
     """
 
@@ -186,6 +217,7 @@ class Recipe(Record):
     expert_guidance: Annotated[list[Guidance], Field(max_length=8)] | None = None
     boundary: Annotated[float, Field(gt=0, lt=1)] | None = None
     train_timesteps: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
+    second: SecondStage | None = None
     source: LongText = ""
 
     @property
@@ -214,6 +246,8 @@ class Recipe(Record):
         needed = "sigma_max" if self.sampler == "rcm" else "shift"
         if not given and self.shift_by_tokens is None and getattr(self, needed) is None:
             raise ValueError(f"{self.sampler} needs {needed} or a list of noise levels")
+        if self.second is not None and self.sampler not in ("euler", "sde"):
+            raise ValueError(f"{self.sampler} cannot go on from a noise level: a second stage is for euler and sde")
         if self.sampler == "rcm" and self.steps > RCM_MOST_STEPS:
             raise ValueError(f"rcm takes 1 to {RCM_MOST_STEPS} steps, not {self.steps}")
         return self
@@ -404,6 +438,8 @@ class Manifest(Record):
                 raise ValueError("held needs denoisers whose timestep is [batch, frames]")
         if self.stream is not None and (len(experts) > 1 or self.latent.patch[0] > 1):
             raise ValueError("stream needs one denoiser, and patches of one latent frame")
+        if self.stream is not None and any(recipe.second is not None for recipe in self.recipes):
+            raise ValueError("a stream is sampled at one size: no recipe may have a second stage")
         if self.stream is not None and self.condition is not None:
             raise ValueError("a stream has no end that a condition of pictures could be made for")
         if (self.held is not None or self.condition is not None) and not encodes:
@@ -449,7 +485,7 @@ class Manifest(Record):
             any(part is not None for part in (*newer, roles.decoder, roles.decoders)),
             bool(self.defaults.formats),
             self.text.trim,
-            any(recipe.shift_by_tokens is not None for recipe in self.recipes),
+            any(recipe.shift_by_tokens is not None or recipe.second is not None for recipe in self.recipes),
             any(expert.timestep_of_each_frame for expert in roles.denoiser),
             any(spec.dtype == "float16" for spec in specs),
         )

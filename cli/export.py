@@ -61,8 +61,8 @@ def export(
         str | None,
         typer.Option(
             metavar="FILE[:scaled|:normalised]",
-            help="A second, small decoder (safetensors: taew2_1, taew2_2, lighttaew2_1, lighttaew2_2), for generate --decoder tiny. "
-            "What it takes, latents as they were before normalising or not, goes by the file's name if left out.",
+            help="A second, small decoder (safetensors: taew2_1, taew2_2, lighttaew2_1, lighttaew2_2), for --decoder tiny. "
+            "Whether it takes normalised latents goes by the file's name if left out.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name; the folder's if left out.")] = None,

@@ -212,6 +212,9 @@ class Reel:
             if given is not None:
                 loop.resume(given)
             latents = sample_chunks(loop, shape[2], given, own, on_progress)
+        elif len(stages := request.stages(manifest)) > 1:
+            uses = Uses(request.decoder)
+            latents = denoising.sample_in_stages(stages, noise, lambda *size: self.plan(*size, None, uses), on_progress)
         else:
             # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
             drawn = noise.draw(shape)
