@@ -30,6 +30,9 @@ FULL_SIZE = (256, 128, 64, 64)
 """The widths of published files."""
 
 
+_CENTRED = torch.tensor([[0.1, 0.3, 0.1], [0.3, 2.8, 0.3], [0.1, 0.3, 0.1]])
+
+
 class Statistics:
     """What a tiny decoder needs to know of an autoencoder's configuration."""
 
@@ -45,12 +48,18 @@ def geometry_of(shape: TinyShape) -> LatentGeometry:
 
 
 def tensors_of(shape: TinyShape, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file: the decoder's, under which activations keep their size, and some of an encoder's."""
+    """Return the tensors of a file: the decoder's, and some of an encoder's.
+
+    Activations keep their size, and most of what a convolution sees lies at its centre: as in trained decoders, pictures depend
+    little on what is far away.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for name, value in TinyDecoder(shape).state_dict().items():
         size = math.sqrt(1.5 / max(1, value[0].numel())) if value.ndim > 1 else 0.05
         tensors[name] = torch.randn(value.shape, generator=generator) * size
+        if value.shape[2:] == (3, 3):
+            tensors[name] *= _CENTRED
     tensors["decoder.22.weight"] *= 0.4
     tensors["decoder.22.bias"] += 0.5
     return {**tensors, "encoder.0.weight": torch.randn(4, 3, 3, 3, generator=generator)}

@@ -69,7 +69,7 @@ def test_the_plan_is_of_the_decoder_that_is_used(run: Run, two_decoder_reel: Pat
     size = ("--size", "64x64", "--frames", "17", "--engine", "cpu", "--json")
     plans = [done(run("plan", two_decoder_reel, "--decoder", name, *size)) for name in ("full", "tiny")]
     full, tiny = (plan["components"]["decoder"] for plan in plans)
-    for key in ("weight_bytes", "activation_bytes"):
+    for key in ("weights", "activations"):
         assert tiny[key] < full[key] / 2
 
 
