@@ -79,11 +79,12 @@ class TinyDecoder(nn.Module):
         hidden = latents.transpose(1, 2).flatten(0, 1)
         for layer in self.decoder:
             if isinstance(layer, MemoryBlock):
-                frames = hidden.unflatten(0, (batch, -1))
+                frames = hidden.reshape(batch, -1, *hidden.shape[1:])
                 hidden = layer(hidden, torch.cat([torch.zeros_like(frames[:, :1]), frames[:, :-1]], 1).flatten(0, 1))
             else:
                 hidden = layer(hidden)
-        frames = F.pixel_shuffle(hidden, self.shape.patch).unflatten(0, (batch, -1)).transpose(1, 2)
+        pictures = F.pixel_shuffle(hidden, self.shape.patch)
+        frames = pictures.reshape(batch, -1, *pictures.shape[1:]).transpose(1, 2)
         return _pictures(frames[:, :, self.shape.temporal_scale - 1 :])
 
 
