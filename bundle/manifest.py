@@ -38,7 +38,7 @@ from .bounds import (
 )
 from .conditioning import Condition, Held, Stream
 from .record import Record
-from .roles import DecoderGraphs, DecoderName, Denoiser, Graph, ImageEncoder, Quantization, Roles, TensorSpec
+from .roles import TINY, DecoderGraphs, DecoderName, Denoiser, Graph, ImageEncoder, Quantization, Roles, TensorSpec
 
 __all__ = [
     "FORMAT_NAME",
@@ -496,6 +496,11 @@ class Manifest(Record):
         names = list(self.roles.decoders_by_name)
         name = asked or self.default_decoder or names[0]
         return name if name in names else None
+
+    @property
+    def preview_decoder(self) -> str | None:
+        """The decoder that clips are shown with before they are done: the tiny one where there is one."""
+        return self.decoder_name(TINY) or self.decoder_name()
 
     def recipe(self, name: str | None = None) -> Recipe | None:
         """Return the recipe of that name, the first (the default) for None, None where there is no such recipe."""

@@ -73,6 +73,12 @@ def generate(
     ] = None,
     fit: FitOption = None,
     decoder: DecoderOption = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Show here, anew at each step, what is known of the video: .webp, .mp4 or .gif."
+        ),
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="One prompt per line: a video of each.")] = None,
     private: PrivateOption = False,
     no_cache: Annotated[
@@ -155,6 +161,7 @@ def generate(
             keep_latents=keep_latents,
             marks=marks,
             label=None if label is None else Label(label, label_corner, label_size),
+            preview=preview,
             on_progress=progress,
         )
         done = []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,14 +158,18 @@ def run_jobs(
     keep_latents: bool = False,
     marks: Marks | None = None,
     label: Label | None = None,
+    preview: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make each job's video with one opened reel; yield a record of each as it is finished.
 
     asked: the settings of all of them, each with its own prompt. keep_latents: put each clip's latents beside its output, once
     that is written. They are put there too where decoding fails. marks: what says of each clip that it is generated. label: what
-    is written into its pictures.
+    is written into its pictures. preview: where each clip is shown as far as it is known at each step, one after the other.
     """
+    if preview is not None and (marks is not None or label is not None):
+        raise UsageError("--preview has no marks and no label: leave it out where clips must have them")
+    shown = None if preview is None else Output.check(preview)
     with options.open(bundle, on_progress) as reel:
         asked = asked.with_pictures(reel.bundle.manifest)
         request = asked.complete(reel.bundle.manifest)
@@ -174,7 +180,11 @@ def run_jobs(
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             cached_before = reel.embedder.cached
-            video = reel.make(replace(asked, prompt=job.prompt), on_progress)
+            video = reel.make(
+                replace(asked, prompt=job.prompt),
+                on_progress,
+                None if shown is None else partial(_show, shown, private),
+            )
             marked = _write(video, job.output, reel, private, on_progress)
             record = _record(video.request.settings(), job.output, reel, before, reel.embedder.cached - cached_before)
             if marked is not None:
@@ -182,6 +192,12 @@ def run_jobs(
             if keep_latents:
                 record["latents"] = str(_keep_latents(video, job.output, reel, private))
             yield record
+
+
+def _show(output: Output, private: bool, video: Video) -> None:
+    """Write a preview where the one of the step before is."""
+    with suppress(EngineError):  # at first all pictures may be alike
+        video.write(output.at(video.request.fps), private=private)
 
 
 def decode_file(

@@ -36,7 +36,8 @@ class Denoising:
     """What the sampling of one clip runs on.
 
     plan: the one to hold to. prompt_embeds: of the prompt and, where a denoiser is guided, of the negative prompt. known:
-    what goes in beside them. add_time: see Reel.add_time.
+    what goes in beside them. add_time: see Reel.add_time. on_estimate: given at each step the clean latents that the denoiser
+    believes in then.
     """
 
     manifest: Manifest
@@ -46,6 +47,7 @@ class Denoising:
     prompt_embeds: Sequence[Tensor]
     add_time: Callable[[str, float, str], None]
     known: Known = field(default_factory=Known)
+    on_estimate: Callable[[NDArray[np.float32]], object] | None = None
 
     def sample(
         self,
@@ -72,6 +74,8 @@ class Denoising:
             if request.guidances[index] > 1:
                 without = self._predict(index, noisy, timestep, 1, seen)
                 velocity = without + np.float32(request.guidances[index]) * (velocity - without)
+            if self.on_estimate is not None:
+                self.on_estimate(self.known.put_back(noisy - np.float32(sigma) * velocity))
             return velocity
 
         before, total = steps or (request.steps * chunk[0], request.steps * chunk[1])

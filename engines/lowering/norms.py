@@ -55,7 +55,7 @@ def _is_over_channels(graph: Graph, node: Any) -> bool:
     axes = graph.constant(node.input[1])
     if axes is None or axes.data_location == onnx.TensorProto.EXTERNAL:
         return False
-    return onnx.numpy_helper.to_array(axes).tolist() == [_CHANNELS]
+    return bool(onnx.numpy_helper.to_array(axes).tolist() == [_CHANNELS])
 
 
 def _gains(graph: Graph, readers: dict[str, list[Any]], node: Any) -> tuple[int, ...] | None:

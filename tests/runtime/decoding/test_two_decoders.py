@@ -112,3 +112,31 @@ def test_a_bundle_is_compared_with_itself_by_the_other_decoder(two_decoder_reel:
     expected = 10 * math.log10(255**2 / np.square(clips[0] - clips[1]).mean())
     assert compared.psnr_db == pytest.approx(expected, abs=1e-6)
     assert f"{two_decoder_reel} (decoder tiny) beside" in summary(compared)
+
+
+def test_previews_are_of_the_tiny_decoder(two_decoder_reel: Path) -> None:
+    """At each step: the last one's latents are those of the clip, since sigma falls to 0 from there by what was predicted."""
+    size = {"steps": 2, "frames": 5, "size": (32, 32)}
+    shown: list[edgereel.Video] = []
+    with edgereel.load(two_decoder_reel, "cpu", threads=1) as reel:
+        video = reel.generate(PROMPT, on_preview=shown.append, **size)
+        assert [preview.request.decoder for preview in shown] == ["tiny", "tiny"]
+        assert video.request.decoder == "full"
+        np.testing.assert_allclose(shown[-1].latents, video.latents, atol=1e-5)
+        assert not np.allclose(shown[0].latents, video.latents, atol=1e-2)
+        assert len(list(shown[0])) == 5
+        assert set(reel.report()) >= {"denoiser", "tiny_decoder_first"}
+        assert "decoder_first" not in reel.report()
+        again = reel.generate(PROMPT, **size)
+    np.testing.assert_array_equal(again.latents, video.latents)
+
+
+def test_a_preview_is_written_at_each_step(run: Run) -> None:
+    quick = ["--steps", "2", "--frames", "5", "--size", "32x32", "--json"]
+    made = done(run("generate", PROMPT, "-o", "made.mp4", "--preview", "shown.mp4", *quick))
+    assert frames_of("shown.mp4").shape == frames_of("made.mp4").shape
+    assert np.abs(frames_of("shown.mp4").astype(int) - frames_of("made.mp4")).mean() < 2  # the last step's
+    assert made["settings"]["steps"] == 2
+    code, _, err = run("generate", PROMPT, "-o", "made.mp4", "--preview", "x.mp4", "--label", "AI", *quick)
+    assert code == 2
+    assert "--preview has no marks and no label" in err
