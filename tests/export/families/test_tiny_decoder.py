@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from conftest import DEMO_CHECKPOINT
 from helpers.exported_parts import relative
 from helpers.tiny_decoders import OF_THE_DEMO, TAEW2_1, TAEW2_2, Statistics, part_of, tensors_of, write_tiny
 
+from edgereel.bundle.reader import open_bundle
 from edgereel.core.errors import CheckpointError, UsageError
 from edgereel.demo.growing.tiny_decoder import TinyDecoder as TrainedTinyDecoder
-from edgereel.export import ExportOptions
+from edgereel.export import ExportOptions, export_checkpoint
+from edgereel.export import bundle as bundle_export
 from edgereel.export.families.ltx.adapter import LtxAdapter
 from edgereel.export.families.wan.tiny.layout import TinyShape
 from edgereel.export.families.wan.tiny.modules import TinyDecoder, TinyFirst, TinyNext, state_sizes
@@ -181,6 +184,34 @@ def test_pickles_and_what_is_not_there_are_refused_at_the_door(tmp_path: Path) -
     ):
         with pytest.raises(CheckpointError, match=message):
             ExportOptions(DEMO_CHECKPOINT, tmp_path / "x.reel", tiny_decoder=path).complete()
+
+
+def test_an_export_puts_it_beside_the_full_one(
+    two_decoder_reel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of an export but the tracing, whose graphs are there already: the full decoder stays the default."""
+    made = open_bundle(two_decoder_reel).manifest
+    notes: list[str] = []
+
+    def graphs_are_there(adapter: Any, folder: Path, *_: Any) -> bundle_export.ProvedGraphs:
+        assert [part.name for part in adapter.parts] == ["text_encoder", "denoiser", "decoder", "tiny_decoder"]
+        for name in made.files:
+            if name.endswith((".onnx", ".data")):
+                shutil.copy(two_decoder_reel / name, folder / name)
+        entries = {name: graph.model_dump(mode="json") for name, graph in made.roles.graphs().items()}
+        return bundle_export.ProvedGraphs(entries, stored={"BFLOAT16": 1})
+
+    monkeypatch.setattr(bundle_export, "_export_parts", graphs_are_there)
+    tiny = write_tiny(tmp_path / "tiny.safetensors", OF_THE_DEMO)
+    export_checkpoint(DEMO_CHECKPOINT, tmp_path / "two.reel", tiny_decoder=tiny, on_note=notes.append)
+    manifest = open_bundle(tmp_path / "two.reel").manifest
+    assert (list(manifest.roles.decoders_by_name), manifest.default_decoder) == (["full", "tiny"], "full")
+    assert (manifest.schema_version, manifest.preview_decoder) == (2, "tiny")
+    assert any("a tiny decoder for latents of 24 channels" in note for note in notes)
+    wrong = write_tiny(tmp_path / "wrong.safetensors", TAEW2_1)
+    with pytest.raises(CheckpointError, match="this model's latents have 24 channels and scales of 4 and 16"):
+        export_checkpoint(DEMO_CHECKPOINT, tmp_path / "no.reel", tiny_decoder=wrong)
+    assert not (tmp_path / "no.reel").exists()
 
 
 def test_none_is_known_for_ltx() -> None:
