@@ -24,6 +24,7 @@ from ..core.interrupts import interrupts_wait, temporary_folder
 from ..core.machine import read_machine, usable_cores
 from .base import Engine, Tensor
 from .cache import store
+from .costs.decoder_probe import PROBE_INPUT, probe_flops, probe_graph
 from .costs.peaks import fastest_of
 from .onnxruntime.cpu import OnnxRuntimeCpu
 from .openvino.engine import OpenVino
@@ -36,9 +37,6 @@ MARGIN = 1.5
 _FOLDER = "decoding"
 _RUNS = 0.15
 """Seconds that an engine's runs are measured for."""
-_CHANNELS, _FRAMES, _ROWS = 64, 4, 48
-_KERNEL = 3
-_LAYERS = 2
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,9 @@ def measure_rates(threads: int) -> Rates:
     with temporary_folder("edgereel-rates-") as folder:
         path = Path(folder) / "decoder.onnx"
         path.write_bytes(probe_graph())
-        shape = (1, _CHANNELS, _FRAMES + _KERNEL - 1, _ROWS, _ROWS)
-        x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        x = np.random.default_rng(0).standard_normal(PROBE_INPUT, dtype=np.float32)
         cpu = _measured(OnnxRuntimeCpu(), path, x, EngineOptions(threads=threads, keep=False))
-        own = EngineOptions(threads=threads, keep=False, compute=compute, shapes=(("x", shape),))
+        own = EngineOptions(threads=threads, keep=False, compute=compute, shapes=(("x", PROBE_INPUT),))
         openvino = _measured(OpenVino(compute), path, x, own)
     return Rates(cpu[0], openvino[0], max(0.0, openvino[1] - cpu[1]), compute)
 
@@ -126,55 +123,6 @@ def _measured(engine: Engine, path: Path, x: Any, options: EngineOptions) -> tup
         run: Callable[[], object] = lambda: session.run({"x": Tensor.from_numpy(x)})["y"].numpy()  # noqa: E731
         run()
         return probe_flops() / fastest_of(run, _RUNS), opening
-
-
-def probe_flops() -> float:
-    """Return the FLOPs of one run of the probe: of its convolutions."""
-    return _LAYERS * 2.0 * _CHANNELS**2 * _KERNEL**3 * _FRAMES * _ROWS**2
-
-
-def probe_graph() -> bytes:
-    """Return a graph of what decoders are made of: norms over channels, SiLU, convolutions over space and time."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    random, make = np.random.default_rng(1), helper.make_node
-    constants = {
-        "axes": np.array([1]),
-        "floor": np.float32(1e-12),
-        "gain": random.standard_normal((_CHANNELS, 1, 1, 1), dtype=np.float32),
-        "pads": np.array([0, 0, _KERNEL - 1, 0, 0, 0, 0, 0, 0, 0]),
-    }
-    nodes, last = [], "x"
-    for layer in range(_LAYERS):
-        spread = np.float32((_CHANNELS * _KERNEL**3) ** -0.5)
-        weight = random.standard_normal((_CHANNELS, _CHANNELS, *[_KERNEL] * 3), dtype=np.float32) * spread
-        constants[f"weight_{layer}"] = weight
-        name = {part: f"{part}_{layer}" for part in ("length", "held", "unit", "normed", "gate", "active", "padded")}
-        made = "y" if layer == _LAYERS - 1 else f"hidden_{layer}"
-        if layer:  # as causal convolutions are given the frames before
-            nodes.append(make("Pad", [last, "pads"], [name["padded"]]))
-            last = name["padded"]
-        nodes += [
-            make("ReduceL2", [last, "axes"], [name["length"]], keepdims=1),
-            make("Clip", [name["length"], "floor"], [name["held"]]),
-            make("Div", [last, name["held"]], [name["unit"]]),
-            make("Mul", [name["unit"], "gain"], [name["normed"]]),
-            make("Sigmoid", [name["normed"]], [name["gate"]]),
-            make("Mul", [name["normed"], name["gate"]], [name["active"]]),
-            make("Conv", [name["active"], f"weight_{layer}"], [made], pads=[0, 1, 1, 0, 1, 1]),
-        ]
-        last = made
-    extents = [1, _CHANNELS, _FRAMES + _KERNEL - 1, _ROWS, _ROWS]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, extents)
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, _CHANNELS, _FRAMES, _ROWS, _ROWS])
-    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    model = helper.make_model(
-        helper.make_graph(nodes, "decoder", [x], [y], weights),
-        opset_imports=[helper.make_opsetid("", 21)],
-        ir_version=10,
-    )
-    content: bytes = model.SerializeToString()
-    return content
 
 
 def _version(package: str) -> str:
