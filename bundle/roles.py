@@ -22,6 +22,8 @@ from .record import Record
 
 FULL = "full"
 """What a bundle's only decoder is called."""
+TINY = "tiny"
+"""What a decoder is called that is there to be fast: previews are decoded by it."""
 DecoderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,31}$")]
 DECODER_ROLES = ("decoder_first", "decoder_next", "decoder")
 _OF_A_DECODER = re.compile(rf"(?:([a-z][a-z0-9]{{0,31}})_)?({'|'.join(DECODER_ROLES)})")

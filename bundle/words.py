@@ -20,6 +20,15 @@ def describe_rule(recipe: Recipe) -> str:
     return f"sigma_max {recipe.sigma_max:g}" if recipe.sampler == "rcm" else f"shift {recipe.shift:g}"
 
 
+def describe_second(recipe: Recipe) -> str:
+    """Return in a few words how a recipe goes on at the clip's size, "" where it has only that one."""
+    second = recipe.second
+    if second is None:
+        return ""
+    steps = f"{len(second.sigmas)} step{'s' * (len(second.sigmas) > 1)}"
+    return f"at {second.scale:g} of the size, then {steps} more at all of it, {second.upscale}, from sigma {second.sigmas[0]:g}"
+
+
 def describe_guidance(recipe: Recipe) -> str:
     """Return a recipe's guidance, that of each denoiser where they differ."""
     if recipe.expert_guidance is None:

@@ -33,6 +33,7 @@ class ClipSettings:
     frames: int | None = None
     recipe: str | None = None
     guidance: float | None = None
+    decoder: str | None = None
 
     def given(self) -> dict[str, Any]:
         """Return what Reel.generate takes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,17 @@ class ClipFigures:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two bundles: identity, bytes of all files, share of clips that show their prompt (demo prompts only)."""
+    """One of the two bundles: identity, bytes of all files, share of clips that show their prompt (demo prompts only).
+
+    decoder: what decoded its clips, None where it has only one.
+    """
 
     path: str
     name: str
     digest: str
     bytes: int
     shown: dict[str, float] | None = None
+    decoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def compare_bundles(
     prompts: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     settings: ClipSettings = _AS_THE_BUNDLE,
+    second_decoder: str | None = None,
     engine: str = "auto",
     threads: int | None = None,
     budget_db: float | None = None,
@@ -132,7 +137,8 @@ def compare_bundles(
     """Make every prompt with every seed by both bundles and measure how far the second's clips are from the first's.
 
     prompts: None takes held-out captions, where both are demo models. settings: how the clips are made; what is left
-    open is each bundle's own. budget_db: mean PSNR that the second bundle should keep. pictures: of how many of the worst clips to
+    open is each bundle's own. second_decoder: decodes the second bundle's clips in the place of the settings'; both bundles may be
+    one. budget_db: mean PSNR that the second bundle should keep. pictures: of how many of the worst clips to
     keep the frames. on_estimate: told how long this will take, before it begins.
     on_progress: told of the stages `first` and `second`. One bundle is open at a time; the first one's frames wait on disk.
 
@@ -143,7 +149,8 @@ def compare_bundles(
     check_count(chosen, seeds)
     jobs = [(prompt, seed) for prompt in chosen for seed in seeds]
     _check_alike(*bundles)
-    request = _check_settings(*bundles, settings)
+    each = settings, settings if second_decoder is None else replace(settings, decoder=second_decoder)
+    request, other_request = _check_settings(bundles, each)
     if on_estimate is not None:
         on_estimate(estimate_in_words(bundles, len(jobs), settings, engine, threads))
     figures: list[ClipFigures] = []
@@ -152,7 +159,7 @@ def compare_bundles(
     scored = subjects is not None and _can_be_scored(bundles[0].manifest, request)
     readings: tuple[list[Reading], list[Reading]] = ([], [])
     with temporary_folder("edgereel-compare-") as waiting:
-        runs = (_clips(bundle, jobs, settings, engine, threads) for bundle in bundles)
+        runs = (_clips(bundle, jobs, own, engine, threads) for bundle, own in zip(bundles, each, strict=True))
         for index, (clip, latents) in enumerate(next(runs)):
             np.save(waiting / f"{index}.npy", clip)
             np.save(waiting / f"{index}.latents.npy", latents)
@@ -172,7 +179,10 @@ def compare_bundles(
     if subjects is not None and scored:
         asked = [subjects[prompt] for prompt, _ in jobs]
         shown = [score_readings(zip(found, asked, strict=True)) for found in readings]
-    one, other = (_side(bundle, score) for bundle, score in zip(bundles, shown, strict=True))
+    one, other = (
+        _side(bundle, score, made.decoder)
+        for bundle, score, made in zip(bundles, shown, (request, other_request), strict=True)
+    )
     return BundleComparison(one, other, figures, _made_as(request), budget_db, kept)
 
 
@@ -235,12 +245,14 @@ def _made_as(request: Request) -> dict[str, Any]:
     return {name: getattr(request, name) for name in names}
 
 
-def _check_settings(first: Bundle, second: Bundle, settings: ClipSettings) -> Request:
-    """Return the first bundle's request. Raises UsageError where the two would make clips that cannot be compared."""
-    one, other = settings.complete(first), settings.complete(second)
+def _check_settings(
+    bundles: tuple[Bundle, Bundle], settings: tuple[ClipSettings, ClipSettings]
+) -> tuple[Request, Request]:
+    """Return both bundles' requests. Raises UsageError where the two would make clips that cannot be compared."""
+    one, other = settings[0].complete(bundles[0]), settings[1].complete(bundles[1])
     if one.steps != other.steps:
         raise UsageError(f"the bundles take {one.steps} and {other.steps} steps: give --steps")
-    return one
+    return one, other
 
 
 def _can_be_scored(manifest: Manifest, request: Request) -> bool:
@@ -255,7 +267,7 @@ def _subjects(prompts: Sequence[str]) -> dict[str, Subject] | None:
     return known if all(prompt in known for prompt in prompts) else None
 
 
-def _side(bundle: Bundle, shown: dict[str, float] | None) -> Side:
+def _side(bundle: Bundle, shown: dict[str, float] | None, decoder: str | None) -> Side:
     manifest = bundle.manifest
     size = sum(record.size for record in manifest.files.values())
-    return Side(str(bundle.folder), manifest.name, manifest.digest, size, shown)
+    return Side(str(bundle.folder), manifest.name, manifest.digest, size, shown, decoder)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Manifest
 from ..core.files import write_text
 from ..core.units import format_bytes
-from .compare import BundleComparison
+from .compare import BundleComparison, Side
 
 CARD_NAME = "MODEL_CARD.md"
 PICTURES = 6
@@ -37,7 +37,7 @@ def summary(comparison: BundleComparison) -> str:
     means = comparison.figures()
     first, second = comparison.first, comparison.second
     lines = [
-        f"{second.path} beside {first.path}, {len(comparison.clips)} clip{'s' * (len(comparison.clips) > 1)}",
+        f"{_named(second)} beside {_named(first)}, {len(comparison.clips)} clip{'s' * (len(comparison.clips) > 1)}",
         f"made as      {_made_as(comparison)}",
         f"size         {format_bytes(second.bytes)}, {100 * second.bytes / first.bytes:.0f}% of {format_bytes(first.bytes)}",
         f"PSNR         {means['psnr_db']:.1f} dB (worst clip {means['worst_psnr_db']:.1f} dB)",
@@ -55,6 +55,10 @@ def summary(comparison: BundleComparison) -> str:
         word = "kept" if comparison.within_budget else "missed"
         lines.append(f"budget       {comparison.budget_db:g} dB {word}")
     return "\n".join(lines)
+
+
+def _named(side: Side) -> str:
+    return side.path if side.decoder is None else f"{side.path} (decoder {side.decoder})"
 
 
 def _made_as(comparison: BundleComparison) -> str:

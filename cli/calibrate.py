@@ -11,7 +11,7 @@ from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
 from ..core.units import format_bytes
 from .application import app
-from .options import EngineOption, JsonOption, ThreadsOption, parse_size
+from .options import DecoderOption, EngineOption, JsonOption, ThreadsOption, parse_size
 from .terminal import print_json, show_note, stage_progress
 
 SizeOption = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size of the compared clips, in pixels.")]
@@ -146,6 +146,11 @@ def compare(
     frames: FramesOption = None,
     recipe: RecipeOption = None,
     guidance: GuidanceOption = None,
+    decoder: DecoderOption = None,
+    second_decoder: Annotated[
+        str | None,
+        typer.Option(help="That of the second bundle, where it is another; both bundles may be the same one then."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures.")] = None,
     budget_db: Annotated[float | None, typer.Option(help="Mean PSNR to keep; exit code 1 where it is missed.")] = None,
     engine: EngineOption = "auto",
@@ -164,7 +169,7 @@ def compare(
         raise UsageError(f"--report {report}: the page is HTML: end its name in .html")
     if report is not None:
         check_file_target(report)
-    settings = ClipSettings(steps, None if size is None else parse_size(size), frames, recipe, guidance)
+    settings = ClipSettings(steps, None if size is None else parse_size(size), frames, recipe, guidance, decoder)
     with stage_progress() as progress:
         comparison = compare_bundles(
             first,
@@ -172,6 +177,7 @@ def compare(
             prompts=None if prompts is None else read_prompts(prompts),
             seeds=range(seeds),
             settings=settings,
+            second_decoder=second_decoder,
             engine=engine,
             threads=threads,
             budget_db=budget_db,

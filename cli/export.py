@@ -57,6 +57,14 @@ def export(
         bool,
         typer.Option("--encoder", help="Have the encoder of pictures, to continue video files, whatever the model."),
     ] = False,
+    tiny_decoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE[:scaled|:normalised]",
+            help="A second, small decoder (safetensors: taew2_1, taew2_2, lighttaew2_1, lighttaew2_2), for --decoder tiny. "
+            "Whether it takes normalised latents goes by the file's name if left out.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name; the folder's if left out.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Licence of the weights.")] = None,
     origin: Annotated[str | None, typer.Option(help="Where the weights come from.")] = None,
@@ -82,6 +90,7 @@ def export(
         transformer_2=transformer_2,
         stream=stream,
         encoder=encoder,
+        tiny_decoder=tiny_decoder,
         name=name,
         license=license_,
         origin=origin,

@@ -84,6 +84,12 @@ def generate(
     ] = None,
     fit: FitOption = None,
     decoder: DecoderOption = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Show here, anew at each step, what is known of the video: .webp, .mp4 or .gif."
+        ),
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="One prompt per line: a video of each.")] = None,
     private: PrivateOption = False,
     no_cache: Annotated[
@@ -143,6 +149,7 @@ def generate(
             marks=marks,
             label=clip_label(label, label_corner, label_size),
             classifier=screen.classifier,
+            preview=preview,
             on_progress=progress,
         )
         done = []
@@ -160,6 +167,7 @@ def decode(
     latents: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="What --keep-latents has kept.")],
     output: OutputOption = Path("out.mp4"),
     bundle: BundleOption = None,
+    decoder: DecoderOption = None,
     private: PrivateOption = False,
     mark: MarkOption = "none",
     marker: MarkerOption = None,
@@ -185,6 +193,7 @@ def decode(
             bundle=bundle,
             options=reel_options(engine, threads, memory, as_json),
             private=private,
+            decoder=decoder,
             marks=clip_marks(mark, require_signature, log, marker),
             label=clip_label(label, label_corner, label_size),
             classifier=screening(policy).classifier,

@@ -59,6 +59,12 @@ def _openvino() -> Engine:
     return OpenVino()
 
 
+def _auto_cpu() -> Engine:
+    from .auto_cpu import AutoCpu
+
+    return AutoCpu()
+
+
 ENGINES: dict[str, Callable[[], Engine]] = {
     "cpu": OnnxRuntimeCpu,
     "cuda": _cuda,
@@ -72,12 +78,14 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 def get_engine(name: str = "auto") -> Engine:
     """Return the engine of that name; `auto` picks the best that can run on this machine, see engines.choosing.
 
+    On the processor `auto` leaves decoders to OpenVINO where that is worth it, see engines.auto_cpu.
+
     Raises UsageError for an unknown name, EngineError with the reason where an engine for a GPU is asked for by name and
     cannot run here: another is never taken in its place. Engines on the processor say so when they open a graph.
     """
     if name == "auto":
         choice = choose()
-        picked = ENGINES[choice.name]()
+        picked = _auto_cpu() if choice.name == "cpu" else ENGINES[choice.name]()
         picked.why = choice.why
         return picked
     if name not in ENGINES:

@@ -168,6 +168,13 @@ class Engine(ABC):
         where the engine is not installed.
         """
 
+    def for_decoder(self, flops: float, threads: int | None) -> Engine:
+        """Return the engine to open a decoder with, the whole of which runs so many FLOPs for a clip: this one, or a faster one.
+
+        threads: as in EngineOptions. What is returned for the same arguments is the same.
+        """
+        return self
+
     def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
         """Return the graph that `open` would run, as a file or serialized, so that what it costs can be counted.
 

@@ -6,6 +6,7 @@ Derive from WrappedEngine and change what is to be different; tests/engines/test
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ class WrappedEngine(Engine):
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open."""
         return self.inner.open(graph_path, options)
+
+    def for_decoder(self, flops: float, threads: int | None) -> Engine:
+        """See Engine.for_decoder: another engine is wrapped alike."""
+        other = self.inner.for_decoder(flops, threads)
+        if other is self.inner:
+            return self
+        wrapped = copy(self)
+        wrapped.__dict__.update(WrappedEngine(other).__dict__)
+        return wrapped
 
     def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
         """See Engine.graph_to_run."""

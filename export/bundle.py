@@ -16,6 +16,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ..bundle.manifest import Manifest, Parity, Precision, Recipe, Roles
+from ..bundle.roles import FULL
 from ..bundle.writer import file_records, new_bundle_folder, write_manifest
 from ..core.errors import CheckpointError, ParityError, UsageError, brief
 from ..core.progress import Progress, report_progress
@@ -65,6 +66,8 @@ def export_request(request: ExportRequest, on_progress: Progress | None, on_note
         checkpoint.overrides["stream"] = request.stream
     adapter = open_family(checkpoint)
     adapter.add_loras(request.loras, request.fused_as)
+    if request.tiny_decoder is not None:
+        adapter.add_tiny_decoder(request.tiny_decoder)
     facts = _chosen_facts(adapter.facts, checkpoint, request)
     labels = _labels(checkpoint, request)
     _check_facts(facts, labels)
@@ -232,9 +235,10 @@ def _write_manifest(
     try:
         card = model_card(labels, facts, proved.parity, precision)
         (folder / CARD_NAME).write_text(card, encoding="utf-8", newline="\n")
+        roles = Roles.of(proved.entries)
         manifest = Manifest(
             **labels,
-            roles=Roles.of(proved.entries),
+            roles=roles,
             text=facts.text,
             latent=facts.latent,
             recipes=facts.recipes,
@@ -248,6 +252,7 @@ def _write_manifest(
             held=facts.held,
             condition=facts.condition,
             stream=facts.stream,
+            default_decoder=FULL if len(roles.decoders_by_name) > 1 else None,
         )
     except (ValidationError, TypeError) as error:
         raise CheckpointError(f"{OVERRIDES_NAME}: cannot go into the manifest: {brief(error)}") from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..bundle.manifest import Parity
-from ..bundle.words import describe_guidance, describe_rule
+from ..bundle.manifest import Parity, Recipe
+from ..bundle.words import describe_guidance, describe_rule, describe_second
 from .families.base import Facts
 
 
@@ -14,7 +14,7 @@ def model_card(labels: Mapping[str, Any], facts: Facts, parity: Mapping[str, Par
     """Return the card's Markdown: what the bundle is, whose it is, how to sample, how exact it is."""
     defaults = facts.defaults
     recipes = [
-        f"| {r.name} | {r.sampler} | {r.steps} | {describe_guidance(r)} | {describe_rule(r)} | {r.source} |"
+        f"| {r.name} | {r.sampler} | {r.steps} | {describe_guidance(r)} | {_levels(r)} | {r.source} |"
         for r in facts.recipes
     ]
     proofs = [f"| {name} | {proof.relative:.1e} | {proof.limit:.0e} |" for name, proof in parity.items()]
@@ -44,6 +44,10 @@ def model_card(labels: Mapping[str, Any], facts: Facts, parity: Mapping[str, Par
         *proofs,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _levels(recipe: Recipe) -> str:
+    return ", ".join(filter(None, (describe_rule(recipe), describe_second(recipe))))
 
 
 def _loras(facts: Facts) -> list[str]:

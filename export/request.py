@@ -24,6 +24,9 @@ from .layout import (
 
 LORA_SYNTAX = "FILE[:SCALE][:partial][@2]"
 PARTIAL = "partial"
+LIGHT = "lighttae"
+"""What the names of LightX2V's tiny decoders begin with."""
+_SCALED = {"scaled": True, "normalised": False}
 MAX_TOKENS_LIMIT = 65_536
 SHIFT_LIMIT = 1e6
 
@@ -92,6 +95,33 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class TinyDecoderFile:
+    """A second decoder to put into the bundle, a .safetensors file or a folder with one.
+
+    scaled: whether it takes latents as they were before normalising, as LightTAE's do; None goes by the file's name, as
+    LightX2V does, since both kinds have the same tensors.
+    """
+
+    path: Path
+    scaled: bool | None = None
+
+    @property
+    def takes_scaled(self) -> bool:
+        """Whether latents are scaled back before they go in."""
+        return self.path.name.lower().startswith(LIGHT) if self.scaled is None else self.scaled
+
+    @classmethod
+    def of(cls, given: TinyDecoderFile | Path | str) -> TinyDecoderFile:
+        """Return what was given, text read as FILE[:scaled|:normalised]; a text that is the name of a file is that file."""
+        if isinstance(given, TinyDecoderFile):
+            return given
+        if isinstance(given, Path) or Path(given).exists():
+            return cls(Path(given))
+        path, colon, kind = given.rpartition(":")
+        return cls(Path(path), _SCALED[kind]) if colon and kind in _SCALED else cls(Path(given))
+
+
+@dataclass(frozen=True)
 class ExportRequest:
     """A checked export. replaced: denoisers by component name that come from elsewhere. labels: those given."""
 
@@ -107,6 +137,7 @@ class ExportRequest:
     shift: float | None = None
     encoder: bool = False
     stream: str | None = None
+    tiny_decoder: TinyDecoderFile | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +156,7 @@ class ExportOptions:
     name, license, origin: of the weights.
     encoder: have an encoder of pictures, to go on from video files, even where the model itself takes no picture.
     stream: name of a published way to make clips chunk by chunk, for a denoiser that was trained so.
+    tiny_decoder: a second, much smaller decoder beside the full one; text is FILE[:scaled|:normalised].
     """
 
     checkpoint: Path | str | None = None
@@ -142,6 +174,7 @@ class ExportOptions:
     origin: str | None = None
     encoder: bool | None = None
     stream: str | None = None
+    tiny_decoder: TinyDecoderFile | Path | str | None = None
 
     def complete(self) -> ExportRequest:
         """Check everything that can be checked without torch. Raises UsageError, OutputError or CheckpointError."""
@@ -162,6 +195,7 @@ class ExportOptions:
             shift=self.shift,
             encoder=bool(self.encoder),
             stream=self.stream,
+            tiny_decoder=None if self.tiny_decoder is None else TinyDecoderFile.of(self.tiny_decoder),
         )
         _check(request)
         return request
@@ -192,6 +226,8 @@ def _check(request: ExportRequest) -> None:
         check_component_folder(name, folder)
     for lora in request.loras:
         lora.check_file()
+    if request.tiny_decoder is not None:
+        check_component_folder("tiny decoder", request.tiny_decoder.path)
     family = family_of(pipeline_of(read_json(request.checkpoint / INDEX_NAME)), request.checkpoint)
     if request.recipe is not None:
         published_recipe(request.recipe, published_recipes(family))

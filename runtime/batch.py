@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -161,14 +163,19 @@ def run_jobs(
     marks: Marks | None = None,
     label: Label | None = None,
     classifier: FrameClassifier | None = None,
+    preview: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Make each job's video with one opened reel; yield a record of each as it is finished.
 
     asked: the settings of all of them, each with its own prompt. keep_latents: put each clip's latents beside its output, once
     that is written. They are put there too where decoding fails. marks: what says of each clip that it is generated. label: what
-    is written into its pictures. classifier: what judges those before.
+    is written into its pictures. classifier: what judges those before. preview: where each clip is shown as far as it is known at
+    each step, one after the other.
     """
+    if preview is not None and (marks is not None or label is not None):
+        raise UsageError("--preview has no marks and no label: leave it out where clips must have them")
+    shown = None if preview is None else Output.check(preview)
     with options.open(bundle, on_progress) as reel:
         files = asked.files
         asked = asked.with_pictures(reel.bundle.manifest)
@@ -183,7 +190,8 @@ def run_jobs(
         for job in jobs:
             before = dict(reel.timings) if job is not jobs[0] else {}
             cached_before = reel.embedder.cached
-            video = reel.make(replace(asked, prompt=job.prompt), on_progress)
+            shows = None if shown is None else partial(_show, shown, private)
+            video = reel.make(replace(asked, prompt=job.prompt), on_progress, shows)
             video.inputs = files
             marked = _write(video, job.output, reel, private, on_progress)
             cached = reel.embedder.cached - cached_before
@@ -193,6 +201,12 @@ def run_jobs(
             yield record
 
 
+def _show(output: Output, private: bool, video: Video) -> None:
+    """Write a preview where the one of the step before is."""
+    with suppress(EngineError):  # at first all pictures may be alike
+        video.write(output.at(video.request.fps), private=private)
+
+
 def decode_file(
     latents: Path,
     output: Path,
@@ -200,19 +214,22 @@ def decode_file(
     bundle: Path | None,
     options: ReelOptions,
     private: bool = False,
+    decoder: str | None = None,
     marks: Marks | None = None,
     label: Label | None = None,
     classifier: FrameClassifier | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make the video of latents that were kept, and return a record as run_jobs yields. marks, label, classifier: see run_jobs.
+    """Make the video of latents that were kept, and return a record as run_jobs yields.
+
+    decoder: see read_video. marks, label, classifier: see run_jobs.
 
     Raises UsageError, OutputError, BundleError, EngineError, Cancelled.
     """
     checked = Output.check(output)
     with options.open(bundle, on_progress) as reel:
         reel.only_decodes = True
-        video = read_video(latents, reel)
+        video = read_video(latents, reel, decoder)
         request = video.request
         written = checked.at(request.fps).marked(marks, label, request.width, request.height)
         written = written.judged(classifier)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.geometry import token_count
+from ..bundle.geometry import clip_size, token_count
 from ..bundle.manifest import Denoiser, Manifest
 from ..core.errors import BundleError, EngineError
 from ..core.progress import InterruptibleProgress, Progress
@@ -24,6 +24,8 @@ from .request import Request
 from .sampling.noise import NoiseSource
 from .sampling.recipes import schedule_of
 from .sampling.samplers import SAMPLERS
+from .sampling.schedules import Schedule
+from .sampling.stages import Stage, hand_over
 
 SeenContext = Callable[[], dict[str, Tensor]]
 """Gives what a denoiser takes of the frames before: `positions`, `context_positions`, `context_NN`."""
@@ -34,7 +36,8 @@ class Denoising:
     """What the sampling of one clip runs on.
 
     plan: the one to hold to. prompt_embeds: of the prompt and, where a denoiser is guided, of the negative prompt. known:
-    what goes in beside them. add_time: see Reel.add_time.
+    what goes in beside them. add_time: see Reel.add_time. on_estimate: given at each step the clean latents that the denoiser
+    believes in then.
     """
 
     manifest: Manifest
@@ -44,6 +47,7 @@ class Denoising:
     prompt_embeds: Sequence[Tensor]
     add_time: Callable[[str, float, str], None]
     known: Known = field(default_factory=Known)
+    on_estimate: Callable[[NDArray[np.float32]], object] | None = None
 
     def sample(
         self,
@@ -52,15 +56,17 @@ class Denoising:
         on_progress: Progress | None,
         seen: Sequence[SeenContext] = (),
         chunk: tuple[int, int] = (0, 1),
+        schedule: Schedule | None = None,
+        steps: tuple[int, int] | None = None,
     ) -> NDArray[np.float32]:
         """Return the denoised latents [1, C, F, H, W]. latents: initial noise. noise: where the sampler takes more from.
 
         seen: what each of prompt_embeds looks back at, nothing where empty. chunk: which of how many these latents are, as
-        on_progress is told. Raises EngineError where a graph fails or the result is not finite, Cancelled.
+        on_progress is told. schedule: noise levels, None for the recipe's. steps: done before, and in all, None where these
+        are all of a chunk's. Raises EngineError where a graph fails or the result is not finite, Cancelled.
         """
         request = self.request
-        recipe = self.manifest.recipe(request.recipe)
-        assert recipe is not None
+        recipe = request.chosen_recipe(self.manifest)
 
         def velocity_of(noisy: NDArray[np.float32], timestep: float, sigma: float) -> NDArray[np.float32]:
             index = pick_expert(self.manifest.roles.denoiser, timestep, recipe.train_timesteps, recipe.boundary)
@@ -68,22 +74,48 @@ class Denoising:
             if request.guidances[index] > 1:
                 without = self._predict(index, noisy, timestep, 1, seen)
                 velocity = without + np.float32(request.guidances[index]) * (velocity - without)
+            if self.on_estimate is not None:
+                self.on_estimate(self.known.put_back(noisy - np.float32(sigma) * velocity))
             return velocity
 
-        total, before = request.steps * chunk[1], request.steps * chunk[0]
+        before, total = steps or (request.steps * chunk[0], request.steps * chunk[1])
+        if schedule is None:
+            tokens = token_count(self.manifest.latent, latents.shape)
+            schedule = schedule_of(recipe, request.sampler, request.steps, tokens)
         progress = InterruptibleProgress(on_progress, "denoise", total)
         progress(before, total)
         with stop_when(progress.is_cancelled):
             sampled = SAMPLERS[request.sampler].sample(
                 velocity_of,
                 latents,
-                schedule_of(recipe, request.sampler, request.steps, token_count(self.manifest.latent, latents.shape)),
+                schedule,
                 lambda: noise.draw(latents.shape),
                 lambda done, _: progress(before + done, total),
             )
         if not np.isfinite(sampled).all():
             raise EngineError("sampling gave values that are not numbers: try another precision or engine")
         return self.known.put_back(sampled)
+
+    def sample_in_stages(
+        self,
+        stages: Sequence[Stage],
+        noise: NoiseSource,
+        plan_of: Callable[[int, int, int], MemoryPlan],
+        on_progress: Progress | None,
+    ) -> NDArray[np.float32]:
+        """Return the latents [1, C, F, H, W] of a clip that is sampled at a smaller size first; see sampling/stages.py.
+
+        plan_of: the memory plan of a width, height and length. Noise is drawn in order: the first stage's, what its sampler
+        takes, the hand-over's, the rest. Raises PlanError, EngineError, Cancelled.
+        """
+        second = self.request.chosen_recipe(self.manifest).second
+        assert second is not None
+        first, last = stages
+        total = first.schedule.steps + last.schedule.steps
+        small = replace(self, plan=plan_of(*clip_size(self.manifest.latent, first.shape)))
+        clean = small.sample(noise.draw(first.shape), noise, on_progress, schedule=first.schedule, steps=(0, total))
+        start = hand_over(clean, last, second, noise)
+        return self.sample(start, noise, on_progress, schedule=last.schedule, steps=(first.schedule.steps, total))
 
     def remember(self, latents: NDArray[np.float32], timestep: float, which: int, context: Context, first: int) -> None:
         """Put what the denoiser leaves of clean latents [1, C, F, H, W] into a context.

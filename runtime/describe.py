@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..bundle.manifest import Denoiser, Manifest, Quantization, Recipe
 from ..bundle.reader import Bundle
-from ..bundle.words import describe_guidance, describe_rule
+from ..bundle.words import describe_guidance, describe_rule, describe_second
 from ..core.errors import one_line
 from .sampling.recipes import schedule_of
 
@@ -125,6 +125,8 @@ def _recipe_lines(recipe: Recipe, default: str) -> list[str]:
         schedule = schedule_of(recipe)
         lines.append(f"  sigmas     {' '.join(f'{sigma:.5g}' for sigma in schedule.sigmas)}")
         lines.append(f"  timesteps  {' '.join(f'{timestep:.6g}' for timestep in schedule.timesteps)}")
+    if recipe.second is not None:
+        lines.append(f"  in stages  {describe_second(recipe)}")
     if recipe.source:
         lines.append(f"  source     {recipe.source}")
     return lines

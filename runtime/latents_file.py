@@ -1,8 +1,8 @@
 """Sampled latents in a file, to be decoded later: a safetensors file that knows its bundle and settings.
 
 One tensor, `latents` float32 [1, C, F, H, W] in normalised units, and `noise` beside it where the decoder takes some; in the
-metadata, as text, `edgereel` (the release), `bundle_digest`, `decoder` (a digest of the decoder's files: bundles that share them
-decode each other's latents) and `settings` (JSON, see Request).
+metadata, as text, `edgereel` (the release), `bundle_digest`, `decoder` (a digest of the full decoder's files: bundles that share
+them decode each other's latents) and `settings` (JSON, see Request).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.numpy import save_file
 
 from ..bundle.geometry import clip_size
 from ..bundle.reader import Bundle
+from ..bundle.roles import FULL
 from ..core.errors import OutputError, UsageError, one_line
 from ..core.files import whole_file
 from ..core.machine import free_host_memory
@@ -30,7 +32,7 @@ from ..core.version import __version__
 from .clip import Video
 from .clip_decoder import decoder_noise
 from .reel import Reel
-from .request import Request
+from .request import Request, chosen_decoder
 from .sampling.noise import NoiseSource
 from .video.frame_rate import frame_rate, parse_frame_rate
 
@@ -77,10 +79,11 @@ def write_latents(path: Path, video: Video, bundle: Bundle, *, private: bool = F
     return path
 
 
-def read_video(path: Path, reel: Reel) -> Video:
+def read_video(path: Path, reel: Reel, decoder: str | None = None) -> Video:
     """Return the clip whose latents are in a file, for its bundle's decoder to decode.
 
-    Raises UsageError where the file is damaged, or of a bundle with another decoder.
+    decoder: the name of the one to decode with, None for that which the clip was made for. Raises UsageError where the file is
+    damaged, or of a bundle with another decoder, or where there is no such decoder.
     """
     metadata, latents, noise = _read(path)
     if metadata.get("decoder") != decoder_digest(reel.bundle):
@@ -94,10 +97,13 @@ def read_video(path: Path, reel: Reel) -> Video:
         fps = settings["fps"]
         settings["fps"] = parse_frame_rate(fps) if isinstance(fps, str) else frame_rate(fps)
         request = TypeAdapter(Request).validate_python(settings, strict=False)
+        if request.decoder is not None and reel.bundle.manifest.decoder_name(request.decoder) is None:
+            request = replace(request, decoder=None)  # a bundle of the same latents that lacks the second decoder
     except UsageError as error:
         raise UsageError(f"{path}: {error}: it is damaged") from error
     except (ValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{path}: the settings in it cannot be read: it is damaged") from error
+    request = replace(request, decoder=chosen_decoder(reel.bundle.manifest, decoder or request.decoder))
     geometry = reel.bundle.manifest.latent
     if latents.shape[1] != geometry.channels:
         raise UsageError(f"{path}: latents of {latents.shape[1]} channels, the decoder takes {geometry.channels}")
@@ -109,11 +115,12 @@ def read_video(path: Path, reel: Reel) -> Video:
 
 
 def decoder_digest(bundle: Bundle) -> str:
-    """Return a digest of all that decides what latents decode to."""
+    """Return a digest of the decoder that says what latents mean: the full one, where there are others beside it."""
     manifest = bundle.manifest
+    decoders = manifest.roles.decoders_by_name
     graphs = [
         manifest.roles.graphs()[graph]
-        for name in manifest.roles.decoders_by_name
+        for name in ([FULL] if FULL in decoders else decoders)
         for graph in manifest.roles.decoder_names(name).values()
     ]
     names = sorted({name for graph in graphs for name in (graph.file, graph.data)})

@@ -69,7 +69,10 @@ class OpenGraphs:
         # A stream's denoiser remembers more with each chunk, until its window is full; a trimmed prompt has its own length.
         manifest = self._bundle.manifest
         varies = (manifest.stream is not None or manifest.text.trim) and name in manifest.roles.denoiser_names()
-        if self.engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
+        engine = self._engine_of(name)
+        if engine is not self.engine and engine.device == self.engine.device:
+            options = replace(options, compute=engine.compute)  # another engine's session is another one
+        if engine.fixed_shapes and not self.plan.sizes.unknown and not varies:
             options = replace(options, shapes=tuple(sorted(self._shapes(name, part, self.plan).items())))
         return replace(options, weight_budget=self._held_as(name).weight_budget)
 
@@ -192,7 +195,13 @@ class OpenGraphs:
         return self.plan.components.get(component_of(name), ComponentPlan("swapped"))
 
     def _engine_of(self, name: str) -> Engine:
-        return get_engine("cpu") if self._held_as(name).placement == "cpu" else self.engine
+        held, plan = self._held_as(name), self.plan
+        if held.placement == "cpu":
+            return get_engine("cpu")
+        if component_of(name) == DECODER and plan is not None:
+            other = self.engine.for_decoder(plan.sizes.decoder_flops, self._options.threads)
+            return other if other is not self.engine and _has_room(plan, held) else self.engine
+        return self.engine
 
     def _shapes(self, name: str, part: Part | None, plan: MemoryPlan) -> dict[str, tuple[int, ...]]:
         """Return the shape of each input of a graph or a part of it: the rear takes tiles or windows, all else whole clips."""
@@ -205,6 +214,13 @@ class OpenGraphs:
             latents = (*latents[:2], plan.window, *latents[3:])
         inputs = part_extents(self._bundle.path(manifest.roles.graphs()[name].file), part)
         return shapes_of(manifest, name, latents, inputs)
+
+
+def _has_room(plan: MemoryPlan, held: ComponentPlan) -> bool:
+    """Tell whether another engine than the one that was planned for may decode: what it takes may be twice as much."""
+    whole = plan.tile is None and plan.window is None and held.weight_budget is None
+    decoder = plan.sizes_of(DECODER)
+    return whole and plan.peak + decoder.weights + decoder.activations <= plan.budget.bytes
 
 
 def _same_decoder(one: str, other: str) -> bool:

@@ -14,7 +14,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.geometry import latent_shape
+from ..bundle.geometry import clip_size, latent_shape
 from ..bundle.reader import Bundle, open_bundle
 from ..core.machine import check_threads, gpu_memory_of_process
 from ..core.paths import demo_bundle_path
@@ -170,20 +170,33 @@ class Reel:
             self.graphs.plan = self.graphs.plans[key]
             return self.graphs.plan
 
-    def generate(self, prompt: str, *, on_progress: Progress | None = None, **settings: Any) -> Video:
+    def generate(
+        self,
+        prompt: str,
+        *,
+        on_progress: Progress | None = None,
+        on_preview: Callable[[Video], object] | None = None,
+        **settings: Any,
+    ) -> Video:
         """Sample a clip's latents; the video decodes them when it is iterated or saved.
 
         settings: `seed`, `steps`, `guidance`, `negative_prompt`, `size`, `frames`, `fps`, `latents`, `sampler`, `recipe`,
         `image`, `last_image`, `fit`, `decoder`, as OpenRequest describes them; what is left out, or None, is the bundle's
         own. on_progress(stage, done, total), called before the first and after each step of a stage, may return False to
-        cancel.
+        cancel. on_preview: given at each step a video of what the model believes in then, decoded by the bundle's tiny decoder
+        where it has one; of streams, of the chunk that is sampled; of a first stage, in its size.
 
         Raises PromptError, GeometryError, UsageError before anything is computed; TypeError for a setting that is none;
         EngineError; Cancelled.
         """
-        return self.make(OpenRequest.of(prompt, settings), on_progress)
+        return self.make(OpenRequest.of(prompt, settings), on_progress, on_preview)
 
-    def make(self, asked: OpenRequest, on_progress: Progress | None = None) -> Video:
+    def make(
+        self,
+        asked: OpenRequest,
+        on_progress: Progress | None = None,
+        on_preview: Callable[[Video], object] | None = None,
+    ) -> Video:
         """Sample the clip of a request; see `generate`."""
         self.graphs.begin()
         manifest = self.bundle.manifest
@@ -191,9 +204,19 @@ class Reel:
         asked = asked.with_pictures(manifest)
         request = asked.complete(manifest)
         denoising, given = self.prepare(request, asked.pictures(request), on_progress)
+        if on_preview is not None:
+            denoising = replace(denoising, on_estimate=lambda latents: on_preview(self._preview(request, latents)))
         video = self.sample(request, denoising, given, on_progress, asked.latents)
         video.inputs = files
         return video
+
+    def _preview(self, request: Request, latents: NDArray[np.float32]) -> Video:
+        """Return a video of latents that are not done."""
+        manifest = self.bundle.manifest
+        width, height, frames = clip_size(manifest.latent, latents.shape)
+        decoder = manifest.preview_decoder if request.decoder is not None else None
+        shown = replace(request, width=width, height=height, frames=frames, overlap=0, decoder=decoder)
+        return self.video(shown, latents, decoder_noise(manifest, decoder, latents.shape, NoiseSource(request.seed)))
 
     def sample(
         self,
@@ -215,6 +238,13 @@ class Reel:
             if given is not None:
                 loop.resume(given)
             latents = sample_chunks(loop, shape[2], given, own, on_progress)
+        elif len(stages := request.stages(manifest)) > 1:
+            uses = Uses(request.decoder)
+
+            def plan_of(width: int, height: int, frames: int) -> MemoryPlan:
+                return self.plan(width, height, frames, None, uses)
+
+            latents = denoising.sample_in_stages(stages, noise, plan_of, on_progress)
         else:
             # The initial latents are drawn in any case: re-noising with the noise that a clip began with would be wrong.
             drawn = noise.draw(shape)

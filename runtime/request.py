@@ -26,6 +26,7 @@ from .pictures.file import read_picture
 from .pictures.fit import FITS, Fit, Picture, fit_picture
 from .sampling.noise import LARGEST_SEED
 from .sampling.recipes import schedule_of
+from .sampling.stages import Stage, check_second, stages_of
 from .video.frame_rate import FrameRate, frame_rate
 
 
@@ -123,6 +124,8 @@ class OpenRequest:
         """
         chosen = _recipe(manifest, self.recipe, self.steps)
         steps = schedule_of(chosen, self.sampler, self.steps).steps
+        if chosen.second is not None:
+            self._check_two_stages(chosen)
         guidances = _guidances(manifest, chosen, self.guidance)
         if self.negative_prompt and max(guidances) <= 1:
             made_for = "" if self.guidance is not None else f", which the recipe {chosen.name} is made for"
@@ -156,8 +159,17 @@ class OpenRequest:
             image=_hash(self.image),
             last_image=_hash(self.last_image),
             fit=self.fit,
-            decoder=_decoder(manifest, self.decoder),
+            decoder=chosen_decoder(manifest, self.decoder),
         )
+
+    def _check_two_stages(self, recipe: Recipe) -> None:
+        """Raise UsageError for what is of one size alone, where the recipe samples at two."""
+        for name in ("latents", "image", "last_image"):
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    f"recipe {recipe.name} samples at a smaller size first, without {name}: leave it out, or choose another recipe"
+                )
+        check_second(recipe, self.sampler or recipe.sampler)
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,17 @@ class Request:
     decoder: str | None = None
     overlap: int = 0
 
+    def chosen_recipe(self, manifest: Manifest) -> Recipe:
+        """Return the recipe that it names, of the bundle that it was completed from."""
+        recipe = manifest.recipe(self.recipe)
+        assert recipe is not None
+        return recipe
+
+    def stages(self, manifest: Manifest) -> list[Stage]:
+        """Return the sizes that the clip is sampled at, one or two, with the noise levels of each."""
+        shape = latent_shape(manifest.latent, self.width, self.height, self.frames)
+        return stages_of(self.chosen_recipe(manifest), self.sampler, self.steps, manifest.latent, shape)
+
     def settings(self) -> dict[str, Any]:
         """Return the settings as plain data; a speed that is no whole number as text, `24000/1001`.
 
@@ -216,7 +239,7 @@ def named_size(manifest: Manifest, size: tuple[int, int] | str | None) -> tuple[
     return width, height
 
 
-def _decoder(manifest: Manifest, asked: str | None) -> str | None:
+def chosen_decoder(manifest: Manifest, asked: str | None) -> str | None:
     """Return the decoder that is used, None where there is no choice. Raises UsageError for one that is not there."""
     decoder_graphs(manifest, Uses(asked))
     return manifest.decoder_name(asked) if len(manifest.roles.decoders_by_name) > 1 else None

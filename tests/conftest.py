@@ -171,6 +171,15 @@ def ltx_reel(ltx_checkpoint: Path, made_once: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def two_decoder_reel(made_once: Callable[..., Path]) -> Path:
+    """The shipped bundle with a random tiny decoder beside its full one, which is the default."""
+    pytest.importorskip("torch")
+    from helpers.tiny_decoders import write_two_decoder_reel
+
+    return made_once("two_decoders.reel", write_two_decoder_reel)
+
+
+@pytest.fixture(scope="session")
 def experts_checkpoint(made_once: Callable[..., Path]) -> Path:
     """A random checkpoint of two experts: see helpers/experts.py."""
     from helpers.experts import write_experts

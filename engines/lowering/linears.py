@@ -4,7 +4,8 @@ Activations are quantized to unsigned bytes, which is what x86's dot-product ins
 signed activations would run on a path 13 times slower.
 
 - static: a QuantizeLinear/DequantizeLinear pair before the MatMul says scale and zero point;
-- dynamic: each token (row of the input) gets a scale of its own at every run, the least under which it fits.
+- dynamic: each token (row of the input) gets a scale of its own at every run, the least under which it fits; of 7 bits instead
+  of 8 where the processor adds products up in 16, see ../onnxruntime/byte_products.py.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from ..options import Activations
 
 LARGEST_SUM = 2**31 // (255 * 128)
 """Number of products of an unsigned and a signed byte that an int32 holds for certain."""
-MIDDLE, AFTER_GELU = 128, 24
-"""Zero points of dynamic activations. Gelu is never below -0.17, so that most bytes are of use above zero."""
+ZERO_POINTS = {8: (128, 24), 7: (64, 12)}
+"""Of dynamic activations, by their bits: in general, and after Gelu, which is never below -0.17, so that most bytes are of use
+above zero. Of 7 bits, two products with signed bytes add up within 16: 127·128·2 < 2**15."""
 SMALLEST_SCALE = np.float32(1e-30)
 """A row of zeros would otherwise be divided by zero."""
 _WEIGHT_NAMES = {
@@ -50,8 +52,11 @@ class _StaticActivation:
     zero_point: int
 
 
-def lower_linears(graph: Graph, activations: Activations) -> dict[str, int]:
-    """Rewrite the quantized linears of a graph; return the number of each kind, those left to ONNX Runtime included."""
+def lower_linears(graph: Graph, activations: Activations, bits: int = 8) -> dict[str, int]:
+    """Rewrite the quantized linears of a graph; return the number of each kind, those left to ONNX Runtime included.
+
+    bits: of dynamic activations, 8 or 7.
+    """
     counts: dict[str, int] = {}
     for position, node in graph.find("MatMul"):
         dequantized = graph.maker(node.input[1])
@@ -63,8 +68,8 @@ def lower_linears(graph: Graph, activations: Activations) -> dict[str, int]:
             graph.replace(position, _static_linear(graph, node, weight, static))
             kind = "int8 linear, static"
         elif weight is not None and activations == "dynamic":
-            graph.replace(position, _dynamic_linear(graph, node, weight))
-            kind = "int8 linear, dynamic"
+            graph.replace(position, _dynamic_linear(graph, node, weight, bits))
+            kind = "int8 linear, dynamic" if bits == 8 else f"int8 linear, dynamic, {bits} bits"
         else:
             stored = graph.constant(dequantized.input[0])
             if stored is None:
@@ -138,17 +143,18 @@ def _static_linear(graph: Graph, node: Any, weight: _Int8Weight, given: _StaticA
     return nodes
 
 
-def _dynamic_linear(graph: Graph, node: Any, weight: _Int8Weight) -> list[Any]:
+def _dynamic_linear(graph: Graph, node: Any, weight: _Int8Weight, bits: int) -> list[Any]:
     value = node.input[0]
     quantized, scale = (graph.shared(part, value) for part in ("dynamic bytes", "dynamic scale"))
     maker = graph.maker(value)
-    zero_point = AFTER_GELU if maker is not None and maker.op_type == "Gelu" else MIDDLE
+    middle, after_gelu = ZERO_POINTS[bits]
+    zero_point = after_gelu if maker is not None and maker.op_type == "Gelu" else middle
     nodes = []
     if quantized is None or scale is None:
         quantized, scale = graph.new_name(f"{value}_bytes"), graph.new_name(f"{value}_scale")
         graph.share(quantized, "dynamic bytes", value)
         graph.share(scale, "dynamic scale", value)
-        nodes = _quantize_rows(graph, value, weight.rows, zero_point, quantized, scale)
+        nodes = _quantize_rows(graph, value, weight.rows, (2**bits - 1, zero_point), quantized, scale)
     one = graph.add_constant("one", np.array(1, np.float32))
     zero = graph.add_constant(f"byte_{zero_point}", np.array(zero_point, np.uint8))
     product = graph.new_name(f"{node.output[0]}_unscaled")
@@ -161,20 +167,24 @@ def _product(node: Any, inputs: list[str], output: str) -> Any:
     return onnx.helper.make_node("MatMulIntegerToFloat", inputs, [output], name=node.name, domain=MICROSOFT)
 
 
-def _quantize_rows(graph: Graph, value: str, width: int, zero_point: int, quantized: str, scale: str) -> list[Any]:
+def _quantize_rows(
+    graph: Graph, value: str, width: int, limits: tuple[int, int], quantized: str, scale: str
+) -> list[Any]:
     """Return nodes that make `quantized`, uint8 of the value's shape [..., width], and `scale` [..., 1].
 
-    scale = max(max(row) / (255 - zero_point), -min(row) / zero_point); quantized = round(row / scale) + zero_point, ties
-    to even. QuantizeLinear takes scales along one axis, so it sees all leading axes as one.
+    limits: the largest byte, and the zero point. scale = max(max(row) / (largest - zero_point), -min(row) / zero_point);
+    quantized = round(row / scale) + zero_point, ties to even. QuantizeLinear takes scales along one axis, so it sees all
+    leading axes as one.
     """
 
     def name(part: str) -> str:
         return graph.new_name(f"{value}_{part}")
 
+    largest, zero_point = limits
     last = graph.add_constant("last_axis", np.array([-1], np.int64))
     flat = graph.add_constant("flat", np.array([-1], np.int64))
     by_row = graph.add_constant(f"rows_of_{width}", np.array([-1, width], np.int64))
-    per_level_above = graph.add_constant(f"above_{zero_point}", np.array(1 / (255 - zero_point), np.float32))
+    per_level_above = graph.add_constant(f"above_{zero_point}", np.array(1 / (largest - zero_point), np.float32))
     per_level_below = graph.add_constant(f"below_{zero_point}", np.array(-1 / zero_point, np.float32))
     smallest = graph.add_constant("smallest_scale", np.array(SMALLEST_SCALE))
     zero = graph.add_constant(f"byte_{zero_point}", np.array(zero_point, np.uint8))

@@ -26,7 +26,7 @@ from ..graphs.read import read_graph, reading
 from ..options import PICTURES, Activations, Compute, Part
 from .targets import Target
 
-VERSION = 5
+VERSION = 6
 """Part of every key in the cache: raise it whenever a rewrite gives another graph than before."""
 _FOLDER = "lowered"
 
@@ -54,10 +54,12 @@ def lower_graph(
     keep: bool = True,
     part: Part | None = None,
     anew: bool = False,
+    bits: int = 8,
 ) -> LoweredGraph:
     """Return a graph lowered for the CPU provider, from the cache where it is there.
 
-    keep: put it there where it is not. part: of the graph, None for all of it. anew: whatever the cache has. Raises
+    keep: put it there where it is not. part: of the graph, None for all of it. anew: whatever the cache has. bits: of dynamic
+    activations, 8 or 7. Raises
     EngineError, which names the graph, where it cannot be read or is not one as ours, or where it has no such part; for a
     part, MissingExtraError where onnx is not installed.
     """
@@ -65,10 +67,11 @@ def lower_graph(
     def rewrite_for_cpu(content: bytes) -> tuple[bytes, dict[str, int]]:
         from .rewrite import rewrite
 
-        return rewrite(content, activations)
+        return rewrite(content, activations, bits)
 
     try:
-        return _lowered(graph_path, (engine_version, activations), rewrite_for_cpu, keep, part, anew)
+        facts = (engine_version, activations, *([str(bits)] if bits != 8 else []))
+        return _lowered(graph_path, facts, rewrite_for_cpu, keep, part, anew)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise

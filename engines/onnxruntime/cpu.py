@@ -14,7 +14,7 @@ from ..graphs.read import read_graph, reading
 from ..lowering.lower import LoweredGraph, lower_graph, not_lowered, open_lowered
 from ..options import EngineOptions
 from ..streaming import open_within
-from .byte_products import byte_products_are_exact
+from .byte_products import activation_bits, byte_products_are_exact
 from .common import (
     AssignedNode,
     Runs,
@@ -37,6 +37,7 @@ _HALF_CONVERTER = "InsertedPrecisionFreeCast_"
 _WEIGHTS = ("int8", "uint8", "int4", "uint4")
 _LINEAR_PRECISIONS = {
     "int8 linear, dynamic": "int8 (dynamic)",
+    "int8 linear, dynamic, 7 bits": "int8 (dynamic, activations of 7 bits)",
     "int8 linear, static": "int8 (static)",
     **{f"{weights} weights, float activations": f"float32 ({weights} weights)" for weights in _WEIGHTS},
     **{f"{weights} weights, dynamic activations": f"int8 (dynamic, {weights} weights)" for weights in _WEIGHTS},
@@ -73,7 +74,9 @@ class OnnxRuntimeCpu(Engine):
         # ONNX Runtime fuses weights-only linears by itself, and quantizes activations (4) unless told to keep float32 (1).
         entries = {"session.qdq_matmulnbits_accuracy_level": "4" if options.activations == "dynamic" else "1"}
         if any(name.startswith("int8 linear") for name in lowered.rewrites):
-            exact = byte_products_are_exact(onnxruntime, onnxruntime.SessionOptions())
+            # Activations of seven bits are exact in the fast kernels; only static ones have eight in any case.
+            largest = 255 if {"int8 linear, static", "int8 linear, dynamic"} & set(lowered.rewrites) else 127
+            exact = byte_products_are_exact(onnxruntime, onnxruntime.SessionOptions(), largest)
             entries["session.x64quantprecision"] = "0" if exact else "1"
         settings = session_settings(onnxruntime, graph_path, threads, entries)
         # By default the decoder's next state is cut out at the very end, so that everything it is made of stays till then.
@@ -115,6 +118,8 @@ class OnnxRuntimeCpu(Engine):
         """Leave the number of threads out, which splits the work but not a sum; see Engine.numerics."""
         of_options = {"activations": options.activations, "lower": str(options.lower)}
         version = _onnxruntime().__version__
+        if options.activations == "dynamic" and (bits := activation_bits(_onnxruntime())) != 8:
+            of_options["activation_bits"] = str(bits)
         return {"engine": self.name, "version": version, "machine": platform.machine(), **of_options}
 
 
@@ -132,7 +137,10 @@ def _onnxruntime() -> Any:
 def _lower(graph_path: Path, options: EngineOptions, version: str, anew: bool = False) -> LoweredGraph:
     if not options.lower:
         return not_lowered(graph_path, options.part)
-    return lower_graph(graph_path, options.activations, version, keep=options.keep, part=options.part, anew=anew)
+    bits = activation_bits(_onnxruntime()) if options.activations == "dynamic" else 8
+    return lower_graph(
+        graph_path, options.activations, version, keep=options.keep, part=options.part, anew=anew, bits=bits
+    )
 
 
 class OnnxRuntimeCpuSession(Session):

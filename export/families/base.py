@@ -21,7 +21,7 @@ from ...bundle.manifest import (
     TensorSpec,
     TextRules,
 )
-from ..request import FusedAs, Lora
+from ..request import FusedAs, Lora, TinyDecoderFile
 
 Array = np.ndarray[Any, Any]
 
@@ -123,6 +123,12 @@ class Adapter(Protocol):
         fused_as: what weights that a LoRA changed are stored as.
 
         Raises UsageError for a denoiser that the model does not have, CheckpointError for a file that does not fit.
+        """
+
+    def add_tiny_decoder(self, given: TinyDecoderFile) -> None:
+        """Make a second, small decoder the last of the parts.
+
+        Raises UsageError where none is known for the family's latents, CheckpointError for a file that does not fit.
         """
 
     @property

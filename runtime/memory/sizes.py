@@ -20,7 +20,7 @@ from ...bundle.reader import Bundle
 from ...bundle.roles import DECODER_ROLES
 from ...core.errors import BundleError, EngineError, MissingExtraError, UsageError
 from ...engines import Engine, EngineOptions, Part
-from ...engines.costs import CPU_ACTIVATION_MARGIN, graph_costs
+from ...engines.costs import CPU_ACTIVATION_MARGIN, GraphCosts, graph_costs
 from ..decoding.windows import window_sizes
 from .shapes import input_shapes, part_extents, shapes_of, window_of
 
@@ -69,9 +69,9 @@ class ClipSizes:
 
     decoder_of: the decoder's where it decodes tiles of (height, width) in latent units, its front whole pictures. unknown: why
     the graphs could not be analysed ("" where they were): then only weights are counted. uses: what of the bundle is used.
-    context: what a stream remembers, which is held whatever works. whole_clips: whether the decoder takes a clip at once, which
-    is cut into windows instead of tiles; windows: how many latent frames its rear may see at a time, the most first; within:
-    its sizes then.
+    context: what a stream remembers, which is held whatever works. decoder_flops: of all of a clip's decoding. whole_clips:
+    whether the decoder takes a clip at once, which is cut into windows instead of tiles; windows: how many latent frames
+    its rear may see at a time, the most first; within: its sizes then.
     """
 
     latents: tuple[int, int, int, int, int]
@@ -81,6 +81,7 @@ class ClipSizes:
     uses: Uses = Uses()
     context: int = 0
     whole_clips: bool = False
+    decoder_flops: int = 0
     windows: tuple[int, ...] = ()
     within: Callable[[int], ComponentSizes] | None = None
 
@@ -199,7 +200,16 @@ def _analysed(
 
     whole = len(graphs[DECODER]) == 1
     windows = _windows(counted.path(graphs[DECODER][0]), latents[2]) if whole else ()
-    return ClipSizes(latents, components, decoder_of, whole_clips=whole, windows=windows, within=within)
+    runs = dict(zip(graphs[DECODER], (1, latents[2] - 1), strict=False))
+    return ClipSizes(
+        latents,
+        components,
+        decoder_of,
+        whole_clips=whole,
+        decoder_flops=sum(count * counted.flops(name, latents) for name, count in runs.items()),
+        windows=windows,
+        within=within,
+    )
 
 
 def _windows(decoder: Path, frames: int) -> tuple[int, ...]:
@@ -232,16 +242,15 @@ class _Counted:
         """Return the shape of each input of a part of a graph, in the extents' names."""
         return part_extents(self.path(name), part)
 
+    def flops(self, name: str, latents: tuple[int, ...]) -> int:
+        """Return the FLOPs of one run of a whole graph for latents of a shape."""
+        return self._costs(name, latents, None).flops
+
     def sizes(self, name: str, latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
         """Return the sizes of a graph or of a part of it for latents of a shape."""
         manifest = self._bundle.manifest
         activations = manifest.roles.graphs()[name].activations or "float"
-        model = self._engine.graph_to_run(self.path(name), replace(self._options, activations=activations, part=part))
-        if part is None:
-            shapes = input_shapes(manifest, name, latents)
-        else:
-            shapes = shapes_of(manifest, name, latents, self.inputs(name, part))
-        costs = graph_costs(model, shapes, self._options.compute or self._engine.compute)
+        costs = self._costs(name, latents, part)
         # A context is held, and counted, for as long as the stream goes on.
         context = context_size(manifest, latents) if component_of(name) in manifest.roles.denoiser_names() else 0
         margin = CPU_ACTIVATION_MARGIN if self._engine.device == "cpu" else GPU_ACTIVATION_MARGIN
@@ -250,6 +259,16 @@ class _Counted:
         alone = self._engine.device == "cpu" and quantized and activations == "float"
         weights = int(costs.weight_bytes * (WEIGHTS_ALONE_MARGIN if alone else 1))
         return ComponentSizes(weights, largest, int(max(0, costs.activation_bytes - context) * margin))
+
+    def _costs(self, name: str, latents: tuple[int, ...], part: Part | None) -> GraphCosts:
+        manifest = self._bundle.manifest
+        activations = manifest.roles.graphs()[name].activations or "float"
+        model = self._engine.graph_to_run(self.path(name), replace(self._options, activations=activations, part=part))
+        if part is None:
+            shapes = input_shapes(manifest, name, latents)
+        else:
+            shapes = shapes_of(manifest, name, latents, self.inputs(name, part))
+        return graph_costs(model, shapes, self._options.compute or self._engine.compute)
 
     def together(self, names: Sequence[str], latents: tuple[int, ...], part: Part | None = None) -> ComponentSizes:
         """Return the sizes of all of a component's graphs, or of that part of each, which are open together and run in turn.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...bundle.geometry import latent_shape, token_count
+from ...bundle.geometry import latent_shape
 from ...bundle.manifest import Manifest, Quantization
 from ...bundle.reader import Bundle
 from ...engines.costs import GraphCosts, graph_costs
 from ..denoise import pick_expert
 from ..request import Request
-from ..sampling.recipes import schedule_of
+from ..sampling.schedules import Schedule
 from .shapes import input_shapes
 from .sizes import Uses, decoder_graphs
 
@@ -36,15 +36,22 @@ def count_work(bundle: Bundle, request: Request) -> dict[str, Work]:
     latents = latent_shape(manifest.latent, request.width, request.height, request.frames)
     graphs = manifest.roles.graphs()
 
-    def costs(name: str) -> GraphCosts:
-        return graph_costs(bundle.path(graphs[name].file), input_shapes(manifest, name, latents))
+    def costs(name: str, shape: tuple[int, ...] = latents) -> GraphCosts:
+        return graph_costs(bundle.path(graphs[name].file), input_shapes(manifest, name, shape))
 
     runs = count_runs(manifest, request)
     decoder = decoder_graphs(manifest, Uses(request.decoder))
     stages = {"text": ["text_encoder"], "denoise": manifest.roles.denoiser_names(), "decode": decoder}
+    sizes = request.stages(manifest)
     work = {}
     for stage, names in stages.items():
         each = [(runs[name], costs(name)) for name in names if runs[name]]
+        if stage == "denoise" and len(sizes) > 1:
+            each = [
+                (count, costs(name, size.shape))
+                for size in sizes
+                for name, count in _denoiser_runs(manifest, request, size.schedule).items()
+            ]
         work[stage] = Work(
             sum(count * cost.flops for count, cost in each),
             sum(count * cost.bytes_moved for count, cost in each),
@@ -60,17 +67,25 @@ def count_runs(manifest: Manifest, request: Request) -> dict[str, int]:
     runs["text_encoder"] = 1 + (max(request.guidances) > 1)
     latents = latent_shape(manifest.latent, request.width, request.height, request.frames)
     runs.update(zip(decoder_graphs(manifest, Uses(request.decoder)), (1, latents[2] - 1), strict=False))
-    recipe = manifest.recipe(request.recipe)
-    assert recipe is not None
     chunks = 1
     if manifest.stream is not None:
         chunks += max(0, -(-(latents[2] - manifest.stream.first) // manifest.stream.chunk))
         both = manifest.stream.negative_context == "own" and max(request.guidances) > 1
         runs["denoiser"] += (chunks - 1) * (1 + both) * (manifest.stream.window > 0)  # each but the last is remembered
-    tokens = token_count(manifest.latent, latents)
-    for timestep in schedule_of(recipe, request.sampler, request.steps, tokens).timesteps:
+    for stage in request.stages(manifest):
+        for name, count in _denoiser_runs(manifest, request, stage.schedule).items():
+            runs[name] += chunks * count
+    return runs
+
+
+def _denoiser_runs(manifest: Manifest, request: Request, schedule: Schedule) -> dict[str, int]:
+    """Return how often each denoiser runs along these noise levels."""
+    recipe, roles = request.chosen_recipe(manifest), manifest.roles
+    runs: dict[str, int] = {}
+    for timestep in schedule.timesteps:
         expert = pick_expert(roles.denoiser, float(timestep), recipe.train_timesteps, recipe.boundary)
-        runs[roles.denoiser_names()[expert]] += chunks * (1 + (request.guidances[expert] > 1))
+        name = roles.denoiser_names()[expert]
+        runs[name] = runs.get(name, 0) + 1 + (request.guidances[expert] > 1)
     return runs
 
 

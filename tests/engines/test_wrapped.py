@@ -52,6 +52,8 @@ def test_everything_passes_through(kind, wrapped):
     for name in methods(kind):
         if isinstance(outer, ObservedEngine) and name == "open":
             continue  # which is what it changes
+        if kind is Engine and name == "for_decoder":
+            continue  # another engine is wrapped alike: see test_auto_cpu.py
         given = arguments(getattr(kind, name))
         answer = getattr(outer, name)(*given)
         assert answer in ((name, tuple(given)), None)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from ....bundle.manifest import Defaults, LatentGeometry, Recipe, TextRules
-from ....core.errors import CheckpointError, brief
+from ....core.errors import CheckpointError, UsageError, brief
 from ...checkpoint import OVERRIDES_NAME, WAY_OUT, Checkpoint
 from ...layout import INDEX_NAME
 from ...lora.fuse import experts_of
-from ...request import FusedAs, Lora
+from ...request import FusedAs, Lora, TinyDecoderFile
 from ...tokenizer import check_token_ids, pad_token_id, unknown_token_id
 from ..base import Facts, ModelPart
 from .layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VAE, take_vae_of_file
@@ -50,6 +50,12 @@ class LtxAdapter:
         for lora in loras:
             experts_of(lora, [1])
             self.facts.loras.append(self._denoiser.add_lora(lora, None, fused_as))
+
+    def add_tiny_decoder(self, given: TinyDecoderFile) -> None:
+        """Raise UsageError: those that are published are for the latents of LTX-2, whose shapes are the same."""
+        raise UsageError(
+            f"--tiny-decoder {given.path}: none is published for LTX-Video's latents (taeltx_2 is for LTX-2's); leave it out"
+        )
 
     def _facts(self, encoder: TextEncoderPart, decoder: DecoderPart) -> Facts:
         checkpoint = self._checkpoint

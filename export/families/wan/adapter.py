@@ -16,7 +16,7 @@ from ....core.errors import CheckpointError, brief
 from ...checkpoint import OVERRIDES_NAME, WAY_OUT, Checkpoint, Component, ComponentLayout
 from ...layout import INDEX_NAME, read_json
 from ...lora.fuse import experts_of as experts_of_lora
-from ...request import FusedAs, Lora
+from ...request import FusedAs, Lora, TinyDecoderFile
 from ...schedulers import SCHEDULERS, Schedule, read_schedule
 from ...tokenizer import check_token_ids, pad_token_id, unknown_token_id
 from ..base import Facts, ModelPart
@@ -29,6 +29,7 @@ from .parts import DecoderPart, DenoiserPart, TextEncoderPart
 from .published.defaults import recommended
 from .published.experts import experts_of
 from .published.layouts import INDEX_SETTINGS, TEXT_ENCODER, TRANSFORMER, VACE_TRANSFORMER, VAE
+from .tiny.part import TinyDecoderPart
 
 MAX_TOKENS = 512  # WanPipeline's
 
@@ -62,6 +63,7 @@ class WanAdapter:
             of_pictures.append(EncoderPart("encoder", decoder.component))
         if images is not None and self._conditions.denoiser.images is not None:
             of_pictures.append(images)
+        self._decoder = decoder
         self.parts: Sequence[ModelPart] = [encoder, *denoisers, *of_pictures, decoder]
         self.facts = self._facts(encoder, decoder)
 
@@ -72,6 +74,12 @@ class WanAdapter:
             for place in experts_of_lora(lora, places):
                 denoiser = self._denoisers[0 if len(places) == 1 else place - 1]
                 self.facts.loras.append(denoiser.add_lora(lora, None if len(places) == 1 else place, fused_as))
+
+    def add_tiny_decoder(self, given: TinyDecoderFile) -> None:
+        """Make a decoder of the TAEHV family the last part; raise CheckpointError where it does not fit the latents."""
+        tiny = TinyDecoderPart(given, self.facts.latent, self._decoder.config, self._checkpoint.notes)
+        self._checkpoint.opened.append(tiny.component)
+        self.parts = [*self.parts, tiny]
 
     def _facts(self, encoder: TextEncoderPart, decoder: DecoderPart) -> Facts:
         denoiser = self._denoisers[0]
