@@ -19,6 +19,7 @@ from ...core.errors import EngineError, UsageError, brief
 from ..base import Engine, EngineReport, Session
 from ..cache import store
 from ..cache.engines import CachedEngine, EngineCache, EngineKey
+from ..compiled.facts import CompiledGraph
 from ..graphs.read import read_graph
 from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, open_lowered, with_plain_weights
 from ..lowering.targets import Target, parse_target
@@ -26,7 +27,7 @@ from ..nvidia import capability_of
 from ..options import Compute, EngineOptions
 from .building import BuildSettings, check_built, explain, make_log, make_plan, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
-from .inspecting import describe_precision
+from .inspecting import compiled_of, describe_precision
 from .installed import find_card, import_tensorrt, require_card, why_unavailable
 from .profiles import RANGES, Range
 from .session import TensorRtSession
@@ -107,6 +108,21 @@ class TensorRt(Engine):
             lambda lowered: self._open(graph_path, options, installed, settings, lowered),
         )
 
+    def explain(self, graph_path: Path, options: EngineOptions, card: tuple[int, int] | None) -> CompiledGraph:
+        """Return what the inspector tells of a built engine; see Engine.explain."""
+        if card is not None:
+            raise EngineError("TensorRT builds for the card that is there alone: leave the compute capability out")
+        installed = _installation()
+        settings = self._settings(installed, options)
+        lowered = _lower(graph_path, installed, settings.compute, options, False)
+        engine, _ = self._built(graph_path, options, installed, settings, lowered, make_log(installed.trt))
+        information = engine.create_engine_inspector().get_engine_information(installed.trt.LayerInformationFormat.JSON)
+        source = f"TensorRT {installed.version}"
+        try:
+            return compiled_of(information, source, f"sm{installed.card.compute_capability.replace('.', '')}")
+        except ValueError as error:
+            raise EngineError(f"{source} tells nothing of the engine of {graph_path.name}: {error}") from error
+
     def _open(
         self,
         graph_path: Path,
@@ -115,9 +131,40 @@ class TensorRt(Engine):
         settings: BuildSettings,
         lowered: LoweredGraph,
     ) -> Session:
-        model = lowered.model if lowered.model is not None else read_graph(graph_path)
         pool = self._device_pool()
         log = make_log(installed.trt)
+        engine, cached = self._built(graph_path, options, installed, settings, lowered, log)
+        streamed = _limit_weights(engine, log, options.weight_budget, graph_path.name)
+        known = parse_version(installed.version) <= NEWEST_KNOWN
+        report = EngineReport(
+            engine=self.name,
+            provider=f"TensorrtEngine {'.'.join(map(str, parse_version(installed.version)))}",
+            precision=describe_precision(read_product_types(installed.trt, engine)),
+            version=f"tensorrt {installed.version}{'' if known else ' (newer than any this was written for)'}",
+            threads=1,
+            nodes={"TensorrtEngine": engine.num_layers},
+            lowered=lowered.source,
+            rewrites=lowered.rewrites,
+            streamed=streamed,
+            build=cached.source,
+            build_seconds=cached.build_seconds,
+        )
+        # Streamed weights are copied by the host between kernels, which a CUDA graph would not repeat.
+        capture = options.shapes is not None and streamed == 1
+        shared = installed.features.shared_memory
+        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture, shared)
+
+    def _built(
+        self,
+        graph_path: Path,
+        options: EngineOptions,
+        installed: _Installation,
+        settings: BuildSettings,
+        lowered: LoweredGraph,
+        log: Any,
+    ) -> tuple[Any, CachedEngine]:
+        """Return the opened engine of a graph, built if need be, and where it came from."""
+        model = lowered.model if lowered.model is not None else read_graph(graph_path)
         key = _key(graph_path, model, installed, settings)
 
         timings = store.timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
@@ -147,25 +194,7 @@ class TensorRt(Engine):
 
         cached, engine = self._engine_cache().get_or_build_usable(key, build, use, store.log.warning)
         plan = None
-        streamed = _limit_weights(engine, log, options.weight_budget, graph_path.name)
-        known = parse_version(installed.version) <= NEWEST_KNOWN
-        report = EngineReport(
-            engine=self.name,
-            provider=f"TensorrtEngine {'.'.join(map(str, parse_version(installed.version)))}",
-            precision=describe_precision(read_product_types(installed.trt, engine)),
-            version=f"tensorrt {installed.version}{'' if known else ' (newer than any this was written for)'}",
-            threads=1,
-            nodes={"TensorrtEngine": engine.num_layers},
-            lowered=lowered.source,
-            rewrites=lowered.rewrites,
-            streamed=streamed,
-            build=cached.source,
-            build_seconds=cached.build_seconds,
-        )
-        # Streamed weights are copied by the host between kernels, which a CUDA graph would not repeat.
-        capture = options.shapes is not None and streamed == 1
-        shared = installed.features.shared_memory
-        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture, shared)
+        return engine, cached
 
     def _settings(self, installed: _Installation, options: EngineOptions) -> BuildSettings:
         compute = _compute(options)
