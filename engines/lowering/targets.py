@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from ...core.errors import UsageError, one_line
 
+FLOAT8_WEIGHTS = "float8 weight"
+"""Counted among a lowered graph's rewrites: its weights in float8, which not every card multiplies."""
+
 KNOWN_TARGETS = (
     "tensorrt-8.6",
     "tensorrt-10.0 and later (JetPack 6 has tensorrt-10.3)",

@@ -30,8 +30,10 @@ from ..compiled.facts import CompiledGraph
 from ..compiled.rtx_compiler import explain_for_card
 from ..graphs.read import read_graph, reading
 from ..lowering.lower import LoweredGraph, open_lowered
+from ..lowering.targets import FLOAT8_WEIGHTS
 from ..nvidia import Capability, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
+from ..quantized import first_card, refuse_float8
 from ..tensorrt.building import BuildSettings
 from ..tensorrt.profiles import RANGES
 from .bound import BoundSession, FixedShapeSession
@@ -103,6 +105,7 @@ class OnnxRuntimeRtx(Engine):
 
     def _open(self, graph_path: Path, options: EngineOptions, compute: Compute, lowered: LoweredGraph) -> Session:
         onnxruntime = _onnxruntime()
+        refuse_float8(self.name, graph_path.name, bool(lowered.rewrites.get(FLOAT8_WEIGHTS)), first_card())
         model = model_to_open(graph_path, lowered.model)
         content = read_graph(graph_path) if lowered.model is None else lowered.model
         kernels = _kernels(content, onnxruntime, compute, options) if options.keep else None
@@ -141,7 +144,9 @@ class OnnxRuntimeRtx(Engine):
                 f"the rtx engine runs on compute capability 8.6, 8.9, 12.0 and newer, not {card[0]}.{card[1]}"
             )
         compute = options.compute or DEFAULT_COMPUTE
-        model = lower_for("tensorrt-rtx", graph_path, options, compute).model
+        lowered = lower_for("tensorrt-rtx", graph_path, options, compute)
+        refuse_float8(self.name, graph_path.name, bool(lowered.rewrites.get(FLOAT8_WEIGHTS)), card or first_card())
+        model = lowered.model
         settings = BuildSettings(compute, options.shapes, RANGES, False, None, card=card)
         return explain_for_card(read_graph(graph_path) if model is None else model, graph_path, settings)
 

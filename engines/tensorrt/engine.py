@@ -22,9 +22,10 @@ from ..cache.engines import CachedEngine, EngineCache, EngineKey
 from ..compiled.facts import CompiledGraph
 from ..graphs.read import read_graph
 from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, open_lowered, with_plain_weights
-from ..lowering.targets import Target, parse_target
+from ..lowering.targets import FLOAT8_WEIGHTS, Target, parse_target
 from ..nvidia import capability_of
 from ..options import Compute, EngineOptions
+from ..quantized import refuse_float8
 from .building import BuildSettings, check_built, explain, make_log, make_plan, open_engine, read_product_types
 from .device_memory import BufferPool, CudaDevice, import_cudart
 from .inspecting import compiled_of, describe_precision
@@ -165,6 +166,8 @@ class TensorRt(Engine):
     ) -> tuple[Any, CachedEngine]:
         """Return the opened engine of a graph, built if need be, and where it came from."""
         model = lowered.model if lowered.model is not None else read_graph(graph_path)
+        float8 = bool(lowered.rewrites.get(FLOAT8_WEIGHTS))
+        refuse_float8(self.name, graph_path.name, float8, capability_of(installed.card))
         key = _key(graph_path, model, installed, settings)
 
         timings = store.timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
