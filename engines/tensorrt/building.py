@@ -131,6 +131,24 @@ def open_engine(trt: Any, log: Any, plan: Any, graph_name: str) -> Any:
     return engine
 
 
+class RefitError(EngineError):
+    """The weights of a plan that has none could not be put in."""
+
+
+def refit_engine(trt: Any, log: Any, engine: Any, model: bytes, graph_path: Path) -> None:
+    """Fill an engine that was built without weights from the lowered graph that it was built of. Raises RefitError, OutOfMemory.
+
+    model, graph_path: as for `make_plan`.
+    """
+    log.messages.clear()
+    refitter = trt.Refitter(engine, log)
+    parser = trt.OnnxParserRefitter(refitter, log)
+    if parser.refit_from_bytes(model, str(graph_path.resolve())) and refitter.refit_cuda_engine():
+        return
+    problem = explain(log, f"TensorRT cannot put the weights into the engine of {graph_path.name}")
+    raise problem if isinstance(problem, OutOfMemory) else RefitError(str(problem))
+
+
 def check_built(trt: Any, engine: Any, wanted: Counter[str], settings: BuildSettings) -> None:
     """Raise EngineError where an engine does not calculate in what was asked for; see `check_precision`."""
     check_precision(read_product_types(trt, engine), wanted, settings.compute)

@@ -102,7 +102,7 @@ def _expand(model: Any, target: Target, name: str) -> dict[str, int]:
     if target.fused_attention:
         counts["attention"] = lower_attention(graph, lambda node: _stays_whole(node, target, types, shapes))
     for position, node in graph.find(*_EXPANSIONS, *_QUANTIZED, "LayerNormalization"):
-        builder = Builder(graph, node, types, shapes)
+        builder = Builder(graph, node, types, shapes, target.half_softmax)
         kind = _rewrite_one(node, builder, target, name)
         if kind:
             graph.replace(position, builder.nodes)

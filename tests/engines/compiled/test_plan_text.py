@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.compiled_graphs import HEADS, SIZE, write_block
 from helpers.rtx_builder import rtx  # skips where it is not installed
 
 from edgereel.core.errors import EngineError
@@ -14,14 +14,23 @@ from edgereel.engines.compiled.facts import CompiledGraph, describe_compiled
 from edgereel.engines.compiled.plan_text import read_plan
 from edgereel.engines.compiled.rtx_compiler import explain_for_card
 from edgereel.engines.lowering.lower import lower_for_target
+from edgereel.engines.lowering.target.rewrite import rewrite_for_target
 from edgereel.engines.lowering.targets import parse_target
 from edgereel.engines.onnxruntime.rtx import OnnxRuntimeRtx
 from edgereel.engines.options import Compute, EngineOptions
 from edgereel.engines.tensorrt.building import BuildSettings
 from edgereel.engines.tensorrt.profiles import RANGES
+from edgereel.tools.gpu_checks import graphs
+from edgereel.tools.gpu_checks.graphs import BlockSize, Quantized
 
+SMALL = BlockSize(heads=4, head=64, hidden=1024)
+HEADS, SIZE = SMALL.heads, SMALL.width
 TOKENS = 1024
 SHAPES = (("x", (1, TOKENS, SIZE)),)
+
+
+def write_block(folder: Path, quantized: Quantized = "") -> Path:
+    return graphs.write_block(folder, SMALL, quantized)
 
 
 def compiled(path: Path, target: str = "tensorrt-rtx", compute: Compute = "float16", card=(8, 9)) -> CompiledGraph:
@@ -44,17 +53,21 @@ def test_attention_tells_its_kernel_and_what_it_sums_in(plain: CompiledGraph) ->
 def test_float16_attention_is_told_from_bfloat16(tmp_path: Path) -> None:
     # Written for onnxruntime's kernels, which sum in float32; NVIDIA's compiler has others for the same graph.
     path = write_block(tmp_path)
-    import onnx
-
-    from edgereel.engines.lowering.target.rewrite import rewrite_for_target
-
-    target = parse_target("tensorrt-10.3")
-    narrow = type(target)(**{**vars(target), "bfloat16_attention": False})
+    narrow = replace(parse_target("tensorrt-10.3"), bfloat16_attention=False)
     model, _ = rewrite_for_target(path.read_bytes(), narrow, "float16", "block")
-    assert onnx.ModelProto.FromString(model)
     told = explain_for_card(model, path, BuildSettings("float16", SHAPES, RANGES, False, None, card=(8, 9)))
     (attention,) = told.attention
     assert (attention.operands, attention.scores, attention.output) == ("float16", "float32", "float16")
+
+
+def test_attention_with_its_softmax_in_half_precision_is_fused_too(tmp_path: Path) -> None:
+    """What is built where TensorRT 10.3 does not fuse it otherwise, see TensorRt._holds_scores."""
+    path = write_block(tmp_path)
+    model, _ = rewrite_for_target(
+        path.read_bytes(), replace(parse_target("tensorrt-10.3"), half_softmax=True), "float16", "block"
+    )
+    told = explain_for_card(model, path, BuildSettings("float16", SHAPES, RANGES, False, None, card=(8, 6)))
+    assert [(each.operands, each.output, each.count) for each in told.attention] == [("bfloat16", "float32", 1)]
 
 
 def test_products_tell_the_types_of_both_factors(plain: CompiledGraph) -> None:
@@ -84,7 +97,9 @@ def test_fusions_and_values_between_kernels_are_told(plain: CompiledGraph) -> No
         ("weights int8", ("float16", "float16")),  # written out before the product: nothing is gained but memory
     ],
 )
-def test_quantized_products_are_what_the_plan_says(tmp_path: Path, quantized: str, operands: tuple[str, str]) -> None:
+def test_quantized_products_are_what_the_plan_says(
+    tmp_path: Path, quantized: Quantized, operands: tuple[str, str]
+) -> None:
     assert set(compiled(write_block(tmp_path, quantized)).product_operands) == {operands}
 
 

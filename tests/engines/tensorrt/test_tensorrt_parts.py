@@ -81,6 +81,7 @@ def test_the_table_names_only_what_nvidias_bindings_have(version: str) -> None:
     assert not features.network_flag or features.network_flag in enums["NetworkDefinitionCreationFlag"]
     assert {flag for flags in features.build_flags.values() for flag in flags} <= set(enums["BuilderFlag"])
     assert features.weight_streaming == ("WEIGHT_STREAMING" in enums["BuilderFlag"])
+    assert features.stripped_plans == ({"STRIP_PLAN", "REFIT_IDENTICAL"} <= set(enums["BuilderFlag"]))
     parser_error = ATTRIBUTES["classes"]["ParserError"]
     named = any("node_name" in names for versions, names in parser_error.items() if version in versions.split())
     assert features.node_names == named
