@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engines.lowering.target.half_rules import stays_float32
+from ..engines.options import Compute
 from .forms import LARGEST, Floats, WeightKind, dynamic_scales, quantize_weight, round_activations
 from .graph_file import GraphFile
 from .recording import readers_by_tensor
@@ -24,6 +26,8 @@ WORTH_IT = 0.5
 """Balancing costs a multiplication at run time; its squared error must be at most this fraction of that without."""
 HOPELESS = 0.05
 """Squared error, relative to a token's output, above which one static scale does not serve a tensor: its readers are kept."""
+DELICATE_IN: Compute = "bfloat16"
+"""What a linear must not suffer to be quantized with a static scale: no more than it would in this type."""
 _LARGEST_FACTOR = 1e4
 
 
@@ -35,6 +39,8 @@ def plan_graph(
 ) -> GraphPlan:
     """Return the plan of a graph whose linears get these kinds of weight, but for those that static scales do not suit.
 
+    A timestep's embedding is one of them: it has one token, all layers depend on it, and engines keep it in float32.
+
     seen: what was recorded of it, by tensor and slot; static ranges need it, and without it nothing is balanced.
     """
     ranges: dict[str, float] = {}
@@ -42,8 +48,10 @@ def plan_graph(
     if seen is None or activations == "float":
         return GraphPlan(dict(weights))
     possible = dict(weights)
+    if activations == "static":
+        possible = {name: kind for name, kind in weights.items() if not stays_float32(name, DELICATE_IN)}
     for tensor, readers in readers_by_tensor(graph).items():
-        quantized = [name for name in readers if name in weights]
+        quantized = [name for name in readers if name in possible]
         if not quantized:
             continue
         kind = weights[quantized[0]]

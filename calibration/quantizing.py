@@ -87,9 +87,7 @@ def complete_settings(
         raise UsageError(
             f"a budget of {budget_db:g} dB is not possible: choose from above 0 to below {PSNR_OF_EQUAL_FRAMES:g}"
         )
-    if precision == "fp8" and budget_db is not None:
-        raise UsageError("no engine of this version runs fp8, so that no budget can be checked: leave --budget-db out")
-    if (not compare or precision == "fp8") and (option := clips.option()) is not None:
+    if not compare and (option := clips.option()) is not None:
         raise UsageError(f"{option} is for the clips that are compared, and none are: leave it out")
     if not compare and (budget_db is not None or precision == "mixed"):
         raise UsageError("a budget cannot be met unmeasured: leave --no-compare out, or choose int8 without a budget")
@@ -103,7 +101,7 @@ def complete_settings(
         None if prompts is None else tuple(read_prompts(prompts)),
         seeds,
         clips,
-        compare and precision != "fp8",
+        compare,
         threads,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from ..core.interrupts import interrupts_wait
 from .application import app
 from .options import DecoderOption, EngineOption, JsonOption, MemoryOption, parse_size, reel_options
 from .terminal import print_json, show_plan, stage_progress
+
+if TYPE_CHECKING:
+    from ..engines.options import Compute
 
 SizeOption = Annotated[
     str | None, typer.Option(metavar="WxH", help="Picture size in pixels; the bundle's if left out.")
@@ -74,7 +77,17 @@ def build(
         typer.Option(help="With --dry-run: what to lower the graphs for, such as tensorrt-10.3, tensorrt-rtx or cuda."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be built; no device is needed.")] = False,
-    compute: Annotated[str, typer.Option(help="With --dry-run: float16, bfloat16 or float32.")] = "float16",
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Show what the engine's compiler makes of each graph: attention, types of products, fusions, memory. "
+            "With --engine rtx and --compute-capability no card is needed.",
+        ),
+    ] = False,
+    compute: Annotated[
+        str, typer.Option(help="With --dry-run and --explain: float16, bfloat16 or float32.")
+    ] = "float16",
     size: SizeOption = None,
     frames: FramesOption = None,
     memory: MemoryOption = None,
@@ -83,8 +96,13 @@ def build(
 ) -> None:
     """Build the engines for clips of a size and length, so that the first clip need not wait for them."""
     pixels = None if size is None else parse_size(size)
+    if dry_run and explain:
+        raise UsageError("--dry-run compiles nothing, and --explain tells what was compiled: leave one out")
     if dry_run:
         _show_build(bundle, target, compute, pixels, frames, memory, compute_capability, as_json)
+        return
+    if explain:
+        _explain_build(bundle, engine, target, compute, pixels, frames, memory, compute_capability, as_json)
         return
     if target is not None or compute_capability is not None:
         raise UsageError(
@@ -119,13 +137,11 @@ def _show_build(
 
     if target is None:
         raise UsageError("--dry-run needs a --target, such as tensorrt-10.3, tensorrt-rtx or cuda")
-    if compute not in ("float16", "bfloat16", "float32"):
-        raise UsageError(f"--compute {compute}: choose float16, bfloat16 or float32")
     with stage_progress() as progress:
         shown = show_build(
             bundle,
             target,
-            compute=compute,  # type: ignore[arg-type]
+            compute=_compute(compute),
             size=size,
             frames=frames,
             memory=memory,
@@ -137,3 +153,46 @@ def _show_build(
         print_json(shown)
     else:
         print("\n".join(one_line(line) for line in describe_build(shown)))
+
+
+def _explain_build(
+    bundle: Path | None,
+    engine: str,
+    target: str | None,
+    compute: str,
+    size: tuple[int, int] | None,
+    frames: int | None,
+    memory: str | None,
+    compute_capability: str | None,
+    as_json: bool,
+) -> None:
+    """Print what an engine's compiler makes of a bundle."""
+    with interrupts_wait():
+        from ..engines.compiled.facts import describe_compiled
+        from ..runtime.prepare import explain_build
+
+    if target is not None or memory is not None:
+        raise UsageError("--target and --memory are not for --explain: choose --engine rtx or tensorrt")
+    with stage_progress() as progress:
+        told = explain_build(
+            bundle,
+            engine,
+            compute=_compute(compute),
+            size=size,
+            frames=frames,
+            compute_capability=compute_capability,
+            on_progress=progress,
+        )
+    if as_json:
+        print_json({**told, "graphs": {name: graph.to_json() for name, graph in told["graphs"].items()}})
+        return
+    for name, graph in told["graphs"].items():
+        print("\n".join(one_line(line) for line in describe_compiled(name, graph)))
+
+
+def _compute(text: str) -> Compute:
+    kinds: tuple[Compute, ...] = ("float32", "float16", "bfloat16")
+    found = next((kind for kind in kinds if kind == text), None)
+    if found is None:
+        raise UsageError(f"--compute {text}: choose float16, bfloat16 or float32")
+    return found

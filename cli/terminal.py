@@ -46,6 +46,7 @@ _STAGES = {
     "tiles": "decoding tiles",
     "decode": "decoding",
     "build": "building engines",
+    "compile": "compiling graphs",
     "live": "watching",
     "lower": "lowering graphs",
     "export": "exporting",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -92,6 +93,7 @@ def examine() -> Report:
             *check_onnxruntime(installed, probed, bool(gpus)),
             *check_engines(probed),
             *check_choice(probed),
+            *check_quantized(probed.choice, gpus),
             *check_extras(requirements, installed),
             *check_cache(paths.find_cache_folder()),
             *check_bundle(_DEMO),
@@ -233,6 +235,29 @@ def check_choice(probed: Probe) -> list[Finding]:
     if probed.engines.get(probed.choice, "") is not None:
         return []
     return [Finding("engines", "auto", INFORMATION, one_line(probed.why), {"engine": probed.choice})]
+
+
+def check_quantized(choice: str, gpus: Iterable[Gpu]) -> list[Finding]:
+    """Return which quantized bundles the engine that is taken multiplies as they are stored."""
+    if not choice:
+        return []
+    try:
+        from ..engines.quantized import Multiplied, Weights, quantized_fit
+    except ImportError:  # the package that is missing is reported for itself
+        return []
+
+    found = re.fullmatch(r"(\d+)\.(\d+)", next((gpu.compute_capability.strip() for gpu in gpus), ""))
+    card = (int(found[1]), int(found[2])) if found else None
+    pairs: tuple[tuple[Weights, Multiplied], ...] = (("int8", "dynamic"), ("int8", "static"), ("fp8", "static"))
+    narrow = [
+        f"{weights} {activations}"
+        for weights, activations in pairs
+        if quantized_fit(choice, weights, activations, card).narrow
+    ]
+    detail = f"{choice} multiplies {' and '.join(narrow) if narrow else 'none'} as stored" + (
+        "" if narrow else ", other weights are widened first: they save memory alone"
+    )
+    return [Finding("engines", "quantized", INFORMATION, detail, {"multiplied": narrow})]
 
 
 def check_extras(requirements: list[Requirement] | None, installed: Mapping[str, str]) -> list[Finding]:

@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import EngineError
 from .options import Compute, EngineOptions, GraphSpecs
+
+if TYPE_CHECKING:
+    from .compiled.facts import CompiledGraph
 
 
 class Tensor:
@@ -185,6 +188,14 @@ class Engine(ABC):
         from .graphs.parts import canonical_part
 
         return canonical_part(graph_path, options.part)
+
+    def explain(self, graph_path: Path, options: EngineOptions, card: tuple[int, int] | None) -> CompiledGraph:
+        """Return what this engine's compiler makes of a graph: types, fusions, what lies in memory; see engines.compiled.
+
+        card: compute capability to compile for without such a card, None for the one that is there. Raises EngineError where
+        the engine compiles nothing, cannot run here or refuses the graph.
+        """
+        raise EngineError(f"the {self.name} engine compiles nothing that could be explained: --engine rtx or tensorrt")
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Return all that decides, beside a graph and its inputs, what numbers come out of it, as known before `open`.

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .base import Engine, Ring, Session, Tensor
 from .options import EngineOptions
+
+if TYPE_CHECKING:
+    from .compiled.facts import CompiledGraph
 
 Observer = Callable[[str, Mapping[str, Tensor], Mapping[str, Tensor]], None]
 """(name of the graph's file without suffix, inputs, outputs) of each run."""
@@ -45,6 +48,10 @@ class WrappedEngine(Engine):
     def graph_to_run(self, graph_path: Path, options: EngineOptions) -> Path | bytes:
         """See Engine.graph_to_run."""
         return self.inner.graph_to_run(graph_path, options)
+
+    def explain(self, graph_path: Path, options: EngineOptions, card: tuple[int, int] | None) -> CompiledGraph:
+        """See Engine.explain."""
+        return self.inner.explain(graph_path, options, card)
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """See Engine.numerics."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..engines import EngineReport
+from ..bundle.manifest import Manifest
+from ..engines import Engine, EngineReport
+from ..engines.quantized import Weights, first_card, quantized_fit
 
 
 def engine_facts(reports: Mapping[str, EngineReport], ran_before: Collection[tuple[str, str]]) -> dict[str, Any]:
@@ -28,3 +30,18 @@ def engine_facts(reports: Mapping[str, EngineReport], ran_before: Collection[tup
         "provider": sorted({provider for provider, _ in ran}),
         "precision": sorted({precision for _, precision in ran}),
     }
+
+
+def quantized_words(manifest: Manifest, engine: Engine) -> str:
+    """Return in words what an engine on a GPU does with the quantized linears of a bundle's denoisers, "" where none are."""
+    if engine.device == "cpu":
+        return ""
+    graphs = manifest.roles.graphs()
+    said: dict[str, None] = {}
+    for name in manifest.roles.denoiser_names():
+        quantization = graphs[name].quantization
+        kinds: tuple[Weights, ...] = ("int8", "int4", "fp8")
+        for kind in kinds:
+            if quantization is not None and quantization.linears.get(kind):
+                said[quantized_fit(engine.name, kind, quantization.activations, first_card()).why] = None
+    return "; ".join(said)

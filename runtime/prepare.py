@@ -13,13 +13,14 @@ from ..core.errors import EngineError, UsageError, brief
 from ..core.paths import demo_bundle_path
 from ..core.progress import Progress, report_progress
 from ..core.units import format_bytes
-from ..engines import Compute
+from ..engines import ENGINES, Compute, EngineOptions, get_engine
 from ..engines.lowering.lower import lower_for_target
 from ..engines.lowering.summary import describe_lowering
 from ..engines.lowering.targets import Target, parse_target
-from .memory.fit import plan_bundle
+from .memory.fit import parse_capability, plan_bundle
 from .memory.plan import MemoryPlan
 from .memory.shapes import input_shapes
+from .memory.sizes import DECODER, component_of
 from .reel import Reel
 
 _ANY_CARD = "8.9"
@@ -117,6 +118,44 @@ def _show_graph(
         "shapes": {key: list(shape) for key, shape in shapes.items()},
         "weights": bundle.manifest.files[graph.data].size,
     }
+
+
+def explain_build(
+    path: Path | None,
+    engine: str,
+    *,
+    compute: Compute = "float16",
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    compute_capability: str | None = None,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return what an engine's compiler makes of each graph of a bundle for clips of this size: see Engine.explain.
+
+    compute_capability: of a card that need not be there, for engines whose compiler can do without.
+
+    Raises UsageError, EngineError, BundleError, GeometryError, MissingExtraError, Cancelled.
+    """
+    card = None if compute_capability is None else parse_capability(compute_capability)
+    # A compiler that builds for a card by name needs none; then whether the engine could run here is not asked.
+    chosen = get_engine(engine) if card is None or engine not in ENGINES else ENGINES[engine]()
+    bundle = open_bundle(path or demo_bundle_path())
+    latents = latent_shape(bundle.manifest.latent, *bundle.manifest.defaults.complete(size, frames))
+    graphs = {}
+    names = list(bundle.manifest.roles.graphs())
+    report_progress(on_progress, "compile", 0, len(names))
+    for done, name in enumerate(names, start=1):
+        graph = bundle.manifest.roles.graphs()[name]
+        shapes = tuple(sorted(input_shapes(bundle.manifest, name, latents).items()))
+        options = EngineOptions(
+            compute=compute,
+            shapes=shapes,
+            activations=graph.activations or "float",
+            pictures=component_of(name) == DECODER,
+        )
+        graphs[name] = chosen.explain(bundle.path(graph.file), options, card)
+        report_progress(on_progress, "compile", done, len(names))
+    return {"bundle_digest": bundle.manifest.digest, "engine": chosen.name, "compute": compute, "graphs": graphs}
 
 
 def describe_build(shown: dict[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from .conditioning import GivenPictures, PictureEncoder, to_float
 from .continuation import continue_file, continue_video
 from .decoding.tiling import check_scratch
 from .denoise import Denoising
-from .engine_facts import engine_facts
+from .engine_facts import engine_facts, quantized_words
 from .memory.budget import budget_of
 from .memory.fit import plan_clip
 from .memory.plan import MemoryPlan
@@ -111,8 +111,8 @@ class Reel:
 
     @property
     def engine_picked(self) -> str:
-        """Which engine `auto` picked and why, "" where it was asked for by name."""
-        return self._engine.why
+        """Which engine `auto` picked and why, "" where it was asked for by name; and what it makes of a quantized bundle."""
+        return "; ".join(filter(None, (self._engine.why, quantized_words(self.bundle.manifest, self._engine))))
 
     def report(self) -> dict[str, EngineReport]:
         """Return what really runs, for each graph opened so far: no text encoder where all prompts were cached."""

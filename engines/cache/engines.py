@@ -125,6 +125,16 @@ class EngineCache:
                 touch(places.description)
         return found
 
+    def has(self, key: EngineKey) -> bool:
+        """Return whether there is an engine of that key to be trusted; its use is not noted."""
+        try:
+            found = None if distrusted(self.folder) else read_engine(Places.of(self.folder, key.digest()))
+        except (OSError, DamagedEntryError):
+            return False
+        if found is not None:
+            found.close()
+        return found is not None
+
     def get_or_build(
         self,
         key: EngineKey,

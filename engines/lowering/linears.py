@@ -31,6 +31,7 @@ _WEIGHT_NAMES = {
     onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT4: "int4",
     onnx.TensorProto.UINT4: "uint4",
+    onnx.TensorProto.FLOAT8E4M3FN: "float8",
 }
 
 

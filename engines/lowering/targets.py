@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from ...core.errors import UsageError, one_line
 
+FLOAT8_WEIGHTS = "float8 weight"
+"""Counted among a lowered graph's rewrites: its weights in float8, which not every card multiplies."""
+
 KNOWN_TARGETS = (
     "tensorrt-8.6",
     "tensorrt-10.0 and later (JetPack 6 has tensorrt-10.3)",
@@ -27,7 +30,8 @@ class Target:
     `with_plain_weights` writes them in floating point, and whatever else there is of these types is refused.
     float32_in_bfloat16: operators that it has no bfloat16 kernel for. bfloat16_attention: in a float16 graph attention alone is
     bfloat16, since the target's kernels sum float16 products in float16. whole_bfloat16_head: widest head of which attention in
-    bfloat16 stays an Attention, although there is `fused_attention`; 0 for none. strongly_typed: types in the graph decide
+    bfloat16 stays an Attention, although there is `fused_attention`; 0 for none. half_softmax: attention that is written out
+    has its softmax in half precision too, for a compiler that does not fuse it otherwise. strongly_typed: types in the graph decide
     what is calculated in; otherwise the builder may choose others.
     """
 
@@ -40,6 +44,7 @@ class Target:
     float32_in_bfloat16: tuple[str, ...] = ()
     bfloat16_attention: bool = False
     whole_bfloat16_head: int = 0
+    half_softmax: bool = False
     strongly_typed: bool = True
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # ONNX Runtime's CPU kernels have no half-precision matrix product: it converts around them and names the converters so.
 _HALF_CONVERTER = "InsertedPrecisionFreeCast_"
-_WEIGHTS = ("int8", "uint8", "int4", "uint4")
+_WEIGHTS = ("int8", "uint8", "int4", "uint4", "float8")
 _LINEAR_PRECISIONS = {
     "int8 linear, dynamic": "int8 (dynamic)",
     "int8 linear, dynamic, 7 bits": "int8 (dynamic, activations of 7 bits)",
@@ -78,6 +78,9 @@ class OnnxRuntimeCpu(Engine):
             largest = 255 if {"int8 linear, static", "int8 linear, dynamic"} & set(lowered.rewrites) else 127
             exact = byte_products_are_exact(onnxruntime, onnxruntime.SessionOptions(), largest)
             entries["session.x64quantprecision"] = "0" if exact else "1"
+        if any(name.startswith("float8") for name in lowered.rewrites):
+            # It would fuse them as if they were bytes. Unfused, what was rounded to float8 is multiplied in float32.
+            entries["session.disable_quant_qdq"] = "1"
         settings = session_settings(onnxruntime, graph_path, threads, entries)
         # By default the decoder's next state is cut out at the very end, so that everything it is made of stays till then.
         settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED

@@ -26,10 +26,16 @@ from ...core.machine import usable_cores
 from ..base import Engine, Session, Tensor
 from ..cache.entry import EngineKey
 from ..cache.store import log
+from ..compiled.facts import CompiledGraph
+from ..compiled.rtx_compiler import explain_for_card
 from ..graphs.read import read_graph, reading
 from ..lowering.lower import LoweredGraph, open_lowered
+from ..lowering.targets import FLOAT8_WEIGHTS
 from ..nvidia import Capability, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
+from ..quantized import first_card, refuse_float8
+from ..tensorrt.building import BuildSettings
+from ..tensorrt.profiles import RANGES
 from .bound import BoundSession, FixedShapeSession
 from .common import (
     LONGEST_QUOTE,
@@ -99,6 +105,7 @@ class OnnxRuntimeRtx(Engine):
 
     def _open(self, graph_path: Path, options: EngineOptions, compute: Compute, lowered: LoweredGraph) -> Session:
         onnxruntime = _onnxruntime()
+        refuse_float8(self.name, graph_path.name, bool(lowered.rewrites.get(FLOAT8_WEIGHTS)), first_card())
         model = model_to_open(graph_path, lowered.model)
         content = read_graph(graph_path) if lowered.model is None else lowered.model
         kernels = _kernels(content, onnxruntime, compute, options) if options.keep else None
@@ -129,6 +136,19 @@ class OnnxRuntimeRtx(Engine):
         """Return the lowered graph; see Engine.graph_to_run."""
         model = lower_for("tensorrt-rtx", graph_path, options, options.compute or DEFAULT_COMPUTE).model
         return graph_path if model is None else model
+
+    def explain(self, graph_path: Path, options: EngineOptions, card: tuple[int, int] | None) -> CompiledGraph:
+        """Return what TensorRT-RTX's compiler, which needs no card, makes of a graph; see Engine.explain."""
+        if card is not None and not runs_on(card):
+            raise EngineError(
+                f"the rtx engine runs on compute capability 8.6, 8.9, 12.0 and newer, not {card[0]}.{card[1]}"
+            )
+        compute = options.compute or DEFAULT_COMPUTE
+        lowered = lower_for("tensorrt-rtx", graph_path, options, compute)
+        refuse_float8(self.name, graph_path.name, bool(lowered.rewrites.get(FLOAT8_WEIGHTS)), card or first_card())
+        model = lowered.model
+        settings = BuildSettings(compute, options.shapes, RANGES, False, None, card=card)
+        return explain_for_card(read_graph(graph_path) if model is None else model, graph_path, settings)
 
     def numerics(self, options: EngineOptions) -> dict[str, str]:
         """Name the plugin, the kind of GPU and the type that is calculated in; see Engine.numerics."""

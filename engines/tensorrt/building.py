@@ -7,6 +7,7 @@ parser and builder of TensorRT-RTX 1.7, which has the API of 11 and builds witho
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class BuildSettings:
 
     compute: what products calculate in. shapes: of all inputs, None where they vary within `ranges`. stream_weights: the
     engine can leave weights in host memory. workspace: bytes that one layer may use for itself, None for TensorRT's default.
+    strip: leave the weights out of the plan; `refit_engine` puts them in. card: the compute capability to compile for,
+    which TensorRT-RTX takes without such a card; None for the card that is there.
     """
 
     compute: Compute
@@ -43,6 +46,8 @@ class BuildSettings:
     ranges: Mapping[str, Range]
     stream_weights: bool
     workspace: int | None
+    strip: bool = False
+    card: tuple[int, int] | None = None
 
 
 def make_log(trt: Any) -> Any:
@@ -79,12 +84,19 @@ def explain(log: Any, what: str) -> EngineError:
 
 
 def make_plan(
-    trt: Any, log: Any, features: Features, model: bytes, graph_path: Path, settings: BuildSettings, timings: bytes
+    trt: Any,
+    log: Any,
+    features: Features,
+    model: bytes,
+    graph_path: Path,
+    settings: BuildSettings,
+    timings: bytes | None,
 ) -> tuple[Any, bytes, Counter[str]]:
     """Build an engine; return its plan (an object that has the bytes), the timing cache as it is then, and the types of the
     graph's products, which `check_built` compares with the opened engine's.
 
-    model: the lowered graph; weights it names are looked for beside graph_path. timings: an earlier timing cache or b"".
+    model: the lowered graph; weights it names are looked for beside graph_path. timings: an earlier timing cache or b"", None
+    for a compiler that has none.
     Raises EngineError where the parser or the builder refuses the graph, OutOfMemory for want of memory.
     """
     try:
@@ -101,12 +113,13 @@ def make_plan(
     config = builder.create_builder_config()
     _configure(trt, features, config, settings)
     _add_profile(builder, config, network, settings)
-    _set_timings(config, timings)
+    if timings is not None:
+        _set_timings(config, timings)
     log.messages.clear()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise explain(log, f"TensorRT cannot build an engine of {graph_path.name}")
-    return plan, bytes(config.get_timing_cache().serialize()), wanted
+    return plan, b"" if timings is None else bytes(config.get_timing_cache().serialize()), wanted
 
 
 def open_engine(trt: Any, log: Any, plan: Any, graph_name: str) -> Any:
@@ -116,6 +129,24 @@ def open_engine(trt: Any, log: Any, plan: Any, graph_name: str) -> Any:
     if engine is None:
         raise explain(log, f"TensorRT cannot open the engine of {graph_name}")
     return engine
+
+
+class RefitError(EngineError):
+    """The weights of a plan that has none could not be put in."""
+
+
+def refit_engine(trt: Any, log: Any, engine: Any, model: bytes, graph_path: Path) -> None:
+    """Fill an engine that was built without weights from the lowered graph that it was built of. Raises RefitError, OutOfMemory.
+
+    model, graph_path: as for `make_plan`.
+    """
+    log.messages.clear()
+    refitter = trt.Refitter(engine, log)
+    parser = trt.OnnxParserRefitter(refitter, log)
+    if parser.refit_from_bytes(model, str(graph_path.resolve())) and refitter.refit_cuda_engine():
+        return
+    problem = explain(log, f"TensorRT cannot put the weights into the engine of {graph_path.name}")
+    raise problem if isinstance(problem, OutOfMemory) else RefitError(str(problem))
 
 
 def check_built(trt: Any, engine: Any, wanted: Counter[str], settings: BuildSettings) -> None:
@@ -169,6 +200,24 @@ def _configure(trt: Any, features: Features, config: Any, settings: BuildSetting
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     if settings.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace)
+    if settings.strip:
+        # Identical: the weights that come back are those of now, so that fusion loses nothing by it.
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    if settings.card is not None:
+        _set_card(trt, config, settings.card)
+
+
+def _set_card(trt: Any, config: Any, card: tuple[int, int]) -> None:
+    """Have the compiler build for a card that need not be there. Raises EngineError where it does not know it."""
+    name = f"SM{card[0]}{card[1]}"
+    known = getattr(trt.ComputeCapability, name, None)
+    if known is None:
+        cards = [each[2:] for each in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", each)]
+        told = ", ".join(f"{each[:-1]}.{each[-1]}" for each in sorted(cards, key=int))
+        raise EngineError(f"the compiler does not know compute capability {card[0]}.{card[1]}: choose from {told}")
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(known, 0)
 
 
 def _allow_attention_in_parts(trt: Any, network: Any) -> None:

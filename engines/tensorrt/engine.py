@@ -19,20 +19,37 @@ from ...core.errors import EngineError, UsageError, brief
 from ..base import Engine, EngineReport, Session
 from ..cache import store
 from ..cache.engines import CachedEngine, EngineCache, EngineKey
+from ..compiled.facts import CompiledGraph
+from ..costs import graph_costs
 from ..graphs.read import read_graph
 from ..lowering.lower import LoweredGraph, lower_for_target, not_lowered, open_lowered, with_plain_weights
-from ..lowering.targets import Target, parse_target
+from ..lowering.targets import FLOAT8_WEIGHTS, Target, parse_target
 from ..nvidia import capability_of
 from ..options import Compute, EngineOptions
-from .building import BuildSettings, check_built, explain, make_log, make_plan, open_engine, read_product_types
+from ..quantized import refuse_float8
+from .building import (
+    BuildSettings,
+    RefitError,
+    check_built,
+    explain,
+    make_log,
+    make_plan,
+    open_engine,
+    read_product_types,
+    refit_engine,
+)
 from .device_memory import BufferPool, CudaDevice, import_cudart
-from .inspecting import describe_precision
+from .inspecting import compiled_of, describe_precision
 from .installed import find_card, import_tensorrt, require_card, why_unavailable
 from .profiles import RANGES, Range
 from .session import TensorRtSession
 from .versions import NEWEST_KNOWN, Features, Version, features_of, parse_version
 
 _DEFAULT_COMPUTE: Compute = "float16"
+_WHOLE_ATTENTION: Version = (10, 14)
+"""The first version that is given attention whole; for those before it is written out as products around a softmax."""
+_UNFUSED, _LEAST_UNFUSED = 3, 2**28
+"""Of what is counted for activations, and in bytes: an engine that takes more holds all scores of attention."""
 _SAMPLES = 64
 _SAMPLE_SIZE = 2**16
 
@@ -67,6 +84,7 @@ class TensorRt(Engine):
         self._workspace = workspace
         self._pool: BufferPool | None = None
         self._cache: EngineCache | None = None
+        self._refits = True
 
     def unavailable(self) -> str | None:
         """See Engine.unavailable. tensorrt is imported for that, which touches no device."""
@@ -107,6 +125,21 @@ class TensorRt(Engine):
             lambda lowered: self._open(graph_path, options, installed, settings, lowered),
         )
 
+    def explain(self, graph_path: Path, options: EngineOptions, card: tuple[int, int] | None) -> CompiledGraph:
+        """Return what the inspector tells of a built engine; see Engine.explain."""
+        if card is not None:
+            raise EngineError("TensorRT builds for the card that is there alone: leave the compute capability out")
+        installed = _installation()
+        settings = self._settings(installed, options)
+        lowered = _lower(graph_path, installed, settings.compute, options, False)
+        engine, _ = self._built(graph_path, options, installed, settings, lowered, make_log(installed.trt))
+        information = engine.create_engine_inspector().get_engine_information(installed.trt.LayerInformationFormat.JSON)
+        source = f"TensorRT {installed.version}"
+        try:
+            return compiled_of(information, source, f"sm{installed.card.compute_capability.replace('.', '')}")
+        except ValueError as error:
+            raise EngineError(f"{source} tells nothing of the engine of {graph_path.name}: {error}") from error
+
     def _open(
         self,
         graph_path: Path,
@@ -115,17 +148,92 @@ class TensorRt(Engine):
         settings: BuildSettings,
         lowered: LoweredGraph,
     ) -> Session:
-        model = lowered.model if lowered.model is not None else read_graph(graph_path)
         pool = self._device_pool()
         log = make_log(installed.trt)
-        key = _key(graph_path, model, installed, settings)
+        engine, cached = self._built(graph_path, options, installed, settings, lowered, log)
+        if self._holds_scores(engine, graph_path, options, installed, settings.compute):
+            store.log.warning(
+                "%s is built again, with softmax in half precision: attention was not fused", graph_path.name
+            )
+            engine = None
+            lowered = _lower(graph_path, installed, settings.compute, options, False, half_softmax=True)
+            engine, cached = self._built(graph_path, options, installed, settings, lowered, log)
+        streamed = _limit_weights(engine, log, options.weight_budget, graph_path.name)
+        known = parse_version(installed.version) <= NEWEST_KNOWN
+        report = EngineReport(
+            engine=self.name,
+            provider=f"TensorrtEngine {'.'.join(map(str, parse_version(installed.version)))}",
+            precision=describe_precision(read_product_types(installed.trt, engine)),
+            version=f"tensorrt {installed.version}{'' if known else ' (newer than any this was written for)'}",
+            threads=1,
+            nodes={"TensorrtEngine": engine.num_layers},
+            lowered=lowered.source,
+            rewrites=lowered.rewrites,
+            streamed=streamed,
+            build=cached.source,
+            build_seconds=cached.build_seconds,
+        )
+        # Streamed weights are copied by the host between kernels, which a CUDA graph would not repeat.
+        capture = options.shapes is not None and streamed == 1
+        shared = installed.features.shared_memory
+        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture, shared)
 
+    def _holds_scores(
+        self, engine: Any, graph_path: Path, options: EngineOptions, installed: _Installation, compute: Compute
+    ) -> bool:
+        """Return whether an engine takes so much memory that attention, written out for it, cannot be fused in it."""
+        if options.shapes is None or not options.lower or compute == "float32" or installed.numbers >= _WHOLE_ATTENTION:
+            return False
+        size = engine.device_memory_size_v2 if installed.features.shared_memory else engine.device_memory_size
+        counted = graph_costs(self.graph_to_run(graph_path, options), dict(options.shapes), compute, keep=options.keep)
+        return int(size) > max(_UNFUSED * counted.activation_bytes, _LEAST_UNFUSED)
+
+    def _built(
+        self,
+        graph_path: Path,
+        options: EngineOptions,
+        installed: _Installation,
+        settings: BuildSettings,
+        lowered: LoweredGraph,
+        log: Any,
+    ) -> tuple[Any, CachedEngine]:
+        """Return the opened engine of a graph, built if need be, and where it came from.
+
+        Where TensorRT can, plans are kept without the weights: megabytes for each size of clips, filled from the bundle.
+        """
+        model = lowered.model if lowered.model is not None else read_graph(graph_path)
+        float8 = bool(lowered.rewrites.get(FLOAT8_WEIGHTS))
+        refuse_float8(self.name, graph_path.name, float8, capability_of(installed.card))
+        # Streamed weights stay in the plan, which is mapped into memory.
+        strips = installed.features.stripped_plans and not settings.stream_weights
+        if strips and self._refits and not self._engine_cache().has(_key(graph_path, model, installed, settings)):
+            try:
+                stripped = replace(settings, strip=True)
+                return self._built_as(graph_path, options, installed, stripped, model, log)
+            except RefitError as error:
+                self._refits = False
+                store.log.warning("engines are kept with their weights, which this TensorRT cannot put in: %s", error)
+        return self._built_as(graph_path, options, installed, settings, model, log)
+
+    def _built_as(
+        self,
+        graph_path: Path,
+        options: EngineOptions,
+        installed: _Installation,
+        settings: BuildSettings,
+        model: bytes,
+        log: Any,
+    ) -> tuple[Any, CachedEngine]:
+        """Return the engine that these settings say. Raises RefitError where it is one without weights that takes none."""
+        key = _key(graph_path, model, installed, settings)
         timings = store.timings_key({"tensorrt": installed.version, "card": key.card, "driver": key.driver})
         plan: Any = None
         wanted: Counter[str] | None = None
 
         def use(found: CachedEngine) -> Any:
             engine = open_engine(installed.trt, log, found.data, graph_path.name)
+            if settings.strip:
+                refit_engine(installed.trt, log, engine, model, graph_path)
             if wanted is not None:
                 check_built(installed.trt, engine, wanted, settings)
             return engine
@@ -146,26 +254,7 @@ class TensorRt(Engine):
                 file.write(memoryview(plan))
 
         cached, engine = self._engine_cache().get_or_build_usable(key, build, use, store.log.warning)
-        plan = None
-        streamed = _limit_weights(engine, log, options.weight_budget, graph_path.name)
-        known = parse_version(installed.version) <= NEWEST_KNOWN
-        report = EngineReport(
-            engine=self.name,
-            provider=f"TensorrtEngine {'.'.join(map(str, parse_version(installed.version)))}",
-            precision=describe_precision(read_product_types(installed.trt, engine)),
-            version=f"tensorrt {installed.version}{'' if known else ' (newer than any this was written for)'}",
-            threads=1,
-            nodes={"TensorrtEngine": engine.num_layers},
-            lowered=lowered.source,
-            rewrites=lowered.rewrites,
-            streamed=streamed,
-            build=cached.source,
-            build_seconds=cached.build_seconds,
-        )
-        # Streamed weights are copied by the host between kernels, which a CUDA graph would not repeat.
-        capture = options.shapes is not None and streamed == 1
-        shared = installed.features.shared_memory
-        return TensorRtSession(installed.trt, log, engine, pool, graph_path.name, report, capture, shared)
+        return engine, cached
 
     def _settings(self, installed: _Installation, options: EngineOptions) -> BuildSettings:
         compute = _compute(options)
@@ -219,12 +308,17 @@ def _target(installed: _Installation) -> Target:
 
 
 def _lower(
-    graph_path: Path, installed: _Installation, compute: Compute, options: EngineOptions, anew: bool
+    graph_path: Path,
+    installed: _Installation,
+    compute: Compute,
+    options: EngineOptions,
+    anew: bool,
+    half_softmax: bool = False,
 ) -> LoweredGraph:
     if not options.lower:
         return not_lowered(graph_path, options.part)
     try:
-        target = _target(installed)
+        target = replace(_target(installed), half_softmax=half_softmax)
     except UsageError as error:
         raise EngineError(f"TensorRT {installed.version}: {error}") from error
     return lower_for_target(
@@ -247,6 +341,7 @@ def _key(graph_path: Path, model: bytes, installed: _Installation, settings: Bui
             "ranges": "" if settings.shapes else repr(sorted(settings.ranges.items())),
             "stream_weights": str(settings.stream_weights),
             "workspace": str(settings.workspace),
+            "stripped": str(settings.strip),
             # Which of several cards CUDA takes for the first, where nvidia-smi may have another.
             "visible": " ".join(os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")),
         },

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Any
 
 from ...core.errors import EngineError
+from ..compiled.facts import UNKNOWN, CompiledAttention, CompiledGraph, CompiledKernel, CompiledProduct
 from ..options import Compute
 
 OPAQUE = "opaque"
@@ -37,6 +38,8 @@ _NARROW = ("int8", "float8", "int4", "float4")
 _PRODUCTS = re.compile(r"gemm|conv|matrix_?multiply|matmul|\bfc\b|fully_?connected|attention|mha", re.I)
 # Kernels tell themselves by their tactic, also where a fusion has another name.
 _TACTICS = re.compile(r"gemm|fprop|dgrad|fmha|_mha|xmma", re.I)
+_ATTENTION = re.compile(r"attention|mha", re.I)
+_NODE = re.compile(r"\[ONNX Layer: ")
 _OPAQUE = re.compile(r"myelin|foreignnode", re.I)
 
 
@@ -47,20 +50,74 @@ def product_types(information: str) -> Counter[str]:
     a float with `(int8 weights)` and the like where one has, `unknown`, or OPAQUE. Raises ValueError where the text is not
     the inspector's, or tells names only, as it does for engines that were built without ProfilingVerbosity.DETAILED.
     """
+    counts: Counter[str] = Counter()
+    for layer in _layers(information):
+        if _OPAQUE.search(_kind(layer)):
+            counts[OPAQUE] += 1
+        elif _is_product(layer):
+            counts[_calculates_in(layer)] += 1
+    return counts
+
+
+def compiled_of(information: str, source: str, card: str) -> CompiledGraph:
+    """Return what the inspector's JSON tells of an engine. source: who compiled it. card: for which compute capability.
+
+    It tells no memory and no accumulators: those of bfloat16 are float32 in all of NVIDIA's kernels, of others nothing is
+    claimed. Raises ValueError as `product_types`.
+    """
+    attention: Counter[tuple[str, str, str, str]] = Counter()
+    products: Counter[tuple[str, tuple[str, str], str]] = Counter()
+    examples: dict[tuple[str, tuple[str, str], str], str] = {}
+    kernels: dict[str, list[int]] = {}
+    for layer in _layers(information):
+        name = str(layer.get("Name", ""))
+        tactic = str(layer.get("TacticName", "")) or _kind(layer)
+        nodes = len(_NODE.findall(str(layer.get("Metadata", "")))) or 1
+        counted = kernels.setdefault(_kind(layer) or UNKNOWN, [0, 0])
+        counted[0] += 1
+        counted[1] += nodes
+        if not _is_product(layer) or _OPAQUE.search(_kind(layer)):
+            continue
+        given = [_type_of(tensor) for tensor in _dicts(layer.get("Inputs"))]
+        given += [_type_of(layer[weights]) for weights in ("Weights",) if isinstance(layer.get(weights), dict)]
+        first, second = (*given, UNKNOWN, UNKNOWN)[:2]
+        if _ATTENTION.search(f"{_kind(layer)} {tactic}"):
+            summed = "float32" if first == "bfloat16" else UNKNOWN
+            attention[tactic, first, summed, summed] += 1
+            continue
+        made = next((_type_of(tensor) for tensor in _dicts(layer.get("Outputs"))), UNKNOWN)
+        key = ("convolution" if "conv" in _kind(layer).lower() else "gemm", (first, second), made)
+        products[key] += 1
+        examples.setdefault(key, name)
+    return CompiledGraph(
+        source=source,
+        card=card,
+        plan_bytes=0,
+        attention=tuple(CompiledAttention(*facts, count) for facts, count in sorted(attention.items())),
+        products=tuple(CompiledProduct(*key, count, examples[key]) for key, count in products.most_common()),
+        kernels=tuple(CompiledKernel(kind, count, nodes, None) for kind, (count, nodes) in sorted(kernels.items())),
+        held=(),
+        held_bytes=None,
+    )
+
+
+def _layers(information: str) -> list[dict[str, Any]]:
+    """Return the layers in the inspector's JSON. Raises ValueError where it tells none, or names alone."""
     try:
         layers = json.loads(information)["Layers"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError("the engine inspector's answer is not JSON with layers") from error
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise ValueError("the engine inspector tells layer names only")
-    counts: Counter[str] = Counter()
-    for layer in layers:
-        kind = str(layer.get("LayerType", ""))
-        if _OPAQUE.search(kind):
-            counts[OPAQUE] += 1
-        elif _PRODUCTS.search(kind) or _TACTICS.search(str(layer.get("TacticName", ""))):
-            counts[_calculates_in(layer)] += 1
-    return counts
+    return layers
+
+
+def _kind(layer: dict[str, Any]) -> str:
+    return str(layer.get("LayerType", ""))
+
+
+def _is_product(layer: dict[str, Any]) -> bool:
+    return bool(_PRODUCTS.search(_kind(layer)) or _TACTICS.search(str(layer.get("TacticName", ""))))
 
 
 def describe_precision(counts: Counter[str]) -> str:

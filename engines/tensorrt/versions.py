@@ -26,8 +26,9 @@ class Features:
     since: the first of them. network_flag: the member of NetworkDefinitionCreationFlag that a network is created with, ""
     for none. strongly_typed: the graph alone decides about precision; otherwise layers are told. build_flags: members of
     BuilderFlag by what products calculate in; a type that is not there cannot be asked for. weight_streaming: weights may
-    stay in host memory. shared_memory: a context may be given the memory that it runs in. node_names: parser errors tell the
-    node's name. compute_capability: of the oldest cards.
+    stay in host memory. shared_memory: a context may be given the memory that it runs in. stripped_plans: a plan may be built
+    without weights and filled from the graph when it is opened. node_names: parser errors tell the node's name.
+    compute_capability: of the oldest cards.
     """
 
     since: Version
@@ -36,6 +37,7 @@ class Features:
     build_flags: dict[Compute, tuple[str, ...]]
     weight_streaming: bool
     shared_memory: bool
+    stripped_plans: bool
     node_names: bool
     compute_capability: Version
 
@@ -47,14 +49,14 @@ _WEAK: dict[Compute, tuple[str, ...]] = {
 _STRONG: dict[Compute, tuple[str, ...]] = {"float32": (), "float16": (), "bfloat16": ()}
 
 FEATURES = (
-    Features((8, 6), "EXPLICIT_BATCH", False, _WEAK, False, False, False, (5, 0)),
-    Features((10, 0), "STRONGLY_TYPED", True, _STRONG, False, False, True, (7, 0)),
+    Features((8, 6), "EXPLICIT_BATCH", False, _WEAK, False, False, False, False, (5, 0)),
+    Features((10, 0), "STRONGLY_TYPED", True, _STRONG, False, False, False, True, (7, 0)),
     # Weight streaming as it is used here (weight_streaming_budget_v2) came with 10.1; 10.0 had another. So did the call that
     # says how much memory a context is given.
-    Features((10, 1), "STRONGLY_TYPED", True, _STRONG, True, True, True, (7, 0)),
-    Features((10, 5), "STRONGLY_TYPED", True, _STRONG, True, True, True, (7, 5)),
+    Features((10, 1), "STRONGLY_TYPED", True, _STRONG, True, True, True, True, (7, 0)),
+    Features((10, 5), "STRONGLY_TYPED", True, _STRONG, True, True, True, True, (7, 5)),
     # Every network is strongly typed; the flag is still there, and deprecated.
-    Features((11, 0), "", True, _STRONG, True, True, True, (7, 5)),
+    Features((11, 0), "", True, _STRONG, True, True, True, True, (7, 5)),
 )
 
 

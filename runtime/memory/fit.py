@@ -127,8 +127,15 @@ def _engine(name: str, capability: str | None, memory: str | None) -> Engine:
     """Return the engine that memory is planned for; for a card that is only described it need not be able to run."""
     if capability is None:
         return get_engine(name)
-    if re.fullmatch(r"[0-9]{1,2}\.[0-9]", capability.strip(), re.ASCII) is None:
-        raise UsageError(f"--compute-capability {capability}: write it as NVIDIA does, for example 8.9")
+    parse_capability(capability)
     if memory is None:
         raise UsageError("a card that is only described has no free memory to look at: say how much with --memory")
     return ENGINES["cuda" if name == "auto" else name]()
+
+
+def parse_capability(text: str) -> tuple[int, int]:
+    """Return the compute capability that a text such as "8.9" stands for. Raises UsageError."""
+    found = re.fullmatch(r"([0-9]{1,2})\.([0-9])", text.strip(), re.ASCII)
+    if found is None:
+        raise UsageError(f"--compute-capability {text}: write it as NVIDIA does, for example 8.9")
+    return int(found[1]), int(found[2])

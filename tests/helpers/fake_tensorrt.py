@@ -39,7 +39,14 @@ from helpers.fake_tensorrt_building import (
     OnnxParser,
     ParserError,
 )
-from helpers.fake_tensorrt_running import EngineInspector, ICudaEngine, IExecutionContext, Runtime
+from helpers.fake_tensorrt_running import (
+    EngineInspector,
+    ICudaEngine,
+    IExecutionContext,
+    OnnxParserRefitter,
+    Refitter,
+    Runtime,
+)
 
 _TABLE = json.loads((Path(__file__).parent / "fake_tensorrt_attributes.json").read_text())
 _CLASSES: tuple[type[Fake], ...] = (
@@ -80,7 +87,8 @@ class FakeTensorRT(ModuleType):
         self.configs: list[Any] = []
         self.networks: list[Any] = []
         self.engines: list[Any] = []
-        self.plain_runs = 0
+        self.refit_error = ""
+        self.plain_runs = self.refits = 0
         self.workspace = 4096
         for name, versions in _TABLE["enums"].items():
             if version in versions:
@@ -90,6 +98,9 @@ class FakeTensorRT(ModuleType):
             self.ExecutionContextAllocationStrategy = enum.IntEnum("Strategy", members, start=0)
         for base in _CLASSES:
             setattr(self, base.__name__, self._of_version(base, version))
+        if self.version >= (10, 0):  # likewise
+            self.Refitter = type("Refitter", (Refitter,), {"trt": self})
+            self.OnnxParserRefitter = type("OnnxParserRefitter", (OnnxParserRefitter,), {"trt": self})
 
     def _of_version(self, base: type[Fake], version: str) -> type[Fake]:
         table = _TABLE["classes"][base.__name__]

@@ -290,7 +290,12 @@ class Builder(Fake):
         weights = sum(
             int(entry.value) for t in model.graph.initializer for entry in t.external_data if entry.key == "length"
         )
-        onnx.load_external_data_for_model(model, network._folder)  # an engine has its weights in it
+        strips = "STRIP_PLAN" in config._flags
+        if strips and "REFIT_IDENTICAL" not in config._flags:
+            self._logger.log(trt.severity("ERROR"), "a stripped plan is to be refitted with the same weights")
+            return None
+        if not strips:
+            onnx.load_external_data_for_model(model, network._folder)  # an engine has its weights in it
         plan = {
             "version": trt.__version__,
             "model": base64.b64encode(model.SerializeToString()).decode(),
@@ -298,6 +303,7 @@ class Builder(Fake):
             "shapes": shapes,
             "layers": layers if config.profiling_verbosity is trt.ProfilingVerbosity.DETAILED else [],
             "streams": "WEIGHT_STREAMING" in config._flags,
+            "stripped": strips,
         }
         return _bytes_like(json.dumps(plan).encode())
 

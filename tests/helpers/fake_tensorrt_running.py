@@ -6,6 +6,7 @@ import base64
 import ctypes
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,16 +67,21 @@ class EngineInspector(Fake):
 class ICudaEngine(Fake):
     def __init__(self, plan: dict[str, Any], logger: ILogger) -> None:
         self._plan, self._logger = plan, logger
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            bfloat16_in_float32(plan["model"]), options, providers=["CPUExecutionProvider"]
-        )
+        self._session: Any = None
         self._model = onnx.load_from_string(plan["model"])
         self._values = [*self._model.graph.input, *self._model.graph.output]
         self._contexts: list[IExecutionContext] = []
         self._budget = self._total = plan["weights"]
+        if not plan["stripped"]:
+            self._fill(plan["model"])
+
+    def _fill(self, model: bytes) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            bfloat16_in_float32(model), options, providers=["CPUExecutionProvider"]
+        )
 
     @property
     def num_layers(self) -> int:
@@ -120,6 +126,10 @@ class ICudaEngine(Fake):
 
     @property
     def device_memory_size_v2(self) -> int:
+        return self.trt.workspace
+
+    @property
+    def device_memory_size(self) -> int:
         return self.trt.workspace
 
     def create_execution_context(self, strategy: Any = None) -> IExecutionContext | None:
@@ -233,3 +243,35 @@ def _evaluate(dimension: str, extents: dict[str, int]) -> int:
     """Return what a dimension such as `height*16` is."""
     name, factor = re.fullmatch(r"(\w+)(?:\*(\d+))?", dimension).groups()
     return extents[name] * int(factor or 1)
+
+
+class Refitter(Fake):
+    """Takes the weights of an engine that was built without, and puts them in when told to."""
+
+    def __init__(self, engine: ICudaEngine, logger: ILogger) -> None:
+        self._engine, self._logger = engine, logger
+        self._weights: bytes | None = None
+
+    def refit_cuda_engine(self) -> bool:
+        if self._weights is None:
+            return False
+        self._engine._fill(self._weights)
+        self.trt.refits += 1
+        return True
+
+
+class OnnxParserRefitter(Fake):
+    def __init__(self, refitter: Refitter, logger: ILogger) -> None:
+        self._refitter, self._logger = refitter, logger
+
+    def refit_from_bytes(self, model: bytes, path: str | None = None) -> bool:
+        if self.trt.refit_error:
+            self._logger.log(self.trt.severity("ERROR"), self.trt.refit_error)
+            return False
+        filled = onnx.load_from_string(model)
+        if filled.graph.node != self._refitter._engine._model.graph.node:
+            self._logger.log(self.trt.severity("ERROR"), "the weights are of another graph")
+            return False
+        onnx.load_external_data_for_model(filled, str(Path(str(path)).parent))
+        self._refitter._weights = filled.SerializeToString()
+        return True

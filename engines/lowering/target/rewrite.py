@@ -14,7 +14,7 @@ from ...graphs.graph import MICROSOFT, Graph, attributes
 from ...graphs.value_types import value_types
 from ...options import Compute
 from ..attention import is_plain, lower_attention
-from ..targets import Target
+from ..targets import FLOAT8_WEIGHTS, Target
 from .half import lower_precision
 from .older_opset import lower_opset
 from .pictures import add_pictures
@@ -58,6 +58,9 @@ def rewrite_for_target(
     opset = _opset(model, target, compute)
     _check_bfloat16(model, target, compute, name)
     counts = Counter(lower_precision(model, target, opset, compute))
+    counts[FLOAT8_WEIGHTS] = sum(
+        tensor.data_type == _TYPES.FLOAT8E4M3FN and len(tensor.dims) == 2 for tensor in model.graph.initializer
+    )
     Graph(model).finish()
     counts.update(_expand(model, target, name))
     counts.update(_to_opset(model, opset, target, name))
@@ -99,7 +102,7 @@ def _expand(model: Any, target: Target, name: str) -> dict[str, int]:
     if target.fused_attention:
         counts["attention"] = lower_attention(graph, lambda node: _stays_whole(node, target, types, shapes))
     for position, node in graph.find(*_EXPANSIONS, *_QUANTIZED, "LayerNormalization"):
-        builder = Builder(graph, node, types, shapes)
+        builder = Builder(graph, node, types, shapes, target.half_softmax)
         kind = _rewrite_one(node, builder, target, name)
         if kind:
             graph.replace(position, builder.nodes)

@@ -176,7 +176,8 @@ def test_networks_are_strongly_typed(
     TensorRt(ROWS, workspace=2**20).open(path, EngineOptions(compute="float16")).close()
     (network,) = trt.networks
     assert trt.flagged(network._flags, "STRONGLY_TYPED") is typed  # the only kind there is in 11
-    assert trt.configs[0]._flags == set()  # no TensorFloat-32, which is on by default
+    # No TensorFloat-32, which is on by default.
+    assert trt.configs[0]._flags == {"STRIP_PLAN", "REFIT_IDENTICAL"}
     assert trt.configs[0]._pools == {"WORKSPACE": 2**20}
 
 

@@ -24,7 +24,13 @@ from edgereel.engines.cache.store import read_timings, timings_key, write_timing
 from edgereel.engines.nvidia import NO_GPU
 from edgereel.engines.tensorrt import TensorRt, installed
 from edgereel.engines.tensorrt.device_memory import BufferPool, CudaDevice, DeviceBuffer, import_cudart
-from edgereel.engines.tensorrt.inspecting import OPAQUE, check_precision, describe_precision, product_types
+from edgereel.engines.tensorrt.inspecting import (
+    OPAQUE,
+    check_precision,
+    compiled_of,
+    describe_precision,
+    product_types,
+)
 from edgereel.engines.tensorrt.profiles import RANGES, fixed_profiles, ranged_profiles
 from edgereel.engines.tensorrt.versions import FEATURES, features_of, parse_version, supports_card
 
@@ -75,6 +81,7 @@ def test_the_table_names_only_what_nvidias_bindings_have(version: str) -> None:
     assert not features.network_flag or features.network_flag in enums["NetworkDefinitionCreationFlag"]
     assert {flag for flags in features.build_flags.values() for flag in flags} <= set(enums["BuilderFlag"])
     assert features.weight_streaming == ("WEIGHT_STREAMING" in enums["BuilderFlag"])
+    assert features.stripped_plans == ({"STRIP_PLAN", "REFIT_IDENTICAL"} <= set(enums["BuilderFlag"]))
     parser_error = ATTRIBUTES["classes"]["ParserError"]
     named = any("node_name" in names for versions, names in parser_error.items() if version in versions.split())
     assert features.node_names == named
@@ -144,6 +151,26 @@ def of_11(kind: str, *types: str) -> dict[str, Any]:
 )
 def test_layers_are_counted_by_what_they_calculate_in(told: dict[str, Any], counted: str | None) -> None:
     assert product_types(json.dumps({"Layers": [told], "Bindings": []})) == Counter([counted] if counted else [])
+
+
+def test_the_inspectors_layers_become_facts() -> None:
+    layers = [
+        layer("gemm", "Half", "Half", "Half"),
+        layer("gemm", "Int8", "Int8", "Half"),
+        layer("CaskConvolution", "Half", "Half", weights="Half"),
+        {**layer("fused_mha", "BFloat16", "BFloat16", "BFloat16", "BFloat16", tactic="_gemm_mha_v2_0x1")},
+        {**layer("fused_mha", "Half", "Half", "Half", "Half", tactic="_gemm_mha_v2_0x2")},
+        {**layer("kgen", "Half", "Half"), "Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]"},
+    ]
+    told = compiled_of(json.dumps({"Layers": layers}), "TensorRT 10.3.0", "sm87")
+    assert {(each.operands, each.scores, each.count) for each in told.attention} == {
+        ("bfloat16", "float32", 1),
+        ("float16", "unknown", 1),
+    }
+    assert told.product_operands == {("float16", "float16"): 2, ("int8", "int8"): 1}
+    assert {(each.name, each.nodes) for each in told.kernels} >= {("kgen", 2), ("gemm", 2)}
+    with pytest.raises(ValueError, match="layer names only"):
+        compiled_of('{"Layers": ["gemm"]}', "TensorRT", "sm87")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Layers": 3}', '{"Layers": ["conv + relu", "gemm"]}', "\0", "null"])

@@ -123,6 +123,12 @@ def test_what_contexts_in_given_memory_need_is_in_real_bindings(trt: Any) -> Non
     assert hasattr(trt.ICudaEngine, "device_memory_size_v2")
 
 
+def test_what_filling_a_stripped_plan_needs_is_in_real_bindings(trt: Any) -> None:
+    assert {"STRIP_PLAN", "REFIT_IDENTICAL"} <= set(trt.BuilderFlag.__members__)
+    assert hasattr(trt.Refitter, "refit_cuda_engine")
+    assert "path: str = None" in trt.OnnxParserRefitter.refit_from_bytes.__doc__
+
+
 @pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
 def test_fused_attention_sums_in_float32(trt: Any, target: str) -> None:
     """The plan has the source of its kernels: `fp16_traits` are those that sum in float16, `bf16_traits` sum in float32."""

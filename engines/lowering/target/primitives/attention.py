@@ -22,7 +22,8 @@ def expand_attention(node: Any, builder: Builder) -> None:
     q, k, v are [B, S, H·D] (with `q_num_heads`) or [B, H, S, D]; fewer key than query heads only in the first form. The mask
     broadcasts to [B, H, S, L]; a boolean one is true where attention is allowed. The query is scaled before the product,
     which keeps float16 scores small; bfloat16 would round it coarsely once more, so that its scores are scaled, in float32. A
-    query whose every key is masked by booleans attends to all keys.
+    query whose every key is masked by booleans attends to all keys. Where the builder asks for half_softmax, plain attention
+    in half precision has its scores and softmax in that type too.
     """
     given = attributes(node)
     for name, meaning in _NOT_EXPANDED.items():
@@ -39,13 +40,15 @@ def expand_attention(node: Any, builder: Builder) -> None:
         if groups > 1:
             each = builder.graph.add_constant("heads_of_groups", np.repeat(np.arange(heads // groups), groups))
             key, value = (builder.add("Gather", name, each, axis=1) for name in (key, value))
-    late = element_type == _BFLOAT16
+    plain = not any(node.input[3:]) and not given.get("softcap", 0.0)
+    inner = element_type if builder.half_softmax and plain else FLOAT
+    late = element_type == _BFLOAT16 and inner == FLOAT
     query = _of_heads(builder, query, heads) if heads else query
     width = builder.shapes.get(node.input[0], (None,))[-1]
     scale = _scale(builder, query, width // (heads or 1) if width else None, given.get("scale"))
     query = query if late else _scaled(builder, query, scale, element_type)
     scores = builder.add("MatMul", query, builder.add("Transpose", key, perm=[0, 1, 3, 2]))
-    scores = scores if element_type == FLOAT else builder.cast(scores, FLOAT)
+    scores = scores if element_type == inner else builder.cast(scores, FLOAT)
     scores = _scaled(builder, scores, scale, FLOAT) if late else scores
     if given.get("softcap", 0.0):
         cap = builder.number(given["softcap"])
@@ -53,7 +56,7 @@ def expand_attention(node: Any, builder: Builder) -> None:
     if len(node.input) > 3 and node.input[3]:
         scores = _masked(builder, scores, node.input[3])
     weights = builder.add("Softmax", scores, axis=-1)
-    weights = weights if element_type == FLOAT else builder.cast(weights, element_type)
+    weights = weights if element_type == inner else builder.cast(weights, element_type)
     if not heads:
         builder.add("MatMul", weights, value, output=node.output[0])
         return

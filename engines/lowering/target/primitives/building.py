@@ -20,14 +20,19 @@ class Builder:
     """The nodes that take the place of one node; the values between them are named after its first output.
 
     types: element type of every value of the graph, by name. shapes: their extents, None where one varies; a value whose
-    number of axes is not known is not there.
+    number of axes is not known is not there. half_softmax: see Target.
     """
 
     def __init__(
-        self, graph: Graph, node: Any, types: dict[str, int], shapes: dict[str, tuple[int | None, ...]]
+        self,
+        graph: Graph,
+        node: Any,
+        types: dict[str, int],
+        shapes: dict[str, tuple[int | None, ...]],
+        half_softmax: bool = False,
     ) -> None:
         self.nodes: list[Any] = []
-        self.graph, self.types, self.shapes = graph, types, shapes
+        self.graph, self.types, self.shapes, self.half_softmax = graph, types, shapes, half_softmax
         self._stem = node.output[0]
 
     def add(self, op_type: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
