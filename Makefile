@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full test-offline test-gpu-stand-ins lint types docs release scores train distill grow clean
+.PHONY: help demo test test-lean test-full test-offline test-gpu-stand-ins test-server lint types docs release scores train distill grow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ test-offline: $(VENV)/dev.done ## Check in a network namespace that no command l
 
 test-gpu-stand-ins: $(VENV)/dev.done ## Run the cuda engine on stand-ins for CUDA's libraries (downloads 540 MB, needs g++)
 	EDGEREEL_STAND_INS=$(or $(STAND_INS),out/stand-ins) $(BIN)/python -m pytest tests/gpu_stand_ins -m stand_ins
+
+test-server: $(VENV)/dev.done ## Try the server with 2,000 requests made from its own description, and 200 rounds of kill -9
+	$(BIN)/python -m pytest -m full tests/server
 
 lint: $(VENV)/dev.done ## Check style
 	$(BIN)/ruff check .

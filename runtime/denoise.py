@@ -27,6 +27,8 @@ from .sampling.samplers import SAMPLERS
 from .sampling.schedules import Schedule
 from .sampling.stages import Stage, hand_over
 
+OnClean = Callable[[NDArray[np.float32], int], object]
+"""Shown clean latents [1, C, F, H, W] that the model believes in at a step, x - sigma·v, and which chunk they are."""
 SeenContext = Callable[[], dict[str, Tensor]]
 """Gives what a denoiser takes of the frames before: `positions`, `context_positions`, `context_NN`."""
 
@@ -36,8 +38,7 @@ class Denoising:
     """What the sampling of one clip runs on.
 
     plan: the one to hold to. prompt_embeds: of the prompt and, where a denoiser is guided, of the negative prompt. known:
-    what goes in beside them. add_time: see Reel.add_time. on_estimate: given at each step the clean latents that the denoiser
-    believes in then.
+    what goes in beside them. add_time: see Reel.add_time. on_clean: shown at each step what the clip would be if it ended now.
     """
 
     manifest: Manifest
@@ -47,7 +48,7 @@ class Denoising:
     prompt_embeds: Sequence[Tensor]
     add_time: Callable[[str, float, str], None]
     known: Known = field(default_factory=Known)
-    on_estimate: Callable[[NDArray[np.float32]], object] | None = None
+    on_clean: OnClean | None = None
 
     def sample(
         self,
@@ -74,8 +75,8 @@ class Denoising:
             if request.guidances[index] > 1:
                 without = self._predict(index, noisy, timestep, 1, seen)
                 velocity = without + np.float32(request.guidances[index]) * (velocity - without)
-            if self.on_estimate is not None:
-                self.on_estimate(self.known.put_back(noisy - np.float32(sigma) * velocity))
+            if self.on_clean is not None:
+                self.on_clean(self.known.put_back(noisy - np.float32(sigma) * velocity), chunk[0])
             return velocity
 
         before, total = steps or (request.steps * chunk[0], request.steps * chunk[1])
