@@ -73,13 +73,13 @@ function drawAgain() {
 function actionsOf(video) {
   if (isUnfinished(video)) return [{ name: "cancel", text: t("cancel"), act: () => cancel(video.id) }];
   const repeatIt = { name: "again", text: t("again.do"), act: () => repeat(video) };
-  const removeIt = { name: "delete", text: t("delete"), act: () => remove(video) };
+  const removeIt = { name: "delete", text: t("delete"), icon: "M5 7h14M10 4h4M7 7l1 13h8l1-13M10.5 10.5v6M13.5 10.5v6", act: () => remove(video) };
   const mayRemove = !settings.kiosk || unlocked;
   if (video.status !== "completed") return [{ ...repeatIt, text: t("retry") }, ...(mayRemove ? [removeIt] : [])];
   return [
     repeatIt,
     ...(settings.share ? [{ name: "share", text: t("share.do"), act: () => share(video).catch((error) => wrong(wordsOf(error))) }] : []),
-    ...(settings.kiosk ? [] : [{ name: "download", text: t("download"), href: download(video.id) }]),
+    ...(settings.kiosk ? [] : [{ name: "download", text: t("download"), icon: "M12 4v11m-5-4.5 5 5 5-5M5 20h14", href: download(video.id) }]),
     ...(mayRemove ? [removeIt] : []),
   ];
 }

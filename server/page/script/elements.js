@@ -14,6 +14,16 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** A drawing of 24 by 24, of one path. */
+export function drawing(path) {
+  const [svg, line] = ["svg", "path"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  line.setAttribute("d", path);
+  svg.append(line);
+  return svg;
+}
+
 /** Say something to people who listen instead of look. */
 export const announce = (text) => { by("news").textContent = text; };
 

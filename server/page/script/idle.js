@@ -37,12 +37,11 @@ async function begin(words, card) {
   document.documentElement.dataset.attract = "true";
   for (let turn = 0; !signal.aborted; turn += 1) {
     const clips = jobs.clips.slice(0, MOST_CLIPS);
-    if (clips.length) await stage.play(clips[turn % clips.length].id, signal);
+    if (clips.length) await stage.play(clips[turn % clips.length].id, words(), signal);
     else {
       card();
       await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY));
     }
-    if (!signal.aborted) stage.say(words());
   }
 }
 

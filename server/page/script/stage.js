@@ -1,7 +1,7 @@
 // The screen: a finished clip, a video on its way with its preview pictures, the live film, or a card with words.
 
 import { content } from "./api.js";
-import { by, make, still } from "./elements.js";
+import { by, drawing, make, still } from "./elements.js";
 import { isUnfinished, jobs } from "./jobs.js";
 import { find, number, t } from "./strings.js";
 
@@ -16,6 +16,7 @@ let shown = null;
 let state = "empty";
 let actionsOf = () => [];
 let showing = () => {};
+let over = ""; // words over a clip
 
 export const stage = {
   get id() { return shown; },
@@ -28,6 +29,7 @@ export const stage = {
   /** Show a video, whatever its state, and follow it. */
   show(id) {
     shown = id;
+    over = "";
     preview.hidden = true;
     film.loop = true;
     draw();
@@ -58,13 +60,14 @@ export const stage = {
     screen.style.setProperty("--h", height);
   },
 
-  /** Words over the live film until it moves. */
-  say(words) { by("card").textContent = words; },
+  /** Words over what is shown. */
+  say(words) { by("card").textContent = over = words; },
   caption(text) { by("said").textContent = text; },
 
-  /** Play one clip once, for a show of many; resolves when it is over. */
-  async play(id, signal) {
+  /** Play one clip once with words over it, for a show of many; resolves when it is over. */
+  async play(id, words, signal) {
     this.show(id);
+    this.say(words);
     film.loop = false;
     await new Promise((resolve) => {
       const timer = setTimeout(resolve, still() ? 8000 : 20000);
@@ -85,8 +88,9 @@ function draw() {
   stage.shape(width, height);
   const facts = { seed, width, height, seconds: number(Number(video.seconds), 1) };
   if (video.status === "completed") {
-    enter("film", "");
+    enter("film", over);
     const source = content(video.id);
+    if (film.ended) film.play().catch(() => {});
     if (film.getAttribute("src") !== source) {
       film.poster = content(video.id, "thumbnail");
       film.src = source;
@@ -147,10 +151,15 @@ function caption(said, facts, actions) {
   if (by("actions").dataset.names === `${shown}${names}${document.documentElement.lang}`) return; // so that focus stays
   by("actions").dataset.names = `${shown}${names}${document.documentElement.lang}`;
   const held = by("actions").contains(document.activeElement);
-  by("actions").replaceChildren(...actions.map(({ name, text, act, href }) => {
+  by("actions").replaceChildren(...actions.map(({ name, text, act, href, icon }) => {
     const control = href ? make("a", { href, className: "button", download: "" }) : make("button", { type: "button", onclick: act });
-    control.append(text);
     control.dataset.action = name;
+    if (icon) {
+      control.classList.add("bare");
+      control.title = text;
+      control.setAttribute("aria-label", text);
+    }
+    control.append(icon ? drawing(icon) : text);
     return control;
   }));
   if (held) by("actions").firstElementChild?.focus();

@@ -381,7 +381,9 @@ class FakeServer:
 
     def __init__(self, port: int = 0) -> None:
         self.state = State()
-        config = uvicorn.Config(application(self.state), "127.0.0.1", port, log_level="warning", timeout_graceful_shutdown=0)
+        config = uvicorn.Config(
+            application(self.state), "127.0.0.1", port, log_level="warning", timeout_graceful_shutdown=0
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), daemon=True)
         self._thread.start()
