@@ -73,6 +73,25 @@ class ClipDecoder:
                     self.graphs.hold_to(plan)
                     self.graphs.step_down(DECODER, error)
 
+    def first_picture(self, latents: NDArray[np.float32], decoder: str | None = None) -> NDArray[np.uint8] | None:
+        """Return the first picture, uint8 [H, W, 3], of latents [1, C, F, H, W] of a clip that is being sampled.
+
+        None where it would cost another graph its place: only a decoder that takes latents frame by frame, and that the plan
+        keeps open, whole, beside the denoiser, is asked. The first is the only frame that can be decoded by itself.
+        Raises EngineError, Cancelled.
+        """
+        with self.graphs.lock:
+            plan, names = self.graphs.plan, decoder_graphs(self.bundle.manifest, Uses(decoder))
+            if plan is None or plan.tile is not None or len(names) != 2:
+                return None
+            if any(part.placement != "resident" for part in plan.components.values()):
+                return None
+            try:
+                first = self.graphs.session(names[0])
+                return next(decode_frames(first, first, latents[:, :, :1], self.bundle.manifest.latent), None)
+            except OutOfMemory:
+                return None
+
     def open_first(self, size: tuple[int, int, int], decoder: str | None = None) -> None:
         """Open the decoder's first graph, as far as memory allows, so that `facts` has something to tell."""
         with self.graphs.lock:

@@ -25,6 +25,8 @@ from .sampling.noise import NoiseSource
 from .sampling.recipes import schedule_of
 from .sampling.samplers import SAMPLERS
 
+OnClean = Callable[[NDArray[np.float32]], object]
+"""Shown clean latents [1, C, F, H, W] that the model believes in at a step, x - sigma·v; it must not change them."""
 SeenContext = Callable[[], dict[str, Tensor]]
 """Gives what a denoiser takes of the frames before: `positions`, `context_positions`, `context_NN`."""
 
@@ -34,7 +36,8 @@ class Denoising:
     """What the sampling of one clip runs on.
 
     plan: the one to hold to. prompt_embeds: of the prompt and, where a denoiser is guided, of the negative prompt. known:
-    what goes in beside them. add_time: see Reel.add_time.
+    what goes in beside them. add_time: see Reel.add_time. on_clean: shown at each step what the clip would be if it ended now,
+    of the first chunk alone.
     """
 
     manifest: Manifest
@@ -44,6 +47,7 @@ class Denoising:
     prompt_embeds: Sequence[Tensor]
     add_time: Callable[[str, float, str], None]
     known: Known = field(default_factory=Known)
+    on_clean: OnClean | None = None
 
     def sample(
         self,
@@ -68,6 +72,8 @@ class Denoising:
             if request.guidances[index] > 1:
                 without = self._predict(index, noisy, timestep, 1, seen)
                 velocity = without + np.float32(request.guidances[index]) * (velocity - without)
+            if self.on_clean is not None and chunk[0] == 0:
+                self.on_clean(self.known.put_back(noisy - np.float32(sigma) * velocity))
             return velocity
 
         total, before = request.steps * chunk[1], request.steps * chunk[0]

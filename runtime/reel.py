@@ -26,7 +26,7 @@ from .clip_decoder import ClipDecoder, decoder_noise
 from .conditioning import GivenPictures, PictureEncoder, to_float
 from .continuation import continue_file, continue_video
 from .decoding.tiling import check_scratch
-from .denoise import Denoising
+from .denoise import Denoising, OnClean
 from .engine_facts import engine_facts
 from .memory.budget import budget_of
 from .memory.fit import plan_clip
@@ -53,6 +53,7 @@ class Reel:
     on_span: told of every piece of work as it ends, by who measures; None for nobody.
     only_decodes: whether nothing will be sampled, so that memory is planned for the decoder alone.
     on_plan: told of the memory plan before the first clip of each size. streams: those that have not ended.
+    on_clean: shown what each clip that is sampled would be if it ended now, see Denoising; `decoder.first_picture` decodes it.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Reel:
         self.only_decodes = False
         self.on_plan: Callable[[MemoryPlan], object] | None = None
         self.streams: WeakSet[Stream] = WeakSet()
+        self.on_clean: OnClean | None = None
         self._engine = engine
         self._options = options
         self._budget = budget_of(memory, engine.device)
@@ -280,7 +282,8 @@ class Reel:
         given = None
         if pictures.before and manifest.stream is not None and manifest.held is None:
             given = encoder.latents([to_float(picture) for picture in pictures.before])
-        return Denoising(manifest, self.graphs, plan, request, embeddings, self.add_time, known), given
+        denoising = Denoising(manifest, self.graphs, plan, request, embeddings, self.add_time, known, self.on_clean)
+        return denoising, given
 
     def embed_request(self, request: Request, plan: MemoryPlan, on_progress: Progress | None = None) -> list[Tensor]:
         """Return the embeddings of a request's prompt and, where it is guided, of its negative prompt.

@@ -27,6 +27,8 @@ OURS = {
     "calibration",
     "bench",
     "demo",
+    "jobs",
+    "server",
 }
 MAY_IMPORT = {
     "core": set(),
@@ -40,6 +42,8 @@ MAY_IMPORT = {
     "quality": {"core"},
     "demo": {"runtime", "export", "bundle", "engines", "quality", "media", "provenance", "core"},
     "calibration": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
+    "jobs": {"runtime", "bundle", "engines", "media", "provenance", "core"},
+    "server": {"jobs", "provenance", "core"},
     "bench": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
@@ -50,6 +54,8 @@ TORCH_FREE = {
     "provenance",
     "media",
     "runtime",
+    "jobs",
+    "server",
     "doctor",
     "cli",
     "__init__.py",

@@ -1,0 +1,1 @@
+"""What the server answers, by topic; `routes.py` lists the paths."""

@@ -1,0 +1,1 @@
+"""Workers: started, given jobs, watched, and started again."""
