@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse, Response
 
 from ..errors import ApiError
 from ..services import Services, services
-from ..vocabulary import examples_of, vocabulary_of
 
 _WAIT = 15.0
 _CREATED = 1767225600  # a time that clients want and nobody has: the year of the first release
@@ -64,10 +63,6 @@ async def known(found: Services) -> list[dict[str, Any]]:
 
 def _object(found: Services, model: dict[str, Any]) -> dict[str, Any]:
     name = model["name"]
-    more = {key: value for key, value in model.items() if key not in ("name", "vocabulary")}
-    more |= {
-        "default": name == found.configuration.default_model,
-        "vocabulary": vocabulary_of(model),
-        "examples": examples_of(model),
-    }
+    more = {key: value for key, value in model.items() if key != "name"}
+    more["default"] = name == found.configuration.default_model
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": "local", "edgereel": more}

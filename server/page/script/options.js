@@ -22,7 +22,7 @@ export const options = {
   /** Take what a model and the operator's presets offer. */
   use(facts, presets, { upload, camera }) {
     model = facts;
-    formats = presets.length ? presets : ownFormats(facts);
+    formats = distinct(presets.length && facts.default ? presets : ownFormats(facts));
     by("start").hidden = !facts.takes_picture || !(upload || camera);
     by("file").previousElementSibling.hidden = !upload;
     by("camera").hidden = !camera || !navigator.mediaDevices;
@@ -90,11 +90,11 @@ const ownSeconds = () => Number(formats[chosenIndex("format")].seconds ?? model.
 /** Pictures of a clip so many times as long as the model's own: always a number that it can make. */
 const framesOf = (times) => (model.frames - 1) * times + 1;
 
-const ownFormats = ({ width, height, formats: named = {} }) => {
-  const own = `${width}x${height}`;
-  const others = Object.entries(named).map(([name, size]) => ({ name, size: size.join("x") }));
-  return others.some(({ size }) => size === own) ? others : [{ name: "own", size: own }, ...others];
-};
+const ownFormats = ({ width, height, formats }) =>
+  Object.entries({ default: [width, height], ...formats }).map(([name, size]) => ({ name, size: size.join("x") }));
+
+/** Without the default where a named one is the same. */
+const distinct = (all) => all.filter(({ name, size }) => name !== "default" || !all.some((other) => other.name !== "default" && other.size === size));
 
 const chosenIndex = (name) => Math.max(0, [...document.querySelectorAll(`input[name=${name}]`)].findIndex((input) => input.checked));
 

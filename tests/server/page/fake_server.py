@@ -298,7 +298,7 @@ def application(state: State) -> Starlette:
         return answer
 
     async def share(request: Request) -> Response:
-        drawing = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><path d="M0 0h3v3H0zM5 0h3v3H5zM0 5h3v3H0zM4 4h2v2H4z"/></svg>'
+        drawing = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><path d="M1 1h3v3H1zM4 4h3v3H4z"/></svg>'
         return JSONResponse({"url": "http://192.168.0.7:8765/s/aB3dE5", "qr_svg": drawing})
 
     async def verify(request: Request) -> Response:
