@@ -33,7 +33,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edgereel.demo.clips import PLACES, VERBS, Subject, prompt_words, render
 
-PAGE = Path(__file__).parents[3] / "server" / "page"
+PAGE = Path(__file__).parents[2] / "server" / "page"
 STEPS = 4
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
