@@ -11,11 +11,12 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from .api import create, events, models, operations, page, videos
+from .api import create, events, live, models, operations, owner, page, share, verify, videos
 from .errors import ApiError
 from .safety.guard import Guard
+from .safety.tokens import Tries
 from .services import Services
 from .supervisor.watch import watch
 from .supervisor.worker import WorkerProcess
@@ -35,6 +36,14 @@ def routes() -> list[BaseRoute]:
         Route("/v1/models/unload", models.unload, methods=["POST"]),
         Route(f"/v1/models/{_ID}", models.one),
         Route("/v1/presets", models.presets),
+        Route("/v1/settings", owner.settings),
+        Route("/v1/settings/unlock", owner.unlock, methods=["POST"]),
+        Route("/v1/session", owner.begin_session, methods=["POST"]),
+        Route("/v1/session", owner.end_session, methods=["DELETE"]),
+        Route("/v1/verify", verify.verify, methods=["POST"]),
+        WebSocketRoute("/v1/live", live.live),
+        Route("/s/{short}", share.shared_page),
+        Route("/s/{short}/video.mp4", share.shared_file),
         Route("/v1/events", events.of_all),
         Route("/v1/videos", videos.listed),
         Route("/v1/videos", create.create, methods=["POST"]),
@@ -45,6 +54,7 @@ def routes() -> list[BaseRoute]:
         Route(f"/v1/videos/{_ID}/content", videos.content),
         Route(f"/v1/videos/{_ID}/preview", videos.preview),
         Route(f"/v1/videos/{_ID}/events", events.of_one),
+        Route(f"/v1/videos/{_ID}/share", share.share),
     ]
 
 
@@ -69,8 +79,11 @@ def make_application(services: Services, first_worker: WorkerProcess | None = No
 
     handlers: dict[Any, Any] = {ApiError: _told, HTTPException: _http_error, Exception: _mistake}
     app = Starlette(routes=routes(), lifespan=lifespan, exception_handlers=handlers)
-    app.state.services = services
-    return Guard(app, services.configuration)
+    guard = Guard(app, services.configuration)
+    app.state.services, app.state.links = services, share.Links()
+    app.state.token_tries, app.state.pin_tries = guard.tries, Tries(most=5)
+    app.state.verifying, app.state.one_verification = 0, asyncio.Semaphore(1)
+    return guard
 
 
 async def _told(request: Request, error: ApiError) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Services:
-    """One of each. policy: None for none. started: time.monotonic. films: live ones by id."""
+    """One of each. policy: None for none. started: time.monotonic."""
 
     configuration: Configuration
     store: JobStore
@@ -31,7 +31,6 @@ class Services:
     metrics: Metrics
     policy: Policy | None = None
     started: float = field(default_factory=time.monotonic)
-    films: dict[str, Any] = field(default_factory=dict)
 
 
 def services(connection: HTTPConnection) -> Services:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 from dataclasses import replace
@@ -13,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ...core.errors import OutputError, PromptError, UsageError
+from ...core.errors import OutputError, PromptError, UsageError, one_line
 from ...core.files import remove, whole_file
 from ...jobs.job import Job, new_id
 from ...jobs.settings import JobSettings, SettingError
@@ -25,6 +26,7 @@ from ..supervisor.watch import make_room
 from ..supervisor.worker import CommandRefused
 from .bodies import Given, read_given, read_json
 
+_LOG = logging.getLogger("edgereel.server")
 PICTURE = "input_reference"
 _LONGEST_KEY = 200
 _CHECK_SECONDS = 10.0
@@ -153,6 +155,8 @@ async def _accept(
         await asyncio.to_thread(remove, files.folder)
         return job
     found.metrics.accept(job.id)
+    if found.configuration.log_prompts:
+        _LOG.info("%s: %s", job.id, one_line(settings.prompt))
     found.supervisor.publish(job)
     await found.supervisor.wake()
     return job

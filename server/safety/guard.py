@@ -7,6 +7,7 @@ import time
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..configuration import Configuration
@@ -29,6 +30,12 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "x-frame-options": "DENY",
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+}
+
+_PREFLIGHT = {
+    "access-control-allow-methods": "GET, POST, DELETE",
+    "access-control-allow-headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Range",
+    "access-control-max-age": "600",
 }
 
 
@@ -54,6 +61,9 @@ class Guard:
             await send(message)
 
         try:
+            if self._is_preflight(scope):
+                await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, send_with_headers)
+                return
             receive = self._check(scope, receive)
             await self._app(scope, receive, send_with_headers)
         except ApiError as error:
@@ -62,6 +72,12 @@ class Guard:
             if scope["type"] == "http":
                 seconds = time.perf_counter() - started
                 _LOG.debug("%s %s %d %.4f s", scope["method"], scope["path"][:200], status, seconds)
+
+    def _is_preflight(self, scope: Scope) -> bool:
+        """Whether a browser asks first, for a page of a site that is allowed."""
+        if scope["type"] != "http" or scope["method"] != "OPTIONS":
+            return False
+        return Request(scope).headers.get("origin") in self._configuration.allowed_origins
 
     def _check(self, scope: Scope, receive: Receive) -> Receive:
         """Return what the body is received with. Raises ApiError."""
@@ -98,6 +114,7 @@ class Guard:
         origin = Request(scope).headers.get("origin") if scope["type"] == "http" else None
         if origin is not None and origin in self._configuration.allowed_origins:
             wanted |= {"access-control-allow-origin": origin, "vary": "Origin"}
+            wanted["cross-origin-resource-policy"] = "cross-origin"
         return headers + [(name.encode(), text.encode()) for name, text in wanted.items() if name.encode() not in there]
 
 
