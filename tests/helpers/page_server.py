@@ -200,9 +200,9 @@ def application(state: State) -> Starlette:
             status, error, headers = state.refusals.pop(0)
             return JSONResponse({"error": error}, status, headers)
         if request.headers["content-type"].startswith("multipart"):
-            form = await request.form()
-            fields = {key: value for key, value in form.items() if isinstance(value, str)}
-            state.asked.append({**fields, "picture": await form["input_reference"].read()})
+            async with request.form() as form:
+                fields = {key: value for key, value in form.items() if isinstance(value, str)}
+                state.asked.append({**fields, "picture": await form["input_reference"].read()})
         else:
             fields = await request.json()
             state.asked.append(fields)
@@ -302,8 +302,8 @@ def application(state: State) -> Starlette:
         return JSONResponse({"url": "http://192.168.0.7:8765/s/aB3dE5", "qr_svg": drawing})
 
     async def verify(request: Request) -> Response:
-        form = await request.form()
-        state.asked.append({"verify": form["file"].filename, "size": len(await form["file"].read())})
+        async with request.form() as form:
+            state.asked.append({"verify": form["file"].filename, "size": len(await form["file"].read())})
         return JSONResponse(state.report)
 
     async def live(socket: WebSocket) -> None:
@@ -331,6 +331,7 @@ def application(state: State) -> Starlette:
                     else:
                         open_ = False
             except WebSocketDisconnect:
+                state.live.append({"type": "gone"})
                 open_ = False
 
         hearing = asyncio.create_task(hear())
@@ -346,6 +347,7 @@ def application(state: State) -> Starlette:
             except (WebSocketDisconnect, RuntimeError):
                 break
             shown, credit = shown + 1, credit - 1
+        await asyncio.wait({hearing}, timeout=2)
         hearing.cancel()
 
     async def root(request: Request) -> Response:
@@ -382,7 +384,7 @@ class FakeServer:
     def __init__(self, port: int = 0) -> None:
         self.state = State()
         config = uvicorn.Config(
-            application(self.state), "127.0.0.1", port, log_level="warning", timeout_graceful_shutdown=0
+            application(self.state), "127.0.0.1", port, log_level="critical", timeout_graceful_shutdown=0
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), daemon=True)

@@ -1,6 +1,6 @@
 // The page: what was tapped or typed becomes requests, what the server says becomes pictures.
 
-import { api, download, onLocked, wordsOf } from "./api.js";
+import { ApiError, api, download, onLocked, wordsOf } from "./api.js";
 import { applyLooks, askPin, askToken, closeDialogs, share, showSettings } from "./dialogs.js";
 import { announce, by, kept, make } from "./elements.js";
 import { watchIdle } from "./idle.js";
@@ -10,7 +10,7 @@ import { options } from "./options.js";
 import { prompt } from "./prompt.js";
 import { cancel, drawReel } from "./reel.js";
 import { stage } from "./stage.js";
-import { find, language, preferred, speak, t } from "./strings.js";
+import { language, preferred, speak, t } from "./strings.js";
 import { drawReport, forgetReport } from "./verify.js";
 
 const SAY_AFTER = 350; // ms without a key before a live film gets the new prompt
@@ -39,6 +39,7 @@ async function submit(event) {
     jobs.own.add(video.id);
     jobs.take(video);
     stage.show(video.id);
+    stage.bringIntoView();
     announce(t("news.queued"));
   } catch (error) {
     wrong(error instanceof RangeError ? error.message : wordsOf(error));
@@ -107,6 +108,7 @@ function startLive() {
   }
   const canvas = stage.live(t("live.starting"));
   stage.caption(prompt.text);
+  stage.bringIntoView();
   live = new LiveFilm(canvas, {
     started: ({ width, height }) => stage.shape(width, height),
     first: () => stage.say(""),
@@ -115,7 +117,7 @@ function startLive() {
       stage.caption(message.prompt);
       announce(t("live.took", { prompt: message.prompt }));
     },
-    refused: (message) => wrong(find(`live.${message.code}`) ?? message.message),
+    refused: (message) => wrong(new ApiError(400, message).words),
     ended: () => {
       live = null;
       drawGo();
@@ -228,10 +230,8 @@ function forget() {
 }
 
 async function load() {
-  let list;
-  [settings, list, presets] = await Promise.all([api.settings(), api.models(), api.presets()]);
-  models = list.data;
-  presets = presets.data;
+  ({ data: models } = await api.models()); // first: until a worker knows its models, the settings do not
+  [settings, { data: presets }] = await Promise.all([api.settings(), api.presets()]);
   chosen.model = (models.find(({ edgereel }) => edgereel.default) ?? models[0]).id;
   by("brand").textContent = settings.brand?.title || "edgereel";
   document.documentElement.dataset.kiosk = settings.kiosk;

@@ -54,7 +54,8 @@ export const askToken = () => askUntilRight("token", (token) => api.session(toke
 /** Show the address under which a clip can be fetched by others of the local net. */
 export async function share(video) {
   const { url, qr_svg: drawing } = await api.share(video.id);
-  by("qr").src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(drawing)}`;
+  const whole = drawing.includes("xmlns=") ? drawing : drawing.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"');
+  by("qr").src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(whole)}`;
   by("share-url").href = by("share-url").textContent = url;
   await ask("share");
 }

@@ -9,6 +9,7 @@ const LOOK_EVERY = 5000; // ms, for a first clip
 
 let timer = null;
 let show = null;
+let waking = false;
 
 /** Call reset after so many seconds without a touch, then play clips in turn; busy() puts it off. */
 export function watchIdle(seconds, { reset, busy, words, card }) {
@@ -22,11 +23,20 @@ export function watchIdle(seconds, { reset, busy, words, card }) {
   };
   for (const name of TOUCHES) {
     addEventListener(name, (event) => {
+      waking = Boolean(show) || (waking && name !== "pointerdown");
       if (show && event.cancelable && name !== "input") event.preventDefault();
       end();
       wait();
     }, { capture: true, passive: false });
   }
+  // The touch that wakes it must not press what comes to light under the finger.
+  addEventListener("click", (event) => {
+    if (waking && event.detail) {
+      event.preventDefault();
+      event.stopPropagation();
+    }
+    waking = false;
+  }, { capture: true });
   wait();
 }
 

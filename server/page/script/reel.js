@@ -39,7 +39,7 @@ function order(name, videos, drawItem) {
 function frame(item, video) {
   if (!item.firstElementChild) {
     const picture = make("img", { alt: "", loading: "lazy", decoding: "async" });
-    item.append(make("button", { type: "button", className: "frame", onclick: () => stage.show(video.id) }, picture));
+    item.append(make("button", { type: "button", className: "frame", onclick: () => { stage.show(video.id); stage.bringIntoView(); } }, picture));
   }
   const button = item.firstElementChild;
   if (stage.id === video.id) button.setAttribute("aria-current", "true");

@@ -54,6 +54,9 @@ export const stage = {
     return canvas;
   },
 
+  /** Scroll to the screen, where the page is longer than a telephone. */
+  bringIntoView() { screen.scrollIntoView({ block: "nearest", behavior: still() ? "instant" : "smooth" }); },
+
   /** Give the screen the shape of its picture. */
   shape(width, height) {
     screen.style.setProperty("--w", width);
