@@ -12,6 +12,9 @@ const canvas = by("picture");
 const glow = by("glow").getContext("2d");
 const GLOW_EVERY = 200; // ms
 
+/** Stages of the server that are one to those who wait. */
+const STAGES = { check: "open", fit: "open", "encode pictures": "picture", tiles: "decode", stills: "write" };
+
 let shown = null;
 let state = "empty";
 let actionsOf = () => [];
@@ -123,7 +126,7 @@ export function stageWords(video) {
     return ahead ? t("queue.ahead", { n: ahead }) : t("queue.next");
   }
   if (!video.stage) return t("stage.open");
-  const words = find(`stage.${video.stage}`, { step: number(video.step), total: number(video.total) });
+  const words = find(`stage.${STAGES[video.stage] ?? video.stage}`, { step: number(video.step), total: number(video.total) });
   return words ?? t("stage.other");
 }
 
@@ -135,6 +138,7 @@ function enter(next, words) {
   }
   film.hidden = next !== "film";
   if (next !== "sampling") preview.hidden = true;
+  if (["waiting", "empty", "failed"].includes(next)) glow.clearRect(0, 0, 24, 24);
   canvas.hidden = next !== "live";
   by("card").textContent = words;
   by("play").hidden = next !== "film";
@@ -176,7 +180,7 @@ function drawPlay() {
 /** The light that the picture throws on the wall: the picture in 14 of 24 pixels, blurred; enlarging it costs nothing more. */
 function shine() {
   const source = state === "film" ? film : state === "live" ? canvas : preview;
-  const isThere = state !== "empty" && (source.videoWidth ?? source.naturalWidth ?? source.width) > 0;
+  const isThere = ["film", "live", "sampling"].includes(state) && (source.videoWidth ?? source.naturalWidth ?? source.width) > 0;
   if (document.visibilityState === "visible" && isThere) {
     const shade = getComputedStyle(document.documentElement).getPropertyValue("--shade");
     glow.filter = `blur(3px) saturate(1.8) brightness(${shade})`;
