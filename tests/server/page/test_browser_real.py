@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,50 +10,11 @@ import pytest
 
 pytest.importorskip("starlette")
 pytest.importorskip("playwright.sync_api")
-import av
-from conftest import helpers_environment
-from helpers.page_browser import PATIENCE, SIZES, Visit, axe_finds, chromium
+from helpers.page_browser import SIZES, Visit, axe_finds, chromium
+from helpers.served import Served, frames_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 PIN = "2580"
-
-
-class Served:
-    """`edgereel serve` in a process of its own."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "edgereel", "serve", "--port", "0", "--data", str(folder), *options]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=helpers_environment())
-        self.said: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-        self.port = self._find_port()
-        deadline = time.monotonic() + PATIENCE / 1000
-        while not self._is_ready() and time.monotonic() < deadline:
-            time.sleep(0.1)
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        self.said.extend(self._process.stderr)
-        self._process.stderr.close()
-
-    def _find_port(self) -> int:
-        deadline = time.monotonic() + PATIENCE / 1000
-        while time.monotonic() < deadline:
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)", "".join(self.said)):
-                return int(found[1])
-            time.sleep(0.05)
-        raise AssertionError(f"the server told no address: {self.said}")
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +24,11 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    server = Served(tmp_path_factory.mktemp("served"), "--threads", "1", "--workers", "1")
+def served(tmp_path_factory: pytest.TempPathFactory, served_home: dict[str, str]) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("page") / "data"
+    server = Served(folder, "--threads", "1", "--workers", "1", environment=served_home)
     yield server
-    server.close()
+    assert server.end() == 0, "".join(server.lines)
 
 
 def wait_for(page: Any, expression: str) -> None:
@@ -109,8 +65,7 @@ def test_from_a_word_to_a_film_and_again(browser: Any, served: Served, tmp_path:
     with page.expect_download() as download:
         press("[data-action=download]")
     download.value.save_as(tmp_path / "star.mp4")
-    with av.open(str(tmp_path / "star.mp4")) as container:
-        picture = next(iter(container.decode(video=0))).to_ndarray(format="rgb24").astype(int)
+    picture = frames_of(tmp_path / "star.mp4")[0].astype(int)
     blue = (picture[..., 2] - picture[..., 0]).max()
     assert blue > 100, "what was downloaded is the clip that was changed to blue"
     press("#to-verify")
@@ -152,21 +107,11 @@ def test_a_prompt_that_the_model_does_not_know(browser: Any, served: Served) -> 
     visit.check("status of 400")
 
 
-def test_a_booth(browser: Any, tmp_path: Path) -> None:
+def test_a_booth(browser: Any, tmp_path: Path, served_home: dict[str, str]) -> None:
     (tmp_path / "pin").write_text(f"{PIN}\n")
     (tmp_path / "pin").chmod(0o600)
-    options = (
-        "--kiosk",
-        "--pin-file",
-        str(tmp_path / "pin"),
-        "--title",
-        "Reel One",
-        "--idle-seconds",
-        "4",
-        "--threads",
-        "1",
-    )
-    server = Served(tmp_path / "data", *options)
+    options = ("--kiosk", "--pin-file", str(tmp_path / "pin"), "--title", "Reel One", "--idle-seconds", "5")
+    server = Served(tmp_path / "data", *options, "--threads", "1", environment=served_home)
     try:
         visit = Visit(browser, server.port, "booth", "dark")
         page = visit.open()
@@ -185,4 +130,4 @@ def test_a_booth(browser: Any, tmp_path: Path) -> None:
         visit.close()
         visit.check("status of 403")
     finally:
-        server.close()
+        server.end()
