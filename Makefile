@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full test-offline test-gpu-stand-ins test-server lint types docs release scores train distill grow clean
+.PHONY: help demo test test-lean test-full test-offline test-gpu-stand-ins test-server test-browser lint types docs release scores train distill grow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,7 @@ demo: $(VENV)/runtime.done ## Set up the lean runtime (no torch) and make a vide
 # Types are checked beside the lean tests, and those do not run again afterwards.
 test: $(VENV)/dev.done $(VENV)-lean/done ## Set up everything and run all tests
 	$(MAKE) -j2 lint types test-lean
-	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder -m "not full and (not lean or extras)"
+	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder -m "not full and not browser and (not lean or extras)"
 
 $(VENV)-lean/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-lean
@@ -51,6 +51,11 @@ test-gpu-stand-ins: $(VENV)/dev.done ## Run the cuda engine on stand-ins for CUD
 
 test-server: $(VENV)/dev.done ## Try the server with 2,000 requests made from its own description, and 200 rounds of kill -9
 	$(BIN)/python -m pytest -m full tests/server
+
+test-browser: $(VENV)/dev.done ## Try the page in a real Chromium: apt-get install chromium
+	@command -v chromium >/dev/null || { echo "there is no chromium: apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,browser]"
+	$(BIN)/python -m pytest -m browser tests/server/page
 
 lint: $(VENV)/dev.done ## Check style
 	$(BIN)/ruff check .

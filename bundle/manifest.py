@@ -34,6 +34,7 @@ from .conditioning import Condition, Held, Stream
 from .recipes import RCM_MOST_STEPS, Recipe, SecondStage, TokenShift
 from .record import Record
 from .roles import TINY, DecoderGraphs, DecoderName, Denoiser, Graph, ImageEncoder, Quantization, Roles, TensorSpec
+from .vocabulary import Examples, Vocabulary, WordGroup
 
 __all__ = [
     "FORMAT_NAME",
@@ -64,6 +65,8 @@ __all__ = [
     "TensorSpec",
     "TextRules",
     "TokenShift",
+    "Vocabulary",
+    "WordGroup",
     "digest_of",
     "is_plain_file_name",
 ]
@@ -243,6 +246,8 @@ class Manifest(Record):
     condition: Condition | None = None
     stream: Stream | None = None
     default_decoder: DecoderName | None = None
+    vocabulary: Vocabulary | None = None
+    examples: Examples = Field(default_factory=list)
     digest: Sha256 | Literal[""] = ""
 
     @field_validator("recipes")
@@ -372,7 +377,9 @@ class Manifest(Record):
         """Return the manifest as plain JSON data, keys as they stand in the file."""
         # Bundles older than these keys are shown as they are.
         absent = {key for key in ("loras", "quantized_from") if key not in self.model_fields_set}
-        absent |= {key for key in ("held", "condition", "stream", "default_decoder") if getattr(self, key) is None}
+        optional = ("held", "condition", "stream", "default_decoder", "vocabulary")
+        absent |= {key for key in optional if getattr(self, key) is None}
+        absent |= set() if self.examples else {"examples"}
         return self.model_dump(mode="json", by_alias=True, exclude=absent)
 
 

@@ -237,6 +237,19 @@ class Subject:
         ]
 
 
+EXAMPLES = (
+    Subject("ball", "red", "bounces", "ocean"),
+    Subject("star", "yellow", "rises", "snow"),
+    Subject("ring", "orange", "circles", "night"),
+    Subject("triangle", "green", "moves right", "desert"),
+    Subject("cross", "pink", "grows", "forest"),
+    Subject("square", "cyan", "falls", "volcano"),
+    Subject("ball", "white", "moves left", "night"),
+    Subject("star", "blue", "circles", "desert"),
+)
+"""Every shape, colour, motion but one and scene is among them."""
+
+
 def subjects() -> list[Subject]:
     """Return all combinations, in a fixed order: 6 shapes x 8 colours x 8 motions x 6 scenes."""
     return [
@@ -246,6 +259,22 @@ def subjects() -> list[Subject]:
         for motion in MOTIONS
         for scene in SCENES
     ]
+
+
+def prompt_words() -> dict[str, Any]:
+    """Return `vocabulary` and `examples` for a checkpoint's edgereel.json: the plainest words and phrasings.
+
+    Whatever is chosen of the words, the sentence is a caption that a subject has.
+    """
+    verbs, places = [forms[0] for forms in VERBS.values()], [forms[0] for forms in PLACES.values()]
+    words = {"colour": list(COLOURS), "shape": list(SHAPES), "motion": verbs, "place": places}
+    return {
+        "vocabulary": {
+            "groups": [{"name": name, "words": choices} for name, choices in words.items()],
+            "templates": ["{a} {colour} {shape} {motion} {place}"],
+        },
+        "examples": [subject.captions()[0] for subject in EXAMPLES],
+    }
 
 
 def split() -> tuple[list[Subject], list[Subject]]:

@@ -34,7 +34,11 @@ from .windows import prove_windows
 
 Note = Callable[[str], None]
 """Takes one line that people should know."""
-LABELS = {key: TypeAdapter(Manifest.model_fields[key].rebuild_annotation()) for key in ("name", "license", "origin")}
+LABELS = {
+    key: TypeAdapter(Manifest.model_fields[key].rebuild_annotation())
+    for key in ("name", "license", "origin", "vocabulary", "examples")
+}
+"""What a checkpoint says that only people need."""
 COMPUTE = {"fp32": torch.float32, "fp16": torch.float16}
 WRITERS = ("edgereel", "torch", "diffusers", "transformers", "onnx")
 WEIGHT_NAMES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
@@ -138,11 +142,14 @@ def _tell(on_note: Note | None, checkpoint: Checkpoint, facts: Facts) -> None:
 
 
 def _labels(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, Any]:
-    """Return name, licence and origin: as asked for, the checkpoint's own or, without, what stands for none."""
+    """Return name, licence and origin: as asked for, the checkpoint's own or, without, what stands for none.
+
+    And the words for prompts, where the checkpoint says some.
+    """
     labels: dict[str, Any] = {"name": request.output.stem, "license": NOT_STATED, "origin": NOT_STATED}
     if (found := origin_of(checkpoint.folder)) is not None:
         labels["origin"] = found
-    own = {key: value for key, value in checkpoint.overrides.items() if key in labels}
+    own = {key: value for key, value in checkpoint.overrides.items() if key in LABELS}
     return labels | own | request.labels
 
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
+from ..clips import prompt_words
 from ..training.checkpoint import few_step_recipes, forget_origin, write_json, write_layout
 from ..training.run_folder import RunFolder
 from . import student as distillation
@@ -59,6 +60,7 @@ def _labels(growth: Growth) -> dict[str, Any]:
         "license": "Apache-2.0",
         "origin": f"trained on procedural clips, then films (demo/training, demo/growing, preset {growth.name})",
         "max_tokens": growth.max_tokens,
+        **prompt_words(),
         "defaults": {"width": width, "height": height, "frames": 17, "fps": 8},
         "recipes": [{"name": "unipc", "sampler": "unipc", **recipe}, {"name": "euler", "sampler": "euler", **recipe}],
     }

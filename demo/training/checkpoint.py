@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import UniPCMultistepScheduler
 
+from ..clips import prompt_words
 from .denoiser import LATENTS_STAGE, Models, build_models, load_vae
 from .denoiser import STAGE as DENOISER_STAGE
 from .distill import SHARE_OF_STEPS, student_levels
@@ -99,6 +100,7 @@ def _labels(preset: Preset) -> dict[str, Any]:
         "license": "Apache-2.0",
         "origin": f"trained from scratch on procedural clips (demo/training, preset {preset.name})",
         "max_tokens": preset.max_tokens,
+        **prompt_words(),
         "defaults": {"width": preset.width, "height": preset.height, "frames": preset.frames, "fps": preset.fps},
         "recipes": [
             {"name": "unipc", "sampler": "unipc", **recipe},

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...bundle.manifest import Manifest
 from ...bundle.reader import Bundle, open_bundle
+from ...bundle.vocabulary import prompt_words
 from ...core.errors import UsageError
 from ...core.machine import give_back_memory
 from ...core.progress import Progress
@@ -148,6 +149,7 @@ def describe_model(name: str, manifest: Manifest) -> dict[str, Any]:
         "takes_picture": first,
         "takes_last_picture": condition is not None and condition.last != "no",
         "live": manifest.stream is not None,
+        **prompt_words(manifest),
     }
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from itertools import product
+
 import numpy as np
 import pytest
+from conftest import ROOT
 
-from edgereel.demo.clips import COLOURS, MOTIONS, SCENES, SHAPES, render, split, subjects
+from edgereel.bundle.vocabulary import Vocabulary
+from edgereel.demo.clips import COLOURS, MOTIONS, SCENES, SHAPES, prompt_words, render, split, subjects
 from edgereel.demo.evaluate import held_out_captions, shuffled, true_clips
 from edgereel.demo.scorer import ATTRIBUTES, read, score, score_readings
 
@@ -30,6 +35,27 @@ def test_every_subject_has_several_phrasings_and_no_two_subjects_share_one() -> 
         assert len(set(captions)) == len(captions) >= 6
         for caption in captions:
             assert owners.setdefault(caption, subject) == subject
+
+
+def test_whatever_is_chosen_of_the_vocabulary_is_a_caption() -> None:
+    words = prompt_words()
+    vocabulary = Vocabulary.model_validate(words["vocabulary"])
+    captions = {caption for subject in subjects() for caption in subject.captions()}
+    names = [group.name for group in vocabulary.groups]
+    sentences = [
+        vocabulary.sentence(dict(zip(names, chosen, strict=True)), template)
+        for template in vocabulary.templates
+        for chosen in product(*(group.words for group in vocabulary.groups))
+    ]
+    assert set(sentences) | set(words["examples"]) <= captions
+    assert len(set(sentences)) == len(subjects())
+
+
+def test_checkpoints_and_the_built_in_bundle_have_the_words_of_the_clips() -> None:
+    labels = [ROOT / "demo" / name / "edgereel.json" for name in ("checkpoint", "grown")]
+    for path in (*labels, ROOT / "demo" / "demo.reel" / "reel.json"):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        assert {key: data.get(key) for key in ("vocabulary", "examples")} == prompt_words(), path
 
 
 def test_captions_of_the_evaluation_are_of_held_out_subjects() -> None:
