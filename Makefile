@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full test-offline lint types docs release scores train distill grow clean
+.PHONY: help demo test test-lean test-full test-offline test-server lint types docs release scores train distill grow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ test-full: $(VENV)/dev.done ## Run the slow checks too
 
 test-offline: $(VENV)/dev.done ## Check in a network namespace that no command looks for another machine
 	$(BIN)/python -m pytest -m offline
+
+test-server: $(VENV)/dev.done ## Try the server with 2,000 requests made from its own description, and 200 rounds of kill -9
+	$(BIN)/python -m pytest -m full tests/server
 
 lint: $(VENV)/dev.done ## Check style
 	$(BIN)/ruff check .

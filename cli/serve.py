@@ -106,7 +106,6 @@ def serve(
 ) -> None:
     """Serve videos over HTTP: an interface for programs, and a page."""
     from ..core.paths import home_folder
-    from ..core.units import parse_bytes
     from ..server.bundles import name_bundles
     from ..server.configuration import Configuration, Limits, is_loopback, read_pin, read_presets, read_secret
     from ..server.run import serve as run
@@ -116,10 +115,10 @@ def serve(
     chosen = policy if policy is not None else None if is_loopback(host) else "booth"
     limits = Limits(
         waiting=queue,
-        keep_bytes=parse_bytes(keep_size) or None,
+        keep_bytes=_size("--keep-size", keep_size),
         keep_seconds=keep_days * 86400 or None,
         stage_seconds=stage_timeout,
-        worker_bytes=None if worker_memory is None else parse_bytes(worker_memory),
+        worker_bytes=None if worker_memory is None else _size("--worker-memory", worker_memory),
         unload_seconds=unload_after or None,
     )
     configuration = Configuration(
@@ -150,3 +149,15 @@ def serve(
     )
     if exit_code := run(configuration):
         raise typer.Exit(exit_code)
+
+
+def _size(option: str, text: str) -> int | None:
+    """Return the bytes that an option says, None for 0, which stands for no bound. Raises UsageError."""
+    from ..core.units import parse_bytes
+
+    if text.strip() == "0":
+        return None
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--memory", option)) from error

@@ -40,6 +40,7 @@ create table if not exists jobs (
     idempotency_hash text
 ) strict;
 create index if not exists jobs_by_status on jobs (status, number);
+create index if not exists jobs_by_end on jobs (finished_tick, number);
 create table if not exists clock (only_one integer primary key check (only_one = 1), seconds real not null) strict;
 insert or ignore into clock values (1, 0);
 """
@@ -234,9 +235,10 @@ class JobStore:
         """Return the jobs of which something will still become, in their order."""
         return self._rows("where status in ('queued', 'in_progress') order by number")
 
-    def finished(self, limit: int = -1) -> list[Job]:
-        """Return the jobs that ended, the first to end first."""
-        return self._rows("where status in ('completed', 'failed') order by finished_tick, number limit ?", (limit,))
+    def oldest(self) -> Job | None:
+        """Return the job that ended first, None where none has."""
+        found = self._rows("where finished_tick is not null order by finished_tick, number limit 1")
+        return found[0] if found else None
 
     def ids(self) -> set[str]:
         """Return the names of all jobs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from .api import create, events, live, models, operations, owner, page, share, verify, videos
+from .api import create, events, live, models, openapi, operations, owner, page, share, verify, videos
 from .errors import ApiError
 from .safety.guard import Guard
 from .safety.tokens import Tries
@@ -21,41 +21,50 @@ from .services import Services
 from .supervisor.watch import watch
 from .supervisor.worker import WorkerProcess
 
-_ID = "{id}"
-
 
 def routes() -> list[BaseRoute]:
     """Return every path that is answered."""
+    video, model = "/v1/videos/{id}", "/v1/models/{id}"
     return [
-        Route("/", page.index),
-        Route("/page/{name:path}", page.file),
-        Route("/health", operations.health),
-        Route("/ready", operations.ready),
-        Route("/metrics", operations.metrics),
-        Route("/v1/models", models.listed),
-        Route("/v1/models/unload", models.unload, methods=["POST"]),
-        Route(f"/v1/models/{_ID}", models.one),
-        Route("/v1/presets", models.presets),
-        Route("/v1/settings", owner.settings),
-        Route("/v1/settings/unlock", owner.unlock, methods=["POST"]),
-        Route("/v1/session", owner.begin_session, methods=["POST"]),
-        Route("/v1/session", owner.end_session, methods=["DELETE"]),
-        Route("/v1/verify", verify.verify, methods=["POST"]),
+        _at("/", GET=page.index),
+        _at("/page/{name:path}", GET=page.file),
+        _at("/s/{short}", GET=share.shared_page),
+        _at("/s/{short}/video.mp4", GET=share.shared_file),
+        _at("/health", GET=operations.health),
+        _at("/ready", GET=operations.ready),
+        _at("/metrics", GET=operations.metrics),
+        _at("/openapi.json", GET=openapi.document),
+        _at("/v1/models", GET=models.listed),
+        _at("/v1/models/unload", POST=models.unload),
+        _at(model, GET=models.one),
+        _at("/v1/presets", GET=models.presets),
+        _at("/v1/settings", GET=owner.settings),
+        _at("/v1/settings/unlock", POST=owner.unlock),
+        _at("/v1/session", POST=owner.begin_session, DELETE=owner.end_session),
+        _at("/v1/verify", POST=verify.verify),
+        _at("/v1/events", GET=events.of_all),
+        _at("/v1/videos", GET=videos.listed, POST=create.create),
+        _at(video, GET=videos.one, DELETE=videos.delete),
+        _at(f"{video}/cancel", POST=videos.cancel),
+        _at(f"{video}/remix", POST=create.remix),
+        _at(f"{video}/content", GET=videos.content),
+        _at(f"{video}/preview", GET=videos.preview),
+        _at(f"{video}/events", GET=events.of_one),
+        _at(f"{video}/share", GET=share.share),
         WebSocketRoute("/v1/live", live.live),
-        Route("/s/{short}", share.shared_page),
-        Route("/s/{short}/video.mp4", share.shared_file),
-        Route("/v1/events", events.of_all),
-        Route("/v1/videos", videos.listed),
-        Route("/v1/videos", create.create, methods=["POST"]),
-        Route(f"/v1/videos/{_ID}", videos.one),
-        Route(f"/v1/videos/{_ID}", videos.delete, methods=["DELETE"]),
-        Route(f"/v1/videos/{_ID}/cancel", videos.cancel, methods=["POST"]),
-        Route(f"/v1/videos/{_ID}/remix", create.remix, methods=["POST"]),
-        Route(f"/v1/videos/{_ID}/content", videos.content),
-        Route(f"/v1/videos/{_ID}/preview", videos.preview),
-        Route(f"/v1/videos/{_ID}/events", events.of_one),
-        Route(f"/v1/videos/{_ID}/share", share.share),
     ]
+
+
+Answering = Callable[[Request], Awaitable[Response]]
+
+
+def _at(path: str, **by_method: Answering) -> Route:
+    """Return one route for all that a path does, so that it says rightly what that is."""
+
+    async def answer(request: Request) -> Response:
+        return await by_method["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, answer, methods=list(by_method))
 
 
 def make_application(services: Services, first_worker: WorkerProcess | None = None) -> Any:

@@ -39,7 +39,7 @@ async def listed(request: Request) -> Response:
     try:
         jobs, more = found.store.page(int(limit), asked.get("after"), descending=order == "desc")
     except UsageError as error:
-        raise ApiError(400, str(error), code="invalid_value", param="after") from error
+        raise ApiError(404, str(error), code="video_not_found", param="after") from error
     data = [found.supervisor.object_of(job) for job in jobs]
     ids = [job.id for job in jobs]
     page = {"object": "list", "data": data, "has_more": more}

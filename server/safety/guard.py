@@ -17,6 +17,7 @@ from .origins import check_host, check_origin
 from .tokens import SESSION_COOKIE, Tries, is_same, is_session
 
 _LOG = logging.getLogger("edgereel.http")
+_LARGEST_HEAD = 2**15
 _OPEN = ("/health", "/ready", "/openapi.json", "/v1/session")
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -81,6 +82,9 @@ class Guard:
 
     def _check(self, scope: Scope, receive: Receive) -> Receive:
         """Return what the body is received with. Raises ApiError."""
+        # A head that comes at once is read as a whole, however long it is.
+        if len(scope["path"]) + sum(len(name) + len(value) for name, value in scope["headers"]) > _LARGEST_HEAD:
+            raise ApiError(431, "the head of the request is too long", code="too_large")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if sum(1 for name, _ in scope["headers"] if name == b"host") > 1:
             raise ApiError(400, "there are several Host headers", code="bad_host")
@@ -111,10 +115,11 @@ class Guard:
         wanted = {**_HEADERS, "content-security-policy": PAGE_POLICY if page else _DATA_POLICY}
         if scope["path"].startswith("/v1/"):
             wanted["cache-control"] = "no-store"
+        if self._configuration.allowed_origins:
+            wanted["cross-origin-resource-policy"] = "cross-origin"  # their pages show clips without saying who asks
         origin = Request(scope).headers.get("origin") if scope["type"] == "http" else None
         if origin is not None and origin in self._configuration.allowed_origins:
             wanted |= {"access-control-allow-origin": origin, "vary": "Origin"}
-            wanted["cross-origin-resource-policy"] = "cross-origin"
         return headers + [(name.encode(), text.encode()) for name, text in wanted.items() if name.encode() not in there]
 
 

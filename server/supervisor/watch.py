@@ -69,12 +69,10 @@ async def make_room(supervisor: Supervisor, needed: int = 0) -> bool:
     needed: bytes beside those that are always left alone. Where others fill the disk, nothing of ours goes.
     """
     limits, store = supervisor.configuration.limits, supervisor.store
-    held, now = store.bytes(), store.tick()
-    for job in store.finished():
-        too_many = limits.keep_bytes is not None and held > limits.keep_bytes
-        if not too_many and not is_old(job, now, limits.keep_seconds):
+    while (job := store.oldest()) is not None:
+        too_many = limits.keep_bytes is not None and store.bytes() > limits.keep_bytes
+        if not too_many and not is_old(job, store.tick(), limits.keep_seconds):
             break
-        held -= job.bytes
         await supervisor.delete(job.id)
         _LOG.info("%s: removed, to make room", job.id)
     return shutil.disk_usage(supervisor.videos.folder).free >= limits.free_bytes + needed
