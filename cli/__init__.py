@@ -2,11 +2,13 @@
 
 # In this order --help lists their commands.
 from . import generate, film, serve, provenance, inspect, models, doctor, plan, cache, export, calibrate, bench  # isort: skip
+from . import bench_serve  # isort: skip
 from .application import app, main
 
 __all__ = [
     "app",
     "bench",
+    "bench_serve",
     "cache",
     "calibrate",
     "doctor",
