@@ -1,7 +1,7 @@
 """The command line: it reads arguments, shows progress, prints results, and holds no logic."""
 
 # In this order --help lists their commands.
-from . import generate, film, provenance, inspect, models, doctor, plan, cache, export, calibrate, bench  # isort: skip
+from . import generate, film, story, provenance, inspect, models, doctor, plan, cache, export, calibrate, bench  # isort: skip
 from .application import app, main
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "models",
     "plan",
     "provenance",
+    "story",
 ]

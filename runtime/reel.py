@@ -53,6 +53,7 @@ class Reel:
     on_span: told of every piece of work as it ends, by who measures; None for nobody.
     only_decodes: whether nothing will be sampled, so that memory is planned for the decoder alone.
     on_plan: told of the memory plan before the first clip of each size. streams: those that have not ended.
+    threads: CPU threads per operator, None for all cores.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Reel:
         self.only_decodes = False
         self.on_plan: Callable[[MemoryPlan], object] | None = None
         self.streams: WeakSet[Stream] = WeakSet()
+        self.threads = options.threads
         self._engine = engine
         self._options = options
         self._budget = budget_of(memory, engine.device)
@@ -121,6 +123,10 @@ class Reel:
     def facts(self) -> dict[str, Any]:
         """Return in one record which engine, provider and precision ran, for a video's settings."""
         return engine_facts(self.report(), self.embedder.ran_before)
+
+    def numerics(self) -> dict[str, str]:
+        """Return all that decides, beside a bundle and a request, what latents come out; see Engine.numerics."""
+        return self._engine.numerics(self._options)
 
     def add_time(self, stage: str, started: float, name: str = "") -> None:
         """Add the seconds since `started` (time.perf_counter) to a stage's account. name: what of the stage it was."""

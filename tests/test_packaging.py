@@ -27,6 +27,7 @@ OURS = {
     "calibration",
     "bench",
     "demo",
+    "story",
 }
 MAY_IMPORT = {
     "core": set(),
@@ -40,6 +41,7 @@ MAY_IMPORT = {
     "quality": {"core"},
     "demo": {"runtime", "export", "bundle", "engines", "quality", "media", "provenance", "core"},
     "calibration": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
+    "story": {"runtime", "bundle", "engines", "media", "provenance", "core"},
     "bench": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
@@ -51,6 +53,7 @@ TORCH_FREE = {
     "media",
     "runtime",
     "doctor",
+    "story",
     "cli",
     "__init__.py",
     "__main__.py",
@@ -99,6 +102,20 @@ def test_the_demo_is_in_the_wheel(project):
 def test_the_policies_are_in_the_wheel(project):
     assert project["tool"]["setuptools"]["package-data"]["edgereel.provenance.policy"] == ["*.toml"]
     assert {path.stem for path in (ROOT / "provenance" / "policy").glob("*.toml")} == {"booth", "private"}
+
+
+def test_the_font_and_what_stories_begin_with_are_in_the_wheel(project):
+    data = project["tool"]["setuptools"]["package-data"]
+    for folder, names in {
+        "media": ["presets.toml", "fonts/DejaVuSans.ttf", "fonts/LICENSE"],
+        "story": ["film.yaml"],
+    }.items():
+        found = {
+            path.relative_to(ROOT / folder)
+            for pattern in data[f"edgereel.{folder}"]
+            for path in (ROOT / folder).glob(pattern)
+        }
+        assert {Path(name) for name in names} <= found
 
 
 @pytest.mark.parametrize("path", list(sources()), ids=str)

@@ -1,0 +1,23 @@
+"""The story that one begins with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..core.errors import OutputError, UsageError
+from ..core.files import write_text
+
+_TEMPLATE = Path(__file__).with_name("film.yaml")
+
+
+def write_beginning(path: Path) -> Path:
+    """Write a story to begin with. Nothing is replaced.
+
+    Raises UsageError, OutputError.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{path}: is there already: name another file")
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise UsageError(f"{path}: a story is a .yaml file")
+    return write_text(path, _TEMPLATE.read_text(encoding="utf-8"))

@@ -1,0 +1,333 @@
+"""From a story file to a finished film: checked, planned, sampled scene by scene, written in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import UsageError, one_line
+from ..core.files import check_file_target, whole_file, write_text
+from ..core.machine import peak_host_memory
+from ..core.progress import Progress, report_progress
+from ..core.version import __version__
+from ..media.captions import write_captions
+from ..media.label import Label
+from ..media.lettering import FONT, Lettering
+from ..media.tracks import Tracks
+from ..provenance.marks import Marks
+from ..runtime.batch import ReelOptions
+from ..runtime.clip import file_metadata
+from ..runtime.reel import Reel
+from ..runtime.video.output import Output
+from ..runtime.video.png import encode_png
+from .checks import check_story
+from .pictures import film_pictures
+from .plan import FilmPlan, plan_film
+from .scenes import SceneMaker
+from .script import StoryFile, read_story
+from .source import read_source
+from .speed import note_speed, read_speed
+from .store import Store
+from .timing import film_tracks, spoken_text
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class FilmOptions:
+    """How a film is made of a story.
+
+    bundle: in the place of the story's. format: likewise. choices: see path.follow. font: letters on cards and in pictures.
+    store: where latents are kept, None for the user's. screen: see Policy.check. private: leave prompts and title out of what
+    is written.
+    """
+
+    bundle: Path | None = None
+    format: str | None = None
+    choices: tuple[int, ...] | None = None
+    font: Path = FONT
+    store: Path | None = None
+    marks: Marks | None = None
+    label: Label | None = None
+    private: bool = False
+    screen: Callable[[str], str] | None = None
+
+
+def load_story(path: Path, font: Path = FONT) -> tuple[StoryFile, Lettering | None]:
+    """Return a story that nothing is wrong with, as far as can be told without a model; and what it is lettered with.
+
+    Raises SourceError, UsageError, MissingExtraError.
+    """
+    file = read_story(read_source(path))
+    draws = any(scene.card is not None for scene in file.story.scenes) or file.story.burn
+    lettering = Lettering(font) if draws else None
+    check_story(file, lettering)
+    return file, lettering
+
+
+@contextmanager
+def planned_film(
+    path: Path, options: FilmOptions, reel_options: ReelOptions, on_progress: Progress | None = None
+) -> Iterator[tuple[FilmPlan, Reel, Lettering | None]]:
+    """Give a story's plan, and the opened reel that it is for, for the time of the block. Nothing is made.
+
+    Raises SourceError for whatever is wrong in the story, by line, and what opening a bundle raises.
+    """
+    file, lettering = load_story(path, options.font)
+    model = file.story.model
+    bundle = options.bundle or (None if model is None else Path(model))
+    with reel_options.open(bundle, on_progress) as reel:
+        plan = plan_film(
+            file,
+            reel,
+            format=options.format,
+            choices=options.choices,
+            lettering=lettering,
+            on_progress=on_progress,
+        )
+        if options.screen is not None:
+            _screen(plan, options.screen)
+        yield plan, reel, lettering
+
+
+def describe_film(
+    path: Path, options: FilmOptions, reel_options: ReelOptions, on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Return what making a film would do, as plain data: scenes, seconds, memory, what is kept, how long it will take."""
+    with planned_film(path, options, reel_options, on_progress) as (plan, reel, _):
+        return film_facts(plan, reel, Store(options.store))
+
+
+def make_film(
+    path: Path, output: Path, options: FilmOptions, reel_options: ReelOptions, on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Make the film of a story and return a record of it.
+
+    What was sampled before is not sampled again; so a film that was stopped goes on. Beside the film lie its captions (.srt,
+    .vtt), its poster (.poster.png) and what is said (.narration.txt), where there are some. Raises SourceError for whatever
+    is wrong in the story, UsageError, OutputError, BundleError, EngineError, Cancelled.
+    """
+    target = Output.check(output)
+    if target.format != "mp4":
+        raise UsageError(f"cannot write {one_line(output)}: a film has captions, chapters and sound, which .mp4 takes")
+    with planned_film(path, options, reel_options, on_progress) as (plan, reel, lettering):
+        store, tracks = Store(options.store), film_tracks(plan)
+        target = replace(target.at(plan.fps), tracks=tracks, crf=plan.size.crf)
+        target = target.marked(options.marks, options.label, *plan.size.shown)
+        beside = _beside(target.path, plan, tracks)
+        before = dict(reel.timings)
+        facts = film_facts(plan, reel, store)
+        maker = SceneMaker(plan, reel, store, private=options.private)
+        maker.make_all(on_progress)
+        sampled = reel.timings.get("denoise", 0.0) + reel.timings.get("text", 0.0)
+        poster = _Poster(plan)
+        pictures = _counted(film_pictures(plan, maker, lettering), plan.pictures, on_progress)
+        started, decoded = time.perf_counter(), reel.timings.get("decode", 0.0)
+        marks = _write(plan, reel, target, poster, pictures, options.private, lettering)
+        _write_beside(beside, plan, tracks, poster, options.private)
+        _note_speeds(plan, reel, maker, sampled - before.get("denoise", 0) - before.get("text", 0), decoded)
+        record = {
+            **facts,
+            "output": str(target.given),
+            "beside": {kind: str(each) for kind, each in beside.items()},
+            "made": maker.made,
+            "seconds_taken": {
+                "scenes": round(sampled - before.get("denoise", 0) - before.get("text", 0), 4),
+                "film": round(time.perf_counter() - started, 4),
+            },
+            "peak_host_bytes": peak_host_memory(),
+        }
+        return record if marks is None else {**record, "marks": marks}
+
+
+def film_facts(plan: FilmPlan, reel: Reel, store: Store) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    speed = read_speed(reel)
+    scenes: list[dict[str, Any]] = []
+    work, fps = 0, float(plan.fps)
+    for scene in plan.scenes:
+        kept = None if scene.key is None else scene.key in store
+        request = scene.request
+        facts: dict[str, Any] = {
+            "number": scene.number + 1,
+            "name": scene.name,
+            "at": round(scene.start / fps, 3),
+            "seconds": round(scene.pictures / fps, 3),
+            "pictures": scene.pictures,
+            "transition": scene.transition,
+            "kept": kept,
+        }
+        if request is not None:
+            facts |= {"prompt": request.prompt, "seed": request.seed, "key": scene.key}
+            facts["from"] = None if scene.origin is None else plan.scenes[scene.origin].name
+            if not kept:
+                work += _work(plan, reel, len(scenes))
+        else:
+            facts["card"] = scene.card.text if scene.card is not None else ""
+        scenes.append(facts)
+    clips = sum(scene.pictures for scene in plan.scenes if scene.card is None)
+    return {
+        "title": plan.file.story.title,
+        "bundle": reel.bundle.manifest.name,
+        "bundle_digest": reel.bundle.manifest.digest,
+        "width": plan.size.shown[0],
+        "height": plan.size.shown[1],
+        "fps": str(plan.fps) if not isinstance(plan.fps, int) else plan.fps,
+        "pictures": plan.pictures,
+        "seconds": float(plan.seconds),
+        "memory_bytes": plan.peak,
+        "expected_seconds": speed.seconds(work, clips * plan.size.made[0] * plan.size.made[1]),
+        "scenes": scenes,
+    }
+
+
+def _work(plan: FilmPlan, reel: Reel, index: int) -> int:
+    """Return a scene's tokens times steps, about."""
+    request, latent = plan.scenes[index].request, reel.bundle.manifest.latent
+    assert request is not None
+    frames = -(-plan.scenes[index].pictures // latent.temporal_scale)
+    patches = (request.height // latent.spatial_scale // latent.patch[1]) * (
+        request.width // latent.spatial_scale // latent.patch[2]
+    )
+    return frames * patches // latent.patch[0] * request.steps
+
+
+def _note_speeds(plan: FilmPlan, reel: Reel, maker: SceneMaker, seconds: float, decoded: float) -> None:
+    made = set(maker.made)
+    work = sum(_work(plan, reel, index) for index, scene in enumerate(plan.scenes) if scene.name in made)
+    clips = sum(scene.pictures for scene in plan.scenes if scene.card is None)
+    pixels = clips * plan.size.made[0] * plan.size.made[1]
+    note_speed(reel, (work, seconds), (pixels, reel.timings.get("decode", 0.0) - decoded))
+
+
+def _screen(plan: FilmPlan, screen: Callable[[str], str]) -> None:
+    """Raise SourceError for the first prompt that a policy refuses, or would change."""
+    for scene in plan.scenes:
+        if scene.request is None:
+            continue
+        place = ("scenes", scene.number, "prompt")
+        try:
+            left = screen(scene.request.prompt)
+        except UsageError as error:
+            raise plan.file.source.error(place, str(error)) from error
+        if left != scene.request.prompt:
+            raise plan.file.source.error(place, "the policy takes words out of this prompt: leave them out")
+
+
+class _Poster:
+    """Keeps the film's picture for its poster as it passes: from the middle of the first scene that is none of text."""
+
+    def __init__(self, plan: FilmPlan) -> None:
+        clips = [scene for scene in plan.scenes if scene.card is None] or list(plan.scenes)
+        self._number = clips[0].start + clips[0].pictures // 2
+        self.picture: Picture | None = None
+
+    def watch(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+        """Yield pictures as they are."""
+        for number, picture in enumerate(pictures):
+            if number == self._number or self.picture is None:
+                self.picture = picture.copy()
+            yield picture
+
+
+def _counted(pictures: Iterator[Picture], total: int, on_progress: Progress | None) -> Iterator[Picture]:
+    report_progress(on_progress, "film", 0, total)
+    for done, picture in enumerate(pictures, start=1):
+        yield picture
+        report_progress(on_progress, "film", done, total)
+
+
+def _write(
+    plan: FilmPlan,
+    reel: Reel,
+    target: Output,
+    poster: _Poster,
+    pictures: Iterator[Picture],
+    private: bool,
+    lettering: Lettering | None,
+) -> dict[str, Any] | None:
+    """Write the film, and return what became of its marks, None where it has none."""
+    if plan.file.story.burn and target.tracks is not None and lettering is not None:
+        from ..media.captions import burned
+
+        pictures = burned(pictures, target.tracks.captions, float(plan.fps), lettering)
+    settings = film_settings(plan, reel, private=private)
+    metadata = file_metadata(None if private else plan.file.story.title, settings)
+    if target.label is not None:
+        pictures = target.label.over(pictures)
+    if target.marks is None:
+        target.write(poster.watch(pictures), metadata, plan.pictures)
+        return None
+    marking = target.marks.begin(target.format, film_settings(plan, reel, private=True))
+    target.write(poster.watch(iter(marking.over(pictures))), metadata, plan.pictures, marking.seal)
+    return marking.record()
+
+
+def film_settings(plan: FilmPlan, reel: Reel, *, private: bool) -> dict[str, Any]:
+    """Return what a film says it was made with: the same whenever it is made, and whatever of it was kept.
+
+    private: without the title. Scenes are told by a hash of the keys that they are kept under.
+    """
+    keys = [
+        scene.key or json.dumps([scene.card.written if scene.card else "", scene.pictures]) for scene in plan.scenes
+    ]
+    manifest = reel.bundle.manifest
+    settings = {
+        "ai_generated": True,
+        "edgereel": __version__,
+        "bundle": manifest.name,
+        "bundle_digest": manifest.digest,
+        "story": plan.file.story.title,
+        "scenes": len(plan.scenes),
+        "scenes_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
+        "width": plan.size.shown[0],
+        "height": plan.size.shown[1],
+        "fps": str(plan.fps) if not isinstance(plan.fps, int) else plan.fps,
+        "numerics": reel.numerics(),
+    }
+    if private:
+        del settings["story"]
+    return settings
+
+
+def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:
+    """Return where what lies beside a film goes, after making sure that it can be written. Raises OutputError."""
+    beside = {"poster": film.with_suffix(".poster.png")}
+    if tracks.captions:
+        beside |= {"srt": film.with_suffix(".srt"), "vtt": film.with_suffix(".vtt")}
+    if spoken_text(plan):
+        beside["narration"] = film.with_suffix(".narration.txt")
+    tried: set[Path] = set()
+    for path in beside.values():
+        check_file_target(path, tried)
+    return beside
+
+
+def _write_beside(beside: dict[str, Path], plan: FilmPlan, tracks: Tracks, poster: _Poster, private: bool) -> None:
+    for kind, path in beside.items():
+        if kind in ("srt", "vtt"):
+            write_captions(path, tracks.captions)
+        elif kind == "narration":
+            write_text(path, spoken_text(plan))
+        elif poster.picture is not None:
+            title = None if private else plan.file.story.title
+            with whole_file(path) as temporary:
+                temporary.write_bytes(encode_png(poster.picture, file_metadata(title, {"ai_generated": True})))
+
+
+def scene_numbers_of(plan: FilmPlan, names: Sequence[str]) -> list[int]:
+    """Return the scenes of a film by name. Raises UsageError for one that is not in it."""
+    known = {scene.name: index for index, scene in enumerate(plan.scenes)}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no scene {name[:60]!r}: choose from {', '.join(list(known)[:20])}")
+    return [known[name] for name in names]
