@@ -14,9 +14,10 @@ from ..core.interrupts import interrupts_wait
 from ..core.units import format_bytes
 from .application import app
 from .options import BundleOption, EngineOption, JsonOption, MemoryOption, PrivateOption, ThreadsOption, reel_options
-from .terminal import print_json, stage_progress
+from .terminal import print_json, show_note, stage_progress
 
 if TYPE_CHECKING:
+    from ..runtime.batch import ReelOptions
     from ..story.film import FilmOptions
 
 story = typer.Typer(help="A script becomes a film: scenes, cards, captions, sound.", no_args_is_help=True)
@@ -64,6 +65,9 @@ def make(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be made, and how long it would take; make nothing.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Make it again each time the story is saved, until ctrl-C.")
+    ] = False,
     choose: ChooseOption = None,
     format: FilmFormatOption = None,
     font: FontOption = None,
@@ -108,6 +112,9 @@ def make(
         screen=None if policy is None else _screen(policy),
     )
     reel = reel_options(engine, threads, memory, as_json)
+    if watch:
+        _watch(file, output, options, reel)
+        return
     with stage_progress() as progress:
         facts = (
             describe_film(file, options, reel, progress)
@@ -118,6 +125,70 @@ def make(
         print_json(facts)
     else:
         _print_film(facts)
+
+
+@story.command("take")
+def take(
+    file: StoryArgument,
+    scene: Annotated[str, typer.Argument(help="The scene's name, or scene-N.")],
+    seeds: Annotated[int, typer.Option(metavar="N", help="How many takes, with seeds from the scene's own on.")] = 4,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The contact sheet, a .png: a row for each take.")
+    ] = Path("takes.png"),
+    choose: ChooseOption = None,
+    format: FilmFormatOption = None,
+    bundle: BundleOption = None,
+    private: PrivateOption = False,
+    memory: MemoryOption = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make several takes of one scene, to choose from; they are kept."""
+    with interrupts_wait():
+        from ..story.takes import make_takes
+
+    options = _film_options(bundle, format, choose, None, private)
+    with stage_progress() as progress:
+        facts = make_takes(
+            file, scene, seeds, output, options, reel_options(engine, threads, memory, as_json), progress
+        )
+    if as_json:
+        print_json(facts)
+        return
+    print(f"{one_line(facts['sheet'])}  (seeds {', '.join(str(take['seed']) for take in facts['takes'])})")
+    print(f"edgereel story pick {one_line(file)} {one_line(scene)} SEED")
+
+
+@story.command("pick")
+def pick(
+    file: StoryArgument,
+    scene: Annotated[str, typer.Argument(help="The scene's name, or scene-N.")],
+    seed: Annotated[int, typer.Argument(help="The seed of the take.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a take's seed into the story; the rest of the file stays as it is."""
+    with interrupts_wait():
+        from ..story.takes import pick as run
+
+    run(file, scene, seed)
+    if as_json:
+        print_json({"story": str(file), "scene": scene, "seed": seed})
+    else:
+        print(f"{one_line(file)}  ({one_line(scene)} has seed {seed})")
+
+
+def _watch(file: Path, output: Path, options: FilmOptions, reel: ReelOptions) -> None:
+    from ..story.watch import watch_film
+
+    def tell(kind: str, record: dict[str, Any] | str) -> None:
+        if isinstance(record, str):
+            show_note(record)
+        else:
+            made = ", ".join(record["made"]) or "nothing"
+            print(one_line(f"{record['output']}  ({record['seconds_in_all']:.2f} s; made {made})"), flush=True)
+
+    watch_film(file, output, options, reel, tell)
 
 
 def _film_options(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +16,6 @@ from ..core.errors import UsageError, one_line
 from ..core.files import check_file_target, whole_file, write_text
 from ..core.machine import peak_host_memory
 from ..core.progress import Progress, report_progress
-from ..core.version import __version__
 from ..media.captions import write_captions
 from ..media.label import Label
 from ..media.lettering import FONT, Lettering
@@ -30,12 +27,13 @@ from ..runtime.reel import Reel
 from ..runtime.video.output import Output
 from ..runtime.video.png import encode_png
 from .checks import check_story
+from .facts import film_facts, film_settings, scene_work
 from .pictures import film_pictures
 from .plan import FilmPlan, plan_film
 from .scenes import SceneMaker
 from .script import StoryFile, read_story
 from .source import read_source
-from .speed import note_speed, read_speed
+from .speed import note_speed
 from .store import Store
 from .timing import film_tracks, spoken_text
 
@@ -116,97 +114,64 @@ def make_film(
     .vtt), its poster (.poster.png) and what is said (.narration.txt), where there are some. Raises SourceError for whatever
     is wrong in the story, UsageError, OutputError, BundleError, EngineError, Cancelled.
     """
+    target = check_film(output)
+    with planned_film(path, options, reel_options, on_progress) as (plan, reel, lettering):
+        return write_plan(plan, reel, lettering, target, options, on_progress)
+
+
+def check_film(output: Path) -> Output:
+    """Return where a film goes, after making sure that it can be written. Raises UsageError, OutputError."""
     target = Output.check(output)
     if target.format != "mp4":
         raise UsageError(f"cannot write {one_line(output)}: a film has captions, chapters and sound, which .mp4 takes")
-    with planned_film(path, options, reel_options, on_progress) as (plan, reel, lettering):
-        store, tracks = Store(options.store), film_tracks(plan)
-        target = replace(target.at(plan.fps), tracks=tracks, crf=plan.size.crf)
-        target = target.marked(options.marks, options.label, *plan.size.shown)
-        beside = _beside(target.path, plan, tracks)
-        before = dict(reel.timings)
-        facts = film_facts(plan, reel, store)
-        maker = SceneMaker(plan, reel, store, private=options.private)
-        maker.make_all(on_progress)
-        sampled = reel.timings.get("denoise", 0.0) + reel.timings.get("text", 0.0)
-        poster = _Poster(plan)
-        pictures = _counted(film_pictures(plan, maker, lettering), plan.pictures, on_progress)
-        started, decoded = time.perf_counter(), reel.timings.get("decode", 0.0)
-        marks = _write(plan, reel, target, poster, pictures, options.private, lettering)
-        _write_beside(beside, plan, tracks, poster, options.private)
-        _note_speeds(plan, reel, maker, sampled - before.get("denoise", 0) - before.get("text", 0), decoded)
-        record = {
-            **facts,
-            "output": str(target.given),
-            "beside": {kind: str(each) for kind, each in beside.items()},
-            "made": maker.made,
-            "seconds_taken": {
-                "scenes": round(sampled - before.get("denoise", 0) - before.get("text", 0), 4),
-                "film": round(time.perf_counter() - started, 4),
-            },
-            "peak_host_bytes": peak_host_memory(),
-        }
-        return record if marks is None else {**record, "marks": marks}
+    return target
 
 
-def film_facts(plan: FilmPlan, reel: Reel, store: Store) -> dict[str, Any]:
-    """Return a plan as plain data."""
-    speed = read_speed(reel)
-    scenes: list[dict[str, Any]] = []
-    work, fps = 0, float(plan.fps)
-    for scene in plan.scenes:
-        kept = None if scene.key is None else scene.key in store
-        request = scene.request
-        facts: dict[str, Any] = {
-            "number": scene.number + 1,
-            "name": scene.name,
-            "at": round(scene.start / fps, 3),
-            "seconds": round(scene.pictures / fps, 3),
-            "pictures": scene.pictures,
-            "transition": scene.transition,
-            "kept": kept,
-        }
-        if request is not None:
-            facts |= {"prompt": request.prompt, "seed": request.seed, "key": scene.key}
-            facts["from"] = None if scene.origin is None else plan.scenes[scene.origin].name
-            if not kept:
-                work += _work(plan, reel, len(scenes))
-        else:
-            facts["card"] = scene.card.text if scene.card is not None else ""
-        scenes.append(facts)
-    clips = sum(scene.pictures for scene in plan.scenes if scene.card is None)
-    return {
-        "title": plan.file.story.title,
-        "bundle": reel.bundle.manifest.name,
-        "bundle_digest": reel.bundle.manifest.digest,
-        "width": plan.size.shown[0],
-        "height": plan.size.shown[1],
-        "fps": str(plan.fps) if not isinstance(plan.fps, int) else plan.fps,
-        "pictures": plan.pictures,
-        "seconds": float(plan.seconds),
-        "memory_bytes": plan.peak,
-        "expected_seconds": speed.seconds(work, clips * plan.size.made[0] * plan.size.made[1]),
-        "scenes": scenes,
+def write_plan(
+    plan: FilmPlan,
+    reel: Reel,
+    lettering: Lettering | None,
+    target: Output,
+    options: FilmOptions,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make a planned film; see make_film. target: see check_film."""
+    store, tracks = Store(options.store), film_tracks(plan)
+    target = replace(target.at(plan.fps), tracks=tracks, crf=plan.size.crf)
+    target = target.marked(options.marks, options.label, *plan.size.shown)
+    beside = _beside(target.path, plan, tracks)
+    facts = film_facts(plan, reel, store)
+    maker = SceneMaker(plan, reel, store, private=options.private)
+    sampled = _seconds(reel, "text", "denoise")
+    maker.make_all(on_progress)
+    sampled = _seconds(reel, "text", "denoise") - sampled
+    started, decoded = time.perf_counter(), _seconds(reel, "decode")
+    poster = _Poster(plan)
+    pictures = _counted(film_pictures(plan, maker, lettering), plan.pictures, on_progress)
+    marks = _write(plan, reel, target, poster, pictures, options.private, lettering)
+    _write_beside(beside, plan, tracks, poster, options.private)
+    _note_speeds(plan, reel, maker, sampled, _seconds(reel, "decode") - decoded)
+    record = {
+        **facts,
+        "output": str(target.given),
+        "beside": {kind: str(each) for kind, each in beside.items()},
+        "made": maker.made,
+        "decoded": maker.decoded,
+        "seconds_taken": {"scenes": round(sampled, 4), "film": round(time.perf_counter() - started, 4)},
+        "peak_host_bytes": peak_host_memory(),
     }
+    return record if marks is None else {**record, "marks": marks}
 
 
-def _work(plan: FilmPlan, reel: Reel, index: int) -> int:
-    """Return a scene's tokens times steps, about."""
-    request, latent = plan.scenes[index].request, reel.bundle.manifest.latent
-    assert request is not None
-    frames = -(-plan.scenes[index].pictures // latent.temporal_scale)
-    patches = (request.height // latent.spatial_scale // latent.patch[1]) * (
-        request.width // latent.spatial_scale // latent.patch[2]
-    )
-    return frames * patches // latent.patch[0] * request.steps
+def _seconds(reel: Reel, *stages: str) -> float:
+    return sum(reel.timings.get(stage, 0.0) for stage in stages)
 
 
-def _note_speeds(plan: FilmPlan, reel: Reel, maker: SceneMaker, seconds: float, decoded: float) -> None:
+def _note_speeds(plan: FilmPlan, reel: Reel, maker: SceneMaker, sampling: float, decoding: float) -> None:
     made = set(maker.made)
-    work = sum(_work(plan, reel, index) for index, scene in enumerate(plan.scenes) if scene.name in made)
-    clips = sum(scene.pictures for scene in plan.scenes if scene.card is None)
-    pixels = clips * plan.size.made[0] * plan.size.made[1]
-    note_speed(reel, (work, seconds), (pixels, reel.timings.get("decode", 0.0) - decoded))
+    work = sum(scene_work(plan, reel, index) for index, scene in enumerate(plan.scenes) if scene.name in made)
+    pixels = maker.decoded * plan.size.made[0] * plan.size.made[1]
+    note_speed(reel, (work, sampling), (pixels, decoding))
 
 
 def _screen(plan: FilmPlan, screen: Callable[[str], str]) -> None:
@@ -272,33 +237,6 @@ def _write(
     return marking.record()
 
 
-def film_settings(plan: FilmPlan, reel: Reel, *, private: bool) -> dict[str, Any]:
-    """Return what a film says it was made with: the same whenever it is made, and whatever of it was kept.
-
-    private: without the title. Scenes are told by a hash of the keys that they are kept under.
-    """
-    keys = [
-        scene.key or json.dumps([scene.card.written if scene.card else "", scene.pictures]) for scene in plan.scenes
-    ]
-    manifest = reel.bundle.manifest
-    settings = {
-        "ai_generated": True,
-        "edgereel": __version__,
-        "bundle": manifest.name,
-        "bundle_digest": manifest.digest,
-        "story": plan.file.story.title,
-        "scenes": len(plan.scenes),
-        "scenes_sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest(),
-        "width": plan.size.shown[0],
-        "height": plan.size.shown[1],
-        "fps": str(plan.fps) if not isinstance(plan.fps, int) else plan.fps,
-        "numerics": reel.numerics(),
-    }
-    if private:
-        del settings["story"]
-    return settings
-
-
 def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:
     """Return where what lies beside a film goes, after making sure that it can be written. Raises OutputError."""
     beside = {"poster": film.with_suffix(".poster.png")}
@@ -322,12 +260,3 @@ def _write_beside(beside: dict[str, Path], plan: FilmPlan, tracks: Tracks, poste
             title = None if private else plan.file.story.title
             with whole_file(path) as temporary:
                 temporary.write_bytes(encode_png(poster.picture, file_metadata(title, {"ai_generated": True})))
-
-
-def scene_numbers_of(plan: FilmPlan, names: Sequence[str]) -> list[int]:
-    """Return the scenes of a film by name. Raises UsageError for one that is not in it."""
-    known = {scene.name: index for index, scene in enumerate(plan.scenes)}
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no scene {name[:60]!r}: choose from {', '.join(list(known)[:20])}")
-    return [known[name] for name in names]

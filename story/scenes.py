@@ -15,6 +15,7 @@ from ..core.progress import Progress, report_progress
 from ..runtime.clip import Video
 from ..runtime.continuation import continue_video
 from ..runtime.reel import Reel
+from .picture_cache import PictureCache, picture_key
 from .plan import FilmPlan, PlannedScene
 from .store import Store
 
@@ -22,10 +23,23 @@ Picture = NDArray[np.uint8]
 
 
 class SceneMaker:
-    """Makes the clips of a film's scenes, or takes them from the store. made: the names of those that it sampled."""
+    """Makes the clips of a film's scenes, or takes them from the store.
 
-    def __init__(self, plan: FilmPlan, reel: Reel, store: Store, *, private: bool = False) -> None:
+    made: the names of those that it sampled. cache: of their pictures. decoded: how many pictures had to be decoded.
+    """
+
+    def __init__(
+        self,
+        plan: FilmPlan,
+        reel: Reel,
+        store: Store,
+        *,
+        private: bool = False,
+        cache: PictureCache | None = None,
+    ) -> None:
         self.made: list[str] = []
+        self.decoded = 0
+        self._cache = PictureCache() if cache is None else cache
         self._plan, self._reel, self._store, self._private = plan, reel, store, private
 
     def make_all(self, on_progress: Progress | None, on_made: Callable[[PlannedScene], object] | None = None) -> None:
@@ -38,6 +52,15 @@ class SceneMaker:
                 if on_made is not None:
                     on_made(scene)
         report_progress(on_progress, "scenes", total, total)
+
+    def made_video(self, index: int, on_progress: Progress | None) -> Video:
+        """Return the clip of one scene, sampled if need be, and what it goes on from too."""
+        scene = self._plan.scenes[index]
+        if scene.origin is not None:
+            self.made_video(scene.origin, on_progress)
+        if scene.key is not None and scene.key not in self._store:
+            self._make(scene, on_progress)
+        return self.video(index)
 
     def video(self, index: int) -> Video:
         """Return the clip of a scene, which goes on from all that it is joined to."""
@@ -67,12 +90,28 @@ class SceneMaker:
 
     def pictures(self, run: list[int]) -> Iterator[Picture]:
         """Yield the pictures of scenes that are decoded as one, in the size that the model makes."""
+        scenes = [self._plan.scenes[index] for index in run]
+        keys = [picture_key(scene.key or "", self._decoder(scene), self._reel.threads) for scene in scenes]
+        kept = [self._cache.read(key, scene.pictures) for key, scene in zip(keys, scenes, strict=True)]
+        if all(each is not None for each in kept):
+            for each in kept:
+                yield from each or ()
+            return
+        decoded = self._decode(run)
+        for key, scene in zip(keys, scenes, strict=True):
+            yield from self._cache.keeping(key, decoded, scene.pictures)
+            self.decoded += scene.pictures
+
+    def _decode(self, run: list[int]) -> Iterator[Picture]:
         first, last = self._plan.scenes[run[0]], self._plan.scenes[run[-1]]
         assert first.request is not None
         assert last.request is not None
         video = self.video(run[-1])
         video.request = replace(last.request, overlap=first.request.overlap)
         yield from video
+
+    def _decoder(self, scene: PlannedScene) -> str | None:
+        return None if scene.request is None else scene.request.decoder
 
     def _kept(self, scene: PlannedScene) -> Video:
         assert scene.key is not None
