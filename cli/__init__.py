@@ -1,7 +1,21 @@
 """The command line: it reads arguments, shows progress, prints results, and holds no logic."""
 
 # In this order --help lists their commands.
-from . import generate, film, story, provenance, inspect, models, doctor, plan, cache, export, calibrate, bench  # isort: skip
+from . import (
+    bench,
+    cache,
+    calibrate,
+    campaign,
+    doctor,
+    export,
+    film,
+    generate,
+    inspect,
+    models,
+    plan,
+    provenance,
+    story,
+)  # isort: skip
 from .application import app, main
 
 __all__ = [
@@ -9,6 +23,7 @@ __all__ = [
     "bench",
     "cache",
     "calibrate",
+    "campaign",
     "doctor",
     "export",
     "film",

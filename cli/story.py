@@ -50,12 +50,14 @@ def new(
 
 
 @story.command("schema")
-def schema() -> None:
+def schema(
+    campaign: Annotated[bool, typer.Option("--matrix", help="The schema of campaigns instead.")] = False,
+) -> None:
     """Print the JSON schema of stories, for editors that check and complete as one writes."""
     with interrupts_wait():
-        from ..story.schema import story_schema
+        from ..story.schema import campaign_schema, story_schema
 
-    print(json.dumps(story_schema(), indent=2, sort_keys=True))
+    print(json.dumps(campaign_schema() if campaign else story_schema(), indent=2, sort_keys=True))
 
 
 @story.command("make")

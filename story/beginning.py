@@ -11,8 +11,8 @@ from ..core.files import write_text
 _TEMPLATE = Path(__file__).with_name("film.yaml")
 
 
-def write_beginning(path: Path) -> Path:
-    """Write a story to begin with. Nothing is replaced.
+def write_beginning(path: Path, screenplay: Path | None = None) -> Path:
+    """Write a story to begin with; screenplay: a Fountain script that it is made of. Nothing is replaced.
 
     Raises UsageError, OutputError.
     """
@@ -20,4 +20,8 @@ def write_beginning(path: Path) -> Path:
         raise OutputError(f"{path}: is there already: name another file")
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"{path}: a story is a .yaml file")
-    return write_text(path, _TEMPLATE.read_text(encoding="utf-8"))
+    if screenplay is None:
+        return write_text(path, _TEMPLATE.read_text(encoding="utf-8"))
+    from .fountain import story_of_screenplay
+
+    return write_text(path, story_of_screenplay(screenplay))

@@ -12,7 +12,7 @@ from ..media.lettering import Lettering
 from ..media.sound import wav_seconds
 from .path import scene_numbers
 from .script import Scene, StoryFile, filled
-from .source import Place
+from .source import Place, Source
 
 
 def check_story(file: StoryFile, lettering: Lettering | None) -> None:
@@ -46,16 +46,21 @@ def sound_of(file: StoryFile, place: Place, name: str) -> tuple[Path, float]:
 
 def inside(file: StoryFile, place: Place, name: str) -> Path:
     """Return the path of a file that a story names, which lies in the story's own folder. Raises SourceError."""
-    folder = Path(os.path.realpath(file.source.path.parent))
+    return inside_folder(file.source, place, name)
+
+
+def inside_folder(source: Source, place: Place, name: str) -> Path:
+    """Return the path of a file that another names, which lies in that one's folder. Raises SourceError."""
+    folder = Path(os.path.realpath(source.path.parent))
     try:
         path = Path(os.path.realpath(folder / name))
         exists = path.is_file()
     except (OSError, ValueError):
-        raise file.source.error(place, f"{name[:60]!r} is no file's name") from None
+        raise source.error(place, f"{name[:60]!r} is no file's name") from None
     if Path(name).is_absolute() or not path.is_relative_to(folder):
-        raise file.source.error(place, f"{name[:60]!r} is not in the story's folder: put it there")
+        raise source.error(place, f"{name[:60]!r} is not in the folder of {source.path.name}: put it there")
     if not exists:
-        raise file.source.error(place, f"there is no file {name[:60]!r} beside the story")
+        raise source.error(place, f"there is no file {name[:60]!r} beside {source.path.name}")
     return path
 
 

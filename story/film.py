@@ -36,6 +36,7 @@ from .source import read_source
 from .speed import note_speed
 from .store import Store
 from .timing import film_tracks, spoken_text
+from .writing import write_marked
 
 Picture = NDArray[np.uint8]
 
@@ -227,14 +228,8 @@ def _write(
         pictures = burned(pictures, target.tracks.captions, float(plan.fps), lettering)
     settings = film_settings(plan, reel, private=private)
     metadata = file_metadata(None if private else plan.file.story.title, settings)
-    if target.label is not None:
-        pictures = target.label.over(pictures)
-    if target.marks is None:
-        target.write(poster.watch(pictures), metadata, plan.pictures)
-        return None
-    marking = target.marks.begin(target.format, film_settings(plan, reel, private=True))
-    target.write(poster.watch(iter(marking.over(pictures))), metadata, plan.pictures, marking.seal)
-    return marking.record()
+    told = film_settings(plan, reel, private=True)
+    return write_marked(target, pictures, metadata, plan.pictures, told, poster.watch)
 
 
 def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:
