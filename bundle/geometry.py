@@ -20,11 +20,11 @@ def latent_shape(latent: LatentGeometry, width: int, height: int, frames: int) -
         raise GeometryError(
             f"size {width}x{height} is not possible with this model: the nearest is {nearest_width}x{nearest_height}"
         )
-    nearest_frames = _nearest_frames(latent, frames)
-    if frames != nearest_frames:
+    nearest = nearest_frames(latent, frames)
+    if frames != nearest:
         least, step = _pictures(latent, latent.patch[0]), latent.temporal_scale * latent.patch[0]
         raise GeometryError(
-            f"{frames} frames are not possible with this model: the nearest is {nearest_frames} "
+            f"{frames} frames are not possible with this model: the nearest is {nearest} "
             f"({least} and any multiple of {step} more)"
         )
     return (
@@ -56,7 +56,10 @@ def _nearest(length: int, multiple: int, most: int) -> int:
     return multiple * min(max(1, (length + multiple // 2) // multiple), most)
 
 
-def _nearest_frames(latent: LatentGeometry, frames: int) -> int:
-    """Latent frames, 1 + (frames - 1) / temporal_scale, must be a positive multiple of the patch in time."""
+def nearest_frames(latent: LatentGeometry, frames: int) -> int:
+    """Return the length, in pictures, that the model can do and that is nearest to one.
+
+    Latent frames, 1 + (frames - 1) / temporal_scale, must be a positive multiple of the patch in time.
+    """
     step = latent.temporal_scale * latent.patch[0]
     return _nearest(frames - 1 + latent.temporal_scale, step, latent.max_patches) + 1 - latent.temporal_scale

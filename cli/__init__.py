@@ -1,8 +1,8 @@
 """The command line: it reads arguments, shows progress, prints results, and holds no logic."""
 
 # In this order --help lists their commands.
-from . import generate, film, serve, provenance, inspect, models, doctor, plan, cache, export, calibrate, bench  # isort: skip
-from . import bench_serve  # isort: skip
+from . import generate, film, story, campaign, serve, provenance, inspect, models, doctor, plan, cache, export  # isort: skip
+from . import calibrate, bench, bench_serve  # isort: skip
 from .application import app, main
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "bench_serve",
     "cache",
     "calibrate",
+    "campaign",
     "doctor",
     "export",
     "film",
@@ -21,4 +22,5 @@ __all__ = [
     "plan",
     "provenance",
     "serve",
+    "story",
 ]

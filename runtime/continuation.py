@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.geometry import clip_size, latent_shape
+from ..bundle.geometry import latent_shape
 from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle
 from ..core.errors import GeometryError, UsageError
@@ -20,7 +19,7 @@ from .clip import Video
 from .conditioning import GivenPictures, check_pictures
 from .denoise import Denoising
 from .open_graphs import OpenGraphs
-from .pictures.fit import Picture, fit_picture
+from .pictures.fit import fit_picture
 from .pictures.video_file import VideoEnd, last_pictures
 from .request import OpenRequest, Request
 from .sampling.noise import LARGEST_SEED
@@ -55,22 +54,44 @@ def continue_video(
 
     A bundle of streams goes on from the clip's latents, and nothing is encoded; any other from its last pictures.
     """
-    manifest, before = maker.bundle.manifest, video.request
-    _check(manifest, asked)
+    manifest = maker.bundle.manifest
+    request = continued_request(manifest, asked, video.request, seconds)
     maker.graphs.begin()
+    given, pictures = None, GivenPictures()
+    if goes_on_from_latents(manifest):
+        given = video.latents
+    else:
+        pictures = GivenPictures(list(deque(video, maxlen=request.overlap)))
+    denoising, encoded = maker.prepare(request, pictures, on_progress)
+    return maker.sample(request, denoising, encoded if given is None else given, on_progress)
+
+
+def goes_on_from_latents(manifest: Manifest) -> bool:
+    """Tell whether a clip goes on from another's latents, so that both are one film, and not from its last pictures."""
+    return manifest.stream is not None and manifest.held is None
+
+
+def can_continue(manifest: Manifest) -> bool:
+    """Tell whether a bundle continues clips at all."""
+    try:
+        _check(manifest, OpenRequest(""))
+    except UsageError:
+        return False
+    return True
+
+
+def continued_request(manifest: Manifest, asked: OpenRequest, before: Request, seconds: float | None) -> Request:
+    """Return the request of what follows a clip, of which only the request need be there; see Video.continue_.
+
+    Raises UsageError where the bundle continues no clips, or not this one; GeometryError.
+    """
+    _check(manifest, asked)
     if asked.seed is None:
         asked = replace(asked, seed=(before.seed + 1) % (LARGEST_SEED + 1))
-    size = (before.width, before.height)
-    if manifest.stream is not None and manifest.held is None:
-        overlap = clip_size(manifest.latent, video.latents.shape)[2]
-        request = _request(manifest, asked, size, before.fps, overlap, seconds)
-        denoising, _ = maker.prepare(request, GivenPictures(), on_progress)
-        return maker.sample(request, denoising, video.latents, on_progress)
-    count = _most_pictures(manifest)
-    pictures = deque(video, maxlen=count)
-    return _from_pictures(
-        maker, _unit(manifest, list(pictures), "the clip"), asked, size, before.fps, seconds, on_progress
-    )
+    overlap = before.frames
+    if not goes_on_from_latents(manifest):
+        overlap = _unit(manifest, min(before.frames - before.overlap, _most_pictures(manifest)), "the clip")
+    return _request(manifest, asked, (before.width, before.height), before.fps, overlap, seconds)
 
 
 def continue_file(
@@ -83,25 +104,13 @@ def continue_file(
     maker.graphs.begin()
     end = last_pictures(path, _most_pictures(manifest))
     size = _size_of(manifest, end)
-    pictures = [fit_picture(picture, *size) for picture in _unit(manifest, end.pictures, str(path))]
-    video = _from_pictures(maker, pictures, asked, size, end.fps, seconds, on_progress)
+    overlap = _unit(manifest, len(end.pictures), str(path))
+    pictures = [fit_picture(picture, *size) for picture in end.pictures[-overlap:]]
+    request = _request(manifest, asked, size, end.fps, overlap, seconds)
+    denoising, given = maker.prepare(request, GivenPictures(pictures), on_progress)
+    video = maker.sample(request, denoising, given, on_progress)
     video.inputs = (path,)
     return video
-
-
-def _from_pictures(
-    maker: Maker,
-    pictures: Sequence[Picture],
-    asked: OpenRequest,
-    size: tuple[int, int],
-    fps: FrameRate,
-    seconds: float | None,
-    on_progress: Progress | None,
-) -> Video:
-    manifest = maker.bundle.manifest
-    request = _request(manifest, asked, size, fps, len(pictures), seconds)
-    denoising, given = maker.prepare(request, GivenPictures(pictures), on_progress)
-    return maker.sample(request, denoising, given, on_progress)
 
 
 def _check(manifest: Manifest, asked: OpenRequest) -> None:
@@ -142,17 +151,16 @@ def _most_pictures(manifest: Manifest) -> int:
     return 1 + (frames - 1) * manifest.latent.temporal_scale
 
 
-def _unit(manifest: Manifest, pictures: Sequence[Picture], name: str) -> list[Picture]:
-    """Return as many of the last pictures as make whole latent frames. Raises UsageError where there are too few."""
+def _unit(manifest: Manifest, pictures: int, name: str) -> int:
+    """Return how many of so many last pictures make whole latent frames. Raises UsageError where there are too few."""
     scale, most = manifest.latent.temporal_scale, _most_pictures(manifest)
     least = min(most, 1 + scale)
-    if len(pictures) < least:
+    if pictures < least:
         raise UsageError(
-            f"{name}: has {len(pictures)} picture{'s' * (len(pictures) != 1)}, and this model goes on from {least} at least: "
+            f"{name}: has {pictures} picture{'s' * (pictures != 1)}, and this model goes on from {least} at least: "
             "give it as --image to begin with a picture"
         )
-    count = 1 + (len(pictures) - 1) // scale * scale
-    return list(pictures)[-count:]
+    return 1 + (pictures - 1) // scale * scale
 
 
 def _size_of(manifest: Manifest, end: VideoEnd) -> tuple[int, int]:

@@ -54,6 +54,7 @@ class Reel:
     only_decodes: whether nothing will be sampled, so that memory is planned for the decoder alone.
     on_plan: told of the memory plan before the first clip of each size. streams: those that have not ended.
     on_clean: shown what each clip that is sampled would be if it ended now, see Denoising; `decoder.first_picture` decodes it.
+    threads: CPU threads per operator, None for all cores.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Reel:
         self.on_plan: Callable[[MemoryPlan], object] | None = None
         self.streams: WeakSet[Stream] = WeakSet()
         self.on_clean: OnClean | None = None
+        self.threads = options.threads
         self._engine = engine
         self._options = options
         self._budget = budget_of(memory, engine.device)
@@ -123,6 +125,10 @@ class Reel:
     def facts(self) -> dict[str, Any]:
         """Return in one record which engine, provider and precision ran, for a video's settings."""
         return engine_facts(self.report(), self.embedder.ran_before)
+
+    def numerics(self) -> dict[str, str]:
+        """Return all that decides, beside a bundle and a request, what latents come out; see Engine.numerics."""
+        return self._engine.numerics(self._options)
 
     def add_time(self, stage: str, started: float, name: str = "") -> None:
         """Add the seconds since `started` (time.perf_counter) to a stage's account. name: what of the stage it was."""

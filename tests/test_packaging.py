@@ -29,6 +29,7 @@ OURS = {
     "demo",
     "jobs",
     "server",
+    "story",
 }
 MAY_IMPORT = {
     "core": set(),
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "calibration": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
     "jobs": {"runtime", "bundle", "engines", "media", "provenance", "core"},
     "server": {"jobs", "provenance", "core"},
+    "story": {"runtime", "bundle", "engines", "media", "provenance", "core"},
     "bench": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}
@@ -57,6 +59,7 @@ TORCH_FREE = {
     "jobs",
     "server",
     "doctor",
+    "story",
     "cli",
     "__init__.py",
     "__main__.py",
@@ -105,6 +108,20 @@ def test_the_demo_is_in_the_wheel(project):
 def test_the_policies_are_in_the_wheel(project):
     assert project["tool"]["setuptools"]["package-data"]["edgereel.provenance.policy"] == ["*.toml"]
     assert {path.stem for path in (ROOT / "provenance" / "policy").glob("*.toml")} == {"booth", "private"}
+
+
+def test_the_font_and_what_stories_begin_with_are_in_the_wheel(project):
+    data = project["tool"]["setuptools"]["package-data"]
+    for folder, names in {
+        "media": ["presets.toml", "fonts/DejaVuSans.ttf", "fonts/LICENSE"],
+        "story": ["film.yaml"],
+    }.items():
+        found = {
+            path.relative_to(ROOT / folder)
+            for pattern in data[f"edgereel.{folder}"]
+            for path in (ROOT / folder).glob(pattern)
+        }
+        assert {Path(name) for name in names} <= found
 
 
 @pytest.mark.parametrize("path", list(sources()), ids=str)

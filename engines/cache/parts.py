@@ -15,12 +15,14 @@ from .files import begins_with, count, delete
 from .store import is_entry
 
 ENGINES: Final = "engines"
-OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "timings", "matplotlib"})
+OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "pictures", "timings", "matplotlib"})
 """The folders that edgereel makes. EDGEREEL_CACHE may name a folder with other things in it: these are never cleared."""
 
 
 _EMBEDDING: Final = re.compile(r"[0-9a-f]{64}\.embedding")
 _EMBEDDING_BEGINS: Final = b"edgereel embed "
+_PICTURES: Final = re.compile(r"[0-9a-f]{64}\.mkv")
+_PICTURES_BEGIN: Final = bytes.fromhex("1a45dfa3")
 
 
 class CachePart(NamedTuple):
@@ -61,7 +63,7 @@ def clear_part(name: str) -> int:
             return EngineCache().remove()
         sweep(folder)
         for path in sorted(folder.iterdir()):
-            if is_entry(path) or _is_embedding(path):
+            if is_entry(path) or _is_embedding(path) or _is_pictures(path):
                 size, _ = count(path)
                 delete(path)
                 freed += size
@@ -80,3 +82,8 @@ def _is_ours(folder: Path) -> bool:
 def _is_embedding(path: Path) -> bool:
     """Return whether a file is an embedding that runtime/text/embedding_cache.py wrote: by its name, its kind and how it begins."""
     return bool(_EMBEDDING.fullmatch(path.name)) and begins_with(path, _EMBEDDING_BEGINS)
+
+
+def _is_pictures(path: Path) -> bool:
+    """Return whether a file is a scene's pictures that story/picture_cache.py wrote."""
+    return bool(_PICTURES.fullmatch(path.name)) and begins_with(path, _PICTURES_BEGIN)

@@ -14,9 +14,11 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from ...core.errors import GeometryError
+from ...media.tracks import Tracks
 from ...provenance.xmp import xmp_packet
 from .frame_rate import FrameRate
 from .sink import Frame, Sink, require_encoder
+from .tracks import TracksWriter
 
 # What the MP4 muxer keeps; it drops any other key without a word.
 METADATA_KEYS = frozenset({"title", "comment", "description", "synopsis", "artist", "copyright", "genre", "date"})
@@ -44,10 +46,12 @@ class Mp4Sink(Sink):
     """An H.264 MP4 (yuv420p, BT.709, index in front); pictures of even width and height.
 
     fps: frames per second, at least 1. metadata: keys of METADATA_KEYS. crf: 0 (lossless) to 51 (worst). ValueError for
-    others. The same frames give the same bytes.
+    others. tracks: what goes beside the frames; sound ends with the last of them. The same frames give the same bytes.
     """
 
-    def __init__(self, fps: FrameRate, metadata: Mapping[str, str], crf: int = 18) -> None:
+    def __init__(
+        self, fps: FrameRate, metadata: Mapping[str, str], crf: int = 18, tracks: Tracks | None = None
+    ) -> None:
         if fps < 1 or not 0 <= crf <= 51:
             raise ValueError(f"fps must be at least 1 and crf 0 to 51, not {fps} and {crf}")
         if unknown := sorted(set(metadata) - METADATA_KEYS):
@@ -57,6 +61,8 @@ class Mp4Sink(Sink):
         self._stream: VideoStream
         self._path: Path
         self._count = 0
+        self._tracks = tracks
+        self._beside: TracksWriter | None = None
 
     def check_size(self, width: int, height: int) -> None:
         """See Sink.check_size."""
@@ -80,6 +86,8 @@ class Mp4Sink(Sink):
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
         self._container.metadata.update(self._metadata)
+        if self._tracks is not None:
+            self._beside = TracksWriter(self._container, self._tracks)
 
     def add(self, frame: Frame) -> None:
         """See Sink.add."""
@@ -91,11 +99,15 @@ class Mp4Sink(Sink):
         picture.time_base = 1 / self._fps
         self._container.mux(self._stream.encode(picture))
         self._count += 1
+        if self._beside is not None:
+            self._beside.write(self._count / self._fps)
 
     def finish(self) -> None:
         """See Sink.finish."""
         assert self._container is not None
         self._container.mux(self._stream.encode())
+        if self._beside is not None:
+            self._beside.finish()
         self._container.close()
         packet = xmp_packet({})
         with self._path.open("ab") as file:

@@ -95,6 +95,17 @@ class PngFolderSink(Sink):
         _replace_folder(temporary, target)
 
 
+def encode_png(picture: Frame, metadata: Mapping[str, str]) -> bytes:
+    """Return one picture, uint8 [H, W, 3], as a PNG file with metadata; see PngFolderSink."""
+    require_encoder("png", "PNG")
+    encoder: VideoCodecContext = av.CodecContext.create("png", "w")
+    encoder.height, encoder.width = picture.shape[:2]
+    encoder.pix_fmt, encoder.time_base = "rgb24", Fraction(1, 1)
+    encoded = b"".join(bytes(packet) for packet in encoder.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+    encoded += b"".join(bytes(packet) for packet in encoder.encode(None))
+    return encoded[:_HEADER_END] + text_chunks(metadata) + encoded[_HEADER_END:]
+
+
 def text_chunks(metadata: Mapping[str, str]) -> bytes:
     """Return the chunks that hold a clip's metadata, the first of which says that this program wrote the file."""
     pairs = [(key.capitalize().encode("latin-1"), value.encode(errors="replace")) for key, value in metadata.items()]

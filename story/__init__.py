@@ -1,0 +1,1 @@
+"""A script becomes a film, a sheet becomes a campaign."""

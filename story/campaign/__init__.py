@@ -1,0 +1,1 @@
+"""A sheet becomes a campaign: one video for each row."""

@@ -1,0 +1,257 @@
+"""From a story file to a finished film: checked, planned, sampled scene by scene, written in one pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import UsageError, one_line
+from ..core.files import check_file_target, whole_file, write_text
+from ..core.machine import peak_host_memory
+from ..core.progress import Progress, report_progress
+from ..media.captions import write_captions
+from ..media.label import Label
+from ..media.lettering import FONT, Lettering
+from ..media.tracks import Tracks
+from ..provenance.marks import Marks
+from ..runtime.batch import ReelOptions
+from ..runtime.clip import file_metadata
+from ..runtime.reel import Reel
+from ..runtime.video.output import Output
+from ..runtime.video.png import encode_png
+from .checks import check_story
+from .facts import film_facts, film_settings, scene_work
+from .pictures import film_pictures
+from .plan import FilmPlan, plan_film
+from .scenes import SceneMaker
+from .script import StoryFile, read_story
+from .source import read_source
+from .speed import note_speed
+from .store import Store
+from .timing import film_tracks, spoken_text
+from .writing import write_marked
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class FilmOptions:
+    """How a film is made of a story.
+
+    bundle: in the place of the story's. format: likewise. choices: see path.follow. font: letters on cards and in pictures.
+    store: where latents are kept, None for the user's. screen: see Policy.check. private: leave prompts and title out of what
+    is written.
+    """
+
+    bundle: Path | None = None
+    format: str | None = None
+    choices: tuple[int, ...] | None = None
+    font: Path = FONT
+    store: Path | None = None
+    marks: Marks | None = None
+    label: Label | None = None
+    private: bool = False
+    screen: Callable[[str], str] | None = None
+
+
+def load_story(path: Path, font: Path = FONT) -> tuple[StoryFile, Lettering | None]:
+    """Return a story that nothing is wrong with, as far as can be told without a model; and what it is lettered with.
+
+    Raises SourceError, UsageError, MissingExtraError.
+    """
+    file = read_story(read_source(path))
+    draws = any(scene.card is not None for scene in file.story.scenes) or file.story.burn
+    lettering = Lettering(font) if draws else None
+    check_story(file, lettering)
+    return file, lettering
+
+
+@contextmanager
+def planned_film(
+    path: Path, options: FilmOptions, reel_options: ReelOptions, on_progress: Progress | None = None
+) -> Iterator[tuple[FilmPlan, Reel, Lettering | None]]:
+    """Give a story's plan, and the opened reel that it is for, for the time of the block. Nothing is made.
+
+    Raises SourceError for whatever is wrong in the story, by line, and what opening a bundle raises.
+    """
+    file, lettering = load_story(path, options.font)
+    model = file.story.model
+    bundle = options.bundle or (None if model is None else Path(model))
+    with reel_options.open(bundle, on_progress) as reel:
+        plan = plan_film(
+            file,
+            reel,
+            format=options.format,
+            choices=options.choices,
+            lettering=lettering,
+            on_progress=on_progress,
+        )
+        if options.screen is not None:
+            _screen(plan, options.screen)
+        yield plan, reel, lettering
+
+
+def describe_film(
+    path: Path, options: FilmOptions, reel_options: ReelOptions, on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Return what making a film would do, as plain data: scenes, seconds, memory, what is kept, how long it will take."""
+    with planned_film(path, options, reel_options, on_progress) as (plan, reel, _):
+        return film_facts(plan, reel, Store(options.store))
+
+
+def make_film(
+    path: Path, output: Path, options: FilmOptions, reel_options: ReelOptions, on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Make the film of a story and return a record of it.
+
+    What was sampled before is not sampled again; so a film that was stopped goes on. Beside the film lie its captions (.srt,
+    .vtt), its poster (.poster.png) and what is said (.narration.txt), where there are some. Raises SourceError for whatever
+    is wrong in the story, UsageError, OutputError, BundleError, EngineError, Cancelled.
+    """
+    target = check_film(output)
+    with planned_film(path, options, reel_options, on_progress) as (plan, reel, lettering):
+        return write_plan(plan, reel, lettering, target, options, on_progress)
+
+
+def check_film(output: Path) -> Output:
+    """Return where a film goes, after making sure that it can be written. Raises UsageError, OutputError."""
+    target = Output.check(output)
+    if target.format != "mp4":
+        raise UsageError(f"cannot write {one_line(output)}: a film has captions, chapters and sound, which .mp4 takes")
+    return target
+
+
+def write_plan(
+    plan: FilmPlan,
+    reel: Reel,
+    lettering: Lettering | None,
+    target: Output,
+    options: FilmOptions,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make a planned film; see make_film. target: see check_film."""
+    store, tracks = Store(options.store), film_tracks(plan)
+    target = replace(target.at(plan.fps), tracks=tracks, crf=plan.size.crf)
+    target = target.marked(options.marks, options.label, *plan.size.shown)
+    beside = _beside(target.path, plan, tracks)
+    facts = film_facts(plan, reel, store)
+    maker = SceneMaker(plan, reel, store, private=options.private)
+    sampled = _seconds(reel, "text", "denoise")
+    maker.make_all(on_progress)
+    sampled = _seconds(reel, "text", "denoise") - sampled
+    started, decoded = time.perf_counter(), _seconds(reel, "decode")
+    poster = _Poster(plan)
+    pictures = _counted(film_pictures(plan, maker, lettering), plan.pictures, on_progress)
+    marks = _write(plan, reel, target, poster, pictures, options.private, lettering)
+    _write_beside(beside, plan, tracks, poster, options.private)
+    _note_speeds(plan, reel, maker, sampled, _seconds(reel, "decode") - decoded)
+    record = {
+        **facts,
+        "output": str(target.given),
+        "beside": {kind: str(each) for kind, each in beside.items()},
+        "made": maker.made,
+        "decoded": maker.decoded,
+        "seconds_taken": {"scenes": round(sampled, 4), "film": round(time.perf_counter() - started, 4)},
+        "peak_host_bytes": peak_host_memory(),
+    }
+    return record if marks is None else {**record, "marks": marks}
+
+
+def _seconds(reel: Reel, *stages: str) -> float:
+    return sum(reel.timings.get(stage, 0.0) for stage in stages)
+
+
+def _note_speeds(plan: FilmPlan, reel: Reel, maker: SceneMaker, sampling: float, decoding: float) -> None:
+    made = set(maker.made)
+    work = sum(scene_work(plan, reel, index) for index, scene in enumerate(plan.scenes) if scene.name in made)
+    pixels = maker.decoded * plan.size.made[0] * plan.size.made[1]
+    note_speed(reel, (work, sampling), (pixels, decoding))
+
+
+def _screen(plan: FilmPlan, screen: Callable[[str], str]) -> None:
+    """Raise SourceError for the first prompt that a policy refuses, or would change."""
+    for scene in plan.scenes:
+        if scene.request is None:
+            continue
+        place = ("scenes", scene.number, "prompt")
+        try:
+            left = screen(scene.request.prompt)
+        except UsageError as error:
+            raise plan.file.source.error(place, str(error)) from error
+        if left != scene.request.prompt:
+            raise plan.file.source.error(place, "the policy takes words out of this prompt: leave them out")
+
+
+class _Poster:
+    """Keeps the film's picture for its poster as it passes: from the middle of the first scene that is none of text."""
+
+    def __init__(self, plan: FilmPlan) -> None:
+        clips = [scene for scene in plan.scenes if scene.card is None] or list(plan.scenes)
+        self._number = clips[0].start + clips[0].pictures // 2
+        self.picture: Picture | None = None
+
+    def watch(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+        """Yield pictures as they are."""
+        for number, picture in enumerate(pictures):
+            if number == self._number or self.picture is None:
+                self.picture = picture.copy()
+            yield picture
+
+
+def _counted(pictures: Iterator[Picture], total: int, on_progress: Progress | None) -> Iterator[Picture]:
+    report_progress(on_progress, "film", 0, total)
+    for done, picture in enumerate(pictures, start=1):
+        yield picture
+        report_progress(on_progress, "film", done, total)
+
+
+def _write(
+    plan: FilmPlan,
+    reel: Reel,
+    target: Output,
+    poster: _Poster,
+    pictures: Iterator[Picture],
+    private: bool,
+    lettering: Lettering | None,
+) -> dict[str, Any] | None:
+    """Write the film, and return what became of its marks, None where it has none."""
+    if plan.file.story.burn and target.tracks is not None and lettering is not None:
+        from ..media.captions import burned
+
+        pictures = burned(pictures, target.tracks.captions, float(plan.fps), lettering)
+    settings = film_settings(plan, reel, private=private)
+    metadata = file_metadata(None if private else plan.file.story.title, settings)
+    told = film_settings(plan, reel, private=True)
+    return write_marked(target, pictures, metadata, plan.pictures, told, poster.watch)
+
+
+def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:
+    """Return where what lies beside a film goes, after making sure that it can be written. Raises OutputError."""
+    beside = {"poster": film.with_suffix(".poster.png")}
+    if tracks.captions:
+        beside |= {"srt": film.with_suffix(".srt"), "vtt": film.with_suffix(".vtt")}
+    if spoken_text(plan):
+        beside["narration"] = film.with_suffix(".narration.txt")
+    tried: set[Path] = set()
+    for path in beside.values():
+        check_file_target(path, tried)
+    return beside
+
+
+def _write_beside(beside: dict[str, Path], plan: FilmPlan, tracks: Tracks, poster: _Poster, private: bool) -> None:
+    for kind, path in beside.items():
+        if kind in ("srt", "vtt"):
+            write_captions(path, tracks.captions)
+        elif kind == "narration":
+            write_text(path, spoken_text(plan))
+        elif poster.picture is not None:
+            title = None if private else plan.file.story.title
+            with whole_file(path) as temporary:
+                temporary.write_bytes(encode_png(poster.picture, file_metadata(title, {"ai_generated": True})))

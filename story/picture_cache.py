@@ -1,0 +1,141 @@
+"""Decoded pictures of scenes in the user's cache folder, without loss, so that a film after a change need not decode all again.
+
+Each scene's are an FFV1 file, a tenth of the pixels' size. They are kept under the scene's key, its decoder, and the number of
+threads, which decoded values depend on in their last bit. The folder has a limit; files not used for longest go first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import EngineError, OutputError
+from ..core.files import remove, replace_file, sweep, temporary_beside
+from ..core.paths import find_cache_folder
+
+Picture = NDArray[np.uint8]
+LIMIT = 8 * 2**30
+_WITHOUT_LOSS = "bgr0"  # as pixels are, but for their order
+_SUFFIX = ".mkv"
+
+
+class PictureCache:
+    """See above. folder: None for the user's; where there is no home folder, or it cannot be written, nothing is kept."""
+
+    def __init__(self, folder: Path | None = None, limit: int = LIMIT) -> None:
+        user = find_cache_folder()
+        self._folder = folder if folder is not None or user is None else user / "pictures"
+        self._limit = limit
+
+    def read(self, key: str, count: int) -> Iterator[Picture] | None:
+        """Return a scene's pictures, uint8 [H, W, 3], None where they are not all there. key: see picture_key."""
+        if self._folder is None:
+            return None
+        path = self._folder / (key + _SUFFIX)
+        try:
+            with av.open(str(path), format="matroska") as container:
+                kept = container.streams.video[0]
+                if kept.codec_context.name != "ffv1" or container.metadata.get("COUNT") != str(count):
+                    return None
+            os.utime(path)
+        except (OSError, av.FFmpegError, IndexError):
+            return None
+        return _read(path, count)
+
+    def keeping(self, key: str, pictures: Iterator[Picture], count: int) -> Iterator[Picture]:
+        """Yield the pictures of a scene as they are, and keep them when they are all there."""
+        temporary: Path | None = None
+        writer: _Writer | None = None
+        try:
+            with contextlib.suppress(OSError, av.FFmpegError):
+                if self._folder is not None:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    temporary = temporary_beside(self._folder / (key + _SUFFIX))
+            number = 0
+            for picture in pictures:
+                if temporary is not None:
+                    try:
+                        writer = writer or _Writer(temporary, picture.shape[1], picture.shape[0], count)
+                        writer.add(picture)
+                    except (OSError, av.FFmpegError):
+                        remove(temporary)
+                        temporary = None
+                yield picture
+                number += 1
+                if number == count:
+                    break
+            if temporary is not None and writer is not None and number == count:
+                with contextlib.suppress(OSError, av.FFmpegError, OutputError):
+                    writer.close()
+                    replace_file(temporary, temporary.with_name(key + _SUFFIX))
+                    self._make_room()
+        finally:
+            if writer is not None:
+                with contextlib.suppress(Exception):
+                    writer.close()
+            if temporary is not None:
+                remove(temporary)
+
+    def _make_room(self) -> None:
+        """Remove those not used for longest until the folder keeps to its limit."""
+        assert self._folder is not None
+        sweep(self._folder)
+        found = []
+        for path in self._folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.suffix == _SUFFIX and not path.name.startswith("."):
+                    status = path.stat()
+                    found.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found)[:-1]:
+            if total <= self._limit:
+                return
+            remove(path)
+            total -= size
+
+
+def picture_key(key: str, decoder: str | None, threads: int | None) -> str:
+    """Return what a scene's pictures are kept under. key: the scene's."""
+    return hashlib.sha256(f"{key} {decoder} {threads} {av.__version__} 1".encode()).hexdigest()
+
+
+class _Writer:
+    def __init__(self, path: Path, width: int, height: int, count: int) -> None:
+        self._container = av.open(str(path), "w", format="matroska")
+        self._stream = self._container.add_stream("ffv1", rate=1, options={"level": "3", "slicecrc": "1"})
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, _WITHOUT_LOSS
+        self._container.metadata["COUNT"] = str(count)
+        self._number = 0
+
+    def add(self, picture: Picture) -> None:
+        """Write the next picture."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format=_WITHOUT_LOSS)
+        frame.pts, frame.time_base = self._number, Fraction(1, 1)
+        self._container.mux(self._stream.encode(frame))
+        self._number += 1
+
+    def close(self) -> None:
+        """Write the end."""
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._stream = None  # type: ignore[assignment]
+
+
+def _read(path: Path, count: int) -> Iterator[Picture]:
+    number = 0
+    with contextlib.suppress(OSError, av.FFmpegError), av.open(str(path), format="matroska") as container:
+        for frame in container.decode(video=0):
+            yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            number += 1
+    if number != count:
+        remove(path)
+        raise EngineError(f"{path}: the kept pictures of a scene were damaged, and are removed: make the film again")

@@ -1,0 +1,309 @@
+"""A story as the scenes of one film: what each is made with, how long it is, and what is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from ..bundle.geometry import nearest_frames
+from ..bundle.manifest import Manifest
+from ..core.errors import EdgereelError, GeometryError, PlanError, UsageError
+from ..core.progress import Progress, report_progress
+from ..media.captions import caption_cover, check_caption
+from ..media.cards import Card, draw_card
+from ..media.lettering import Lettering
+from ..runtime.conditioning import check_pictures
+from ..runtime.continuation import can_continue, continued_request, goes_on_from_latents
+from ..runtime.memory.sizes import Uses
+from ..runtime.pictures.fit import Fit
+from ..runtime.reel import Reel
+from ..runtime.request import OpenRequest, Request
+from ..runtime.streaming import check_seconds
+from ..runtime.video.frame_rate import FrameRate, frame_rate
+from .checks import card_of, inside, prompt_of, sound_of
+from .path import follow
+from .script import Scene, StoryFile
+from .size import FilmSize, film_size
+from .source import Place
+from .store import scene_key
+
+_CARD_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class PlannedScene:
+    """One scene of a film.
+
+    number: in the file, from 0. start: its first picture in the film. pictures: those that it has; dissolves show some of
+    them beside the next scene's. transition: how it begins, and how many pictures that takes, 0 for a cut. card: what it
+    shows, None for a clip. Of a clip, asked and request: what it is made with; seconds: what was asked for, of one that goes
+    on; origin: the scene of the film that it goes on from; joined: together they are one film, so that they are decoded as
+    one; key: what it is kept under.
+    """
+
+    number: int
+    name: str
+    start: int
+    pictures: int
+    transition: str
+    blend: int
+    card: Card | None = None
+    asked: OpenRequest | None = None
+    request: Request | None = None
+    seconds: float | None = None
+    origin: int | None = None
+    joined: bool = False
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class FilmPlan:
+    """All scenes of a film in order. pictures: how many the film has. peak: the most bytes of memory that a scene needs."""
+
+    file: StoryFile
+    scenes: tuple[PlannedScene, ...]
+    size: FilmSize
+    fps: FrameRate
+    pictures: int
+    peak: int
+    fit: Fit
+
+    @property
+    def seconds(self) -> Fraction:
+        """How long the film is."""
+        return Fraction(self.pictures) / Fraction(self.fps)
+
+
+def plan_film(
+    file: StoryFile,
+    reel: Reel,
+    *,
+    format: str | None = None,
+    choices: Sequence[int] | None = None,
+    lettering: Lettering | None = None,
+    on_progress: Progress | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> FilmPlan:
+    """Return the plan of a story that `check_story` took. Nothing is sampled.
+
+    format: in the place of the story's. choices: see path.follow. lettering: see check_story. overrides: settings of every
+    request, such as the recipe and decoder of a preview. Raises SourceError for what the model cannot do, by scene and line.
+    """
+    planner = _Planner(file, reel, format, lettering, overrides or {})
+    shown = follow(file, choices)
+    for done, number in enumerate(shown):
+        report_progress(on_progress, "plan scenes", done, len(shown))
+        planner.add(number)
+    report_progress(on_progress, "plan scenes", len(shown), len(shown))
+    return planner.finish()
+
+
+class _Planner:
+    """Adds scenes to a film, one after the other."""
+
+    def __init__(
+        self,
+        file: StoryFile,
+        reel: Reel,
+        format: str | None,
+        lettering: Lettering | None,
+        overrides: dict[str, Any],
+    ) -> None:
+        story = file.story
+        self._file, self._reel, self._lettering, self._overrides = file, reel, lettering, overrides
+        self._manifest: Manifest = reel.bundle.manifest
+        try:
+            self._size = film_size(self._manifest, format or story.format)
+        except UsageError as error:
+            raise (error if format else file.source.error(("format",), str(error))) from error
+        self._fps = frame_rate(self._manifest.defaults.fps if story.fps is None else story.fps)
+        self._fit: Fit = "pad" if story.fit == "pad" else "crop"
+        self._names = story.names()
+        self._numerics = reel.numerics()
+        self._scenes: list[PlannedScene] = []
+        self._length = 0
+        self._checked: set[str] = set()
+        self._peaks: dict[tuple[int, bool], int] = {}
+        self._pictures: dict[str, Any] = {}
+
+    def add(self, number: int) -> None:
+        """Add the scene of that number in the file."""
+        scene = self._file.story.scenes[number]
+        place: Place = ("scenes", number)
+        try:
+            planned = self._card(number, scene) if scene.card is not None else self._clip(number, scene)
+        except (UsageError, PlanError) as error:
+            if type(error).__name__ == "SourceError":
+                raise
+            key = next(
+                (key for key in ("pictures", "seconds") if isinstance(error, GeometryError | PlanError)), "prompt"
+            )
+            raise self._file.source.error(
+                (*place, key if getattr(scene, key, None) is not None else "prompt"),
+                f"scene {number + 1} ({self._names[number]}): {error}",
+            ) from error
+        self._check_captions(number, scene, planned)
+        transition = scene.transition or self._file.story.transition
+        blend = 0 if transition.kind == "cut" else max(1, round(transition.seconds * self._fps))
+        start = self._length
+        if not self._scenes:
+            blend = blend if transition.kind == "fade" else 0
+        else:
+            before = self._scenes[-1]
+            least = min(before.pictures - before.blend, planned.pictures)
+            if blend >= least:
+                raise self._file.source.error(
+                    (*place, "transition"),
+                    f"a {transition.kind} of {blend} pictures is longer than a scene beside it: make it shorter than "
+                    f"{float(least / Fraction(self._fps)):g} s",
+                )
+            if transition.kind == "dissolve":
+                start -= blend
+        kind = transition.kind if blend else "cut"
+        self._scenes.append(replace(planned, start=start, transition=kind, blend=blend))
+        self._length = start + planned.pictures
+
+    def finish(self) -> FilmPlan:
+        """Return the plan. Raises UsageError where the film is longer than its format may be."""
+        seconds = float(self._length / Fraction(self._fps))
+        if self._size.seconds is not None and seconds > self._size.seconds:
+            raise UsageError(f"the film lasts {seconds:g} s, and its format takes {self._size.seconds:g}: shorten it")
+        peak = max(self._peaks.values(), default=0)
+        return FilmPlan(self._file, tuple(self._scenes), self._size, self._fps, self._length, peak, self._fit)
+
+    def _card(self, number: int, scene: Scene) -> PlannedScene:
+        card = card_of(self._file, scene)
+        pictures = scene.pictures or max(1, round((scene.seconds or _CARD_SECONDS) * self._fps))
+        if self._lettering is not None:
+            try:
+                draw_card(card, *self._size.shown, self._lettering)
+            except UsageError as error:
+                raise self._file.source.error(("scenes", number, "card"), str(error)) from error
+        return PlannedScene(number, self._names[number], 0, pictures, "cut", 0, card)
+
+    def _clip(self, number: int, scene: Scene) -> PlannedScene:
+        story, manifest = self._file.story, self._manifest
+        prompt = prompt_of(self._file, number)
+        if prompt not in self._checked:
+            self._reel.check_prompt(prompt)
+            self._checked.add(prompt)
+        asked = OpenRequest(
+            prompt,
+            seed=scene.seed,
+            negative_prompt=scene.negative or story.negative,
+            recipe=story.recipe,
+            decoder=story.decoder,
+        )
+        asked = replace(asked, **self._overrides)
+        origin = self._origin(number, scene)
+        seconds = scene.seconds
+        if scene.pictures is not None:
+            seconds = float(scene.pictures / Fraction(self._fps))
+        if origin is not None:
+            before = self._scenes[origin]
+            assert before.request is not None
+            request = continued_request(manifest, asked, before.request, seconds)
+            pictures = request.frames - request.overlap
+            if scene.pictures not in (None, pictures):
+                raise GeometryError(
+                    f"{scene.pictures} pictures are not possible where it goes on: the nearest is {pictures}"
+                )
+            joined = goes_on_from_latents(manifest)
+            continues: str | None = before.key
+        else:
+            picture = scene.origin.picture
+            if picture is not None:
+                path = str(inside(self._file, ("scenes", number, "from"), picture))
+                asked = replace(asked, image=self._pictures.setdefault(path, path), fit=self._fit)
+            frames = scene.pictures
+            if frames is None and seconds is not None:
+                check_seconds(seconds)
+                frames = nearest_frames(manifest.latent, max(1, round(seconds * self._fps)))
+            seed = story.seed if scene.seed is None else scene.seed
+            asked = replace(asked, seed=seed, size=self._size.made, frames=frames, fps=self._fps)
+            asked = asked.with_pictures(manifest)
+            if picture is not None:
+                self._pictures[path] = asked.image  # read once, however many scenes begin with it
+            request = asked.complete(manifest)
+            pictures, joined, continues, seconds = request.frames, False, None, None
+        self._plan_memory(request, continues is not None or asked.image is not None)
+        return PlannedScene(
+            number,
+            self._names[number],
+            0,
+            pictures,
+            "cut",
+            0,
+            asked=asked,
+            request=request,
+            seconds=seconds,
+            origin=origin,
+            joined=joined,
+            key=scene_key(manifest.digest, request, self._numerics, continues),
+        )
+
+    def _origin(self, number: int, scene: Scene) -> int | None:
+        """Return the scene of the film that one goes on from, None where it begins anew. Raises SourceError."""
+        kind, place = scene.origin.kind, ("scenes", number, "from")
+        if kind == "none":
+            return None
+        able = can_continue(self._manifest)
+        try:
+            if kind == "picture":
+                check_pictures(self._manifest, first=True, last=False)
+                return None
+        except UsageError as error:
+            raise self._file.source.error(place, str(error)) from error
+        if not able:
+            if self._file.story.continuity == "if-possible":
+                return None
+            raise self._file.source.error(
+                place,
+                f"the bundle {self._manifest.name} makes clips of a prompt alone, so no scene goes on from another: leave it "
+                "out, take another bundle, or write continuity: if-possible",
+            )
+        if kind == "previous":
+            found = len(self._scenes) - 1
+        else:
+            wanted = self._names.index(str(scene.origin.scene))
+            found = max((index for index, each in enumerate(self._scenes) if each.number == wanted), default=-1)
+        if found < 0:
+            raise self._file.source.error(place, "what it goes on from does not come before it in the film")
+        if self._scenes[found].card is not None:
+            raise self._file.source.error(place, "before it comes a card, and no scene goes on from one")
+        return found
+
+    def _plan_memory(self, request: Request, pictures: bool) -> None:
+        # A film's chunks are as large however long it is; what does not fit is refused here, with numbers.
+        key = (request.frames if self._manifest.stream is None else 0, pictures)
+        if key not in self._peaks:
+            uses = Uses(request.decoder, pictures or self._manifest.condition is not None)
+            self._peaks[key] = self._reel.plan(request.width, request.height, request.frames, None, uses).peak
+
+    def _check_captions(self, number: int, scene: Scene, planned: PlannedScene) -> None:
+        """Raise SourceError for captions and words that a scene is too short for, or that do not fit into its pictures."""
+        seconds = float(planned.pictures / Fraction(self._fps))
+        place: Place = ("scenes", number)
+        timed = [((*place, "captions", index), each) for index, each in enumerate(scene.captions)]
+        for at, caption in timed:
+            end = caption.at + (caption.seconds or 0)
+            if caption.at >= seconds or end > seconds + 0.001:
+                raise self._file.source.error(at, f"ends at {end:g} s, and the scene after {seconds:g}")
+        if (spoken := scene.narration) is not None:
+            at = (*place, "narration")
+            end = spoken.at
+            if spoken.file is not None:
+                end += sound_of(self._file, at, spoken.file)[1]
+            if spoken.at >= seconds or end > seconds + 0.05:
+                raise self._file.source.error(at, f"its words end at {end:.2f} s, and the scene after {seconds:g}")
+        if self._lettering is None or not self._file.story.burn:
+            return
+        for at, text in [(at, each.text) for at, each in timed] + [((*place, "caption"), scene.caption)] * bool(
+            scene.caption
+        ):
+            try:
+                caption_cover(check_caption(str(text)), *self._size.shown, self._lettering)
+            except EdgereelError as error:
+                raise self._file.source.error(at, str(error)) from error
