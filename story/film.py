@@ -20,6 +20,7 @@ from ..media.captions import write_captions
 from ..media.label import Label
 from ..media.lettering import FONT, Lettering
 from ..media.tracks import Tracks
+from ..provenance.claim import Origin
 from ..provenance.marks import Marks
 from ..runtime.batch import ReelOptions
 from ..runtime.clip import file_metadata
@@ -36,7 +37,6 @@ from .source import read_source
 from .speed import note_speed
 from .store import Store
 from .timing import film_tracks, spoken_text
-from .writing import write_marked
 
 Picture = NDArray[np.uint8]
 
@@ -194,15 +194,14 @@ class _Poster:
 
     def __init__(self, plan: FilmPlan) -> None:
         clips = [scene for scene in plan.scenes if scene.card is None] or list(plan.scenes)
-        self._number = clips[0].start + clips[0].pictures // 2
+        self._left = clips[0].start + clips[0].pictures // 2
         self.picture: Picture | None = None
 
-    def watch(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
-        """Yield pictures as they are."""
-        for number, picture in enumerate(pictures):
-            if number == self._number or self.picture is None:
-                self.picture = picture.copy()
-            yield picture
+    def watch(self, picture: Picture) -> None:
+        """See each picture as it is written."""
+        if self._left == 0 or self.picture is None:
+            self.picture = picture.copy()
+        self._left -= 1
 
 
 def _counted(pictures: Iterator[Picture], total: int, on_progress: Progress | None) -> Iterator[Picture]:
@@ -228,8 +227,8 @@ def _write(
         pictures = burned(pictures, target.tracks.captions, float(plan.fps), lettering)
     settings = film_settings(plan, reel, private=private)
     metadata = file_metadata(None if private else plan.file.story.title, settings)
-    told = film_settings(plan, reel, private=True)
-    return write_marked(target, pictures, metadata, plan.pictures, told, poster.watch)
+    origin = Origin(film_settings(plan, reel, private=True))
+    return target.write(pictures, metadata, plan.pictures, origin, watch=poster.watch).marks
 
 
 def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from ...core.files import check_file_target, sha256_of, whole_file
 from ...core.progress import Progress, report_progress
 from ...media.label import Label
 from ...media.lettering import Lettering
+from ...provenance.claim import Origin
 from ...provenance.marks import Marks
 from ...runtime.batch import ReelOptions
 from ...runtime.clip import Video, file_metadata
@@ -25,7 +26,6 @@ from ...runtime.pictures.fit import fit_picture
 from ...runtime.reel import Reel
 from ...runtime.video.output import Output
 from ...runtime.video.png import encode_png
-from ..writing import write_marked
 from .manifest import Manifest
 from .rows import CampaignFile, Row, campaign_rows, read_campaign
 
@@ -186,7 +186,8 @@ def _make_row(
         first = next(pictures)  # what ran is known only then, and is told in the file
         told = video.settings(private=options.private)
         metadata = file_metadata(None if options.private else row.request.prompt, told)
-        marks = write_marked(target, chain([first], pictures), metadata, len(video), video.settings(private=True))
+        origin = Origin(video.settings(private=True), video.inputs)
+        marks = target.write(chain([first], pictures), metadata, len(video), origin).marks
         with output.path.open("rb") as written:
             entry |= {"state": "made", "sha256": sha256_of(written), "bytes": output.path.stat().st_size}
         if marks is not None:
