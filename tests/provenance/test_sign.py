@@ -194,6 +194,58 @@ def test_marks_found_on_inputs_are_kept(signed, module_identity, device, tmp_pat
     assert "assertion.bmffHash.mismatch" in report, "the changed input's manifest is kept with what is wrong with it"
 
 
+def test_what_changes_the_file_comes_before_the_signature(module_identity, device, tmp_path):
+    """A box that is put into the finished file is signed with it; what is shown to `watch` is what was encoded."""
+    from edgereel.media.label import Label
+    from edgereel.provenance.claim import Origin
+    from edgereel.runtime.video.output import Output
+
+    path, seen = tmp_path / "clip.mp4", []
+    note = (16).to_bytes(4, "big") + b"meco" + b"12345678"
+
+    def finish(file):
+        assert file != path, "it has not its name yet"
+        file.write_bytes(file.read_bytes() + note)
+
+    plain = pictures()
+    output = Output.check(path).at(8).marked(Marks(True, module_identity), Label("AI"), 192, 144)
+    written = output.write(
+        iter(plain), {}, 8, Origin({}), watch=lambda picture: seen.append(picture.copy()), finish=finish
+    )
+    assert (written.frames, len(seen)) == (8, 8)
+    changes = [np.abs(a.astype(int) - b).max(axis=-1) for a, b in zip(plain, seen, strict=True)]
+    assert all(change[-12:, -24:].max() > 50 for change in changes), "the label"
+    assert all(0 < change[:100, :100].max() < 13 for change in changes), "the watermark"
+    found = read_signature(path, "video/mp4", own_root(device))
+    assert found.state == "trusted"
+    content = path.read_bytes()
+    assert note in content
+    at = content.index(note) + 10
+    path.write_bytes(content[:at] + b"x" + content[at + 1 :])
+    assert read_signature(path, "video/mp4", own_root(device)).state == "invalid"
+
+
+def test_a_film_that_was_joined_is_signed_with_its_scenes(signed, module_identity, device, tmp_path):
+    """Nothing is encoded anew: the film keeps its scenes' watermark, has none of its own, and names them as ingredients."""
+    from edgereel.provenance.claim import Origin
+    from edgereel.provenance.verify.report import examine
+
+    film = tmp_path / "film.mp4"
+    with av.open(str(signed[0])) as source, av.open(str(film), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    marks = Marks(True, module_identity, required=True, maker=module_identity.maker)
+    record = marks.seal_joined(film, "mp4", Origin({"scenes": 2}, scenes=(signed[0], signed[0])))
+    assert (record["signed"], record["watermark"]) == (True, None)
+    report = examine(film, own_root(device))
+    assert (report.signature.state, report.signature.inputs) == ("trusted", 2)
+    assert report.signature.id == record["id"] != signed[1]["id"]
+    assert str(report.watermark.payload) == signed[1]["watermark"]
+
+
 def test_encoding_anew_loses_the_signature_and_keeps_the_watermark(signed, tmp_path):
     from edgereel.provenance.verify.report import examine
 

@@ -38,7 +38,7 @@ def booth():
 
 def test_evasions_are_seen_through(booth):
     rows = list(evasive())
-    assert len(rows) >= 300
+    assert len(rows) >= 350
     missed = [(way, prompt) for way, prompt in rows if booth.screen(prompt).prompt is not None]
     seen_through = [(way, prompt) for way, prompt in missed if way not in UNREADABLE]
     assert len(seen_through) <= 3, seen_through
@@ -47,7 +47,7 @@ def test_evasions_are_seen_through(booth):
 
 def test_harmless_prompts_pass(booth):
     rows = lines("innocent.txt")
-    assert len(rows) == len(set(rows)) >= 300
+    assert len(rows) == len(set(rows)) >= 350
     refused = [row for row in rows if booth.screen(row).prompt is None]
     assert len(refused) <= 3, refused
 
