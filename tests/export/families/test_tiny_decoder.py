@@ -63,6 +63,18 @@ def test_frame_by_frame_equals_the_network_on_whole_clips(tmp_path: Path, name: 
     assert relative(forgetful, whole) > 100 * LIMIT
 
 
+def test_in_half_precision_all_of_it_is_near() -> None:
+    tiny = TinyDecoder(TAEW2_2)
+    tiny.load_state_dict({name: value for name, value in tensors_of(TAEW2_2).items() if name.startswith("decoder.")})
+    latents = torch.randn(1, TAEW2_2.channels, 3, 3, 4)
+    with torch.no_grad():
+        whole = tiny(latents)
+    first, later = (kind(tiny, torch.float16, None) for kind in (TinyFirst, TinyNext))
+    pictures, states = streamed(first, later, latents)
+    assert {state.dtype for state in (pictures, *states[-1])} == {torch.float32}
+    assert 1e-6 < relative(pictures, whole) < 5e-3
+
+
 def test_it_is_the_network_that_the_demo_trains() -> None:
     trained = TrainedTinyDecoder(OF_THE_DEMO.channels, OF_THE_DEMO.widths).eval()
     tensors = {name: value for name, value in tensors_of(OF_THE_DEMO).items() if name.startswith("decoder.")}
