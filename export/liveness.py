@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from ..bundle.roles import STATE
 from ..core.errors import ParityError
 from .families.base import Array, GraphSource, Trial
 from .parity import Run, traced_module
@@ -39,9 +40,15 @@ def check_alive(name: str, source: GraphSource, trials: Sequence[Trial], precisi
     if precision == "fp16" and not _all_finite(made):
         raise ParityError(overflow(name, source.module))
     _check_output(name, next(iter(made.values())))  # the others are states, which may be zeros
-    for key, values in inputs.items():
-        if (other := _changed(key, values)) is not None and _change(run, inputs, key, other, made) <= LEAST_CHANGE:
-            raise ParityError(f"{name}: what it computes does not depend on its input {key}; {HINT}")
+    blind = [
+        key
+        for key, values in inputs.items()
+        if (other := _changed(key, values)) is not None and _change(run, inputs, key, other, made) <= LEAST_CHANGE
+    ]
+    states = {key for key in inputs if key.startswith(STATE)} if source.states_may_idle else set()
+    wrong = [key for key in blind if key not in states or states <= set(blind)]
+    if wrong:
+        raise ParityError(f"{name}: what it computes does not depend on its input {wrong[0]}; {HINT}")
 
 
 def overflow(name: str, module: torch.nn.Module) -> str:

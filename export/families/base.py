@@ -33,6 +33,7 @@ class GraphSource:
     examples, dynamic: tensors to trace with, and for each its varying axes as torch.export dimensions.
     inputs, outputs: names, types and shapes as the manifest gives them, in the module's order.
     facts: the manifest's other keys beside the graph (a denoiser's `sigma_low`, `sigma_high`).
+    states_may_idle: whether training may have switched off what reads some of the states: ReLUs that are never above zero.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GraphSource:
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    states_may_idle: bool = False
 
 
 @dataclass(frozen=True)

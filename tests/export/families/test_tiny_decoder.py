@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from helpers.exported_parts import relative
 from helpers.tiny_decoders import OF_THE_DEMO, TAEW2_1, TAEW2_2, Statistics, part_of, tensors_of, write_tiny
 
 from edgereel.bundle.reader import open_bundle
-from edgereel.core.errors import CheckpointError, UsageError
+from edgereel.core.errors import CheckpointError, ParityError, UsageError
 from edgereel.demo.growing.tiny_decoder import TinyDecoder as TrainedTinyDecoder
 from edgereel.export import ExportOptions, export_checkpoint
 from edgereel.export import bundle as bundle_export
 from edgereel.export.families.ltx.adapter import LtxAdapter
 from edgereel.export.families.wan.tiny.layout import TinyShape
 from edgereel.export.families.wan.tiny.modules import TinyDecoder, TinyFirst, TinyNext, state_sizes
+from edgereel.export.liveness import check_alive
 from edgereel.export.request import TinyDecoderFile
 
 LIMIT = 1e-5
@@ -61,6 +64,18 @@ def test_frame_by_frame_equals_the_network_on_whole_clips(tmp_path: Path, name: 
     ]
     forgetful, _ = streamed(first, lambda latent, *held: later(latent, *(0 * state for state in held)), latents)
     assert relative(forgetful, whole) > 100 * LIMIT
+
+
+def test_in_half_precision_all_of_it_is_near() -> None:
+    tiny = TinyDecoder(TAEW2_2)
+    tiny.load_state_dict({name: value for name, value in tensors_of(TAEW2_2).items() if name.startswith("decoder.")})
+    latents = torch.randn(1, TAEW2_2.channels, 3, 3, 4)
+    with torch.no_grad():
+        whole = tiny(latents)
+    first, later = (kind(tiny, torch.float16, None) for kind in (TinyFirst, TinyNext))
+    pictures, states = streamed(first, later, latents)
+    assert {state.dtype for state in (pictures, *states[-1])} == {torch.float32}
+    assert 1e-6 < relative(pictures, whole) < 5e-3
 
 
 def test_it_is_the_network_that_the_demo_trains() -> None:
@@ -217,3 +232,22 @@ def test_an_export_puts_it_beside_the_full_one(
 def test_none_is_known_for_ltx() -> None:
     with pytest.raises(UsageError, match=r"none is published for LTX-Video's latents"):
         LtxAdapter.add_tiny_decoder(object.__new__(LtxAdapter), TinyDecoderFile(Path("taeltx_2.safetensors")))
+
+
+def test_memory_that_training_has_switched_off_is_no_damage(tmp_path: Path) -> None:
+    """A block whose ReLUs are never above zero passes its input on, as six of nine of the demo's do. All nine are damage."""
+    part = part_of(write_tiny(tmp_path / "tiny.safetensors", TAEW2_1), TAEW2_1)
+    blocks = (3, 4, 5, 9, 10, 11, 15, 16, 17)
+
+    def later_without(off: Sequence[int]) -> Any:
+        tiny = part.load()
+        with torch.no_grad():
+            for number in off:
+                tiny.decoder[number].conv[2].bias.fill_(-100)
+        return part.graphs(tiny, torch.float32)[1]
+
+    check_alive("tiny_decoder", later_without(blocks[:6]), [], "fp32")
+    with pytest.raises(ParityError, match="does not depend on its input state_00"):
+        check_alive("tiny_decoder", later_without(blocks), [], "fp32")
+    with pytest.raises(ParityError, match="does not depend on its input state_00"):
+        check_alive("tiny_decoder", replace(later_without(blocks[:6]), states_may_idle=False), [], "fp32")

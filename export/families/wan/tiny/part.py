@@ -75,6 +75,12 @@ class TinyDecoderPart:
         return [
             GraphSource(f"{NAME}_first", first, (latent,), (axes,), taken, {"frames": frames[0]} | given),
             GraphSource(
-                f"{NAME}_next", later, (latent, *states), (axes, scaled), taken | given, {"frames": frames[1]} | left
+                f"{NAME}_next",
+                later,
+                (latent, *states),
+                (axes, scaled),
+                taken | given,
+                {"frames": frames[1]} | left,
+                states_may_idle=True,
             ),
         ]
