@@ -20,6 +20,7 @@ from ..graphs.read import read_graph, reading
 from ..lowering.lower import LoweredGraph, open_lowered
 from ..nvidia import Capability, capability_of, is_jetson, is_thor, no_fitting_gpu, nvidia_gpus
 from ..options import Compute, EngineOptions
+from ..quantized import first_card
 from ..streaming import open_within
 from .bound import LARGEST_FIXED, BoundSession, FixedShapeSession, Recording
 from .common import (
@@ -164,7 +165,7 @@ def _lacking(onnxruntime: Any) -> str | None:
     if major is None:
         return None
     runs_on, needed = _runs_on(major, version_numbers(onnxruntime.__version__))
-    return no_fitting_gpu(runs_on, needed) or lacking_libraries(onnxruntime)
+    return no_fitting_gpu(runs_on, needed) or lacking_libraries(onnxruntime, first_card())
 
 
 def _runs_on(major: int, version: tuple[int, ...]) -> tuple[Callable[[Capability], bool], str]:
