@@ -115,7 +115,7 @@ def check_memory(bench: Bench) -> Found:
     engine, options = bench.made(), _options(given, "float16")
     shapes = {name: array.shape for name, array in given.items()}
     costs = graph_costs(engine.graph_to_run(path, options), shapes, "float16", keep=False)
-    planned = costs.weight_bytes + int(costs.activation_bytes * GPU_ACTIVATION_MARGIN)
+    planned = costs.weight_bytes + int(costs.activation_bytes * GPU_ACTIVATION_MARGIN * engine.blocks_lost)
     before = gpu_memory_of_process()
     bench.mark("memory")
     with engine.open(path, options) as session:
