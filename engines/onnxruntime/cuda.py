@@ -97,6 +97,7 @@ class OnnxRuntimeCuda(Engine):
         load_libraries(onnxruntime)
         # It would warn on stderr that its own provider is no plugin; errors are written still.
         onnxruntime.set_default_logger_severity(_ERROR)
+        _allocate_what_is_asked_for(onnxruntime)
         name = graph_path.name
 
         def open_whole(model: str | bytes) -> Session:
@@ -145,6 +146,18 @@ def provider_options(*, recorded: bool, compute: Compute) -> dict[str, str]:
         "use_tf32": "0" if compute == "float32" else "1",
         "enable_cuda_graph": "1" if recorded else "0",
     }
+
+
+def _allocate_what_is_asked_for(onnxruntime: Any) -> None:
+    """Have the arena of tensors that belong to no session take no more than it is asked for; by default it doubles.
+
+    What outlives a session of streamed weights lies there. ONNX Runtime calls this way of telling it old, and has no other for
+    that arena; a release without it allocates as it likes.
+    """
+    module = getattr(getattr(onnxruntime, "capi", None), "_pybind_state", None)
+    strategies = getattr(module, "ArenaExtendStrategy", None)
+    if strategies is not None and hasattr(module, "set_arena_extend_strategy"):
+        module.set_arena_extend_strategy(strategies.kSameAsRequested)
 
 
 def _onnxruntime() -> Any:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import EngineError, OutOfMemory, brief, one_line
 from ..options import Compute, Shapes
-from .inspecting import check_precision, product_types
+from .inspecting import check_precision, describe_attention, describe_precision, product_types
 from .profiles import Range, fixed_profiles, ranged_profiles
 from .versions import Features
 
@@ -165,6 +165,13 @@ def read_product_types(trt: Any, engine: Any) -> Counter[str]:
         return product_types(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
     except ValueError:
         return Counter()
+
+
+def precision_of(trt: Any, engine: Any) -> str:
+    """Return in words what an engine's products calculate in, and its attention where that is less than one would think."""
+    information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    words = describe_precision(read_product_types(trt, engine)), describe_attention(information)
+    return ", ".join(filter(None, words))
 
 
 def product_inputs(network: Any) -> Counter[str]:

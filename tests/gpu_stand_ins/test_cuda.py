@@ -69,6 +69,21 @@ def test_float32_keeps_its_bits(started, tmp_path, compute, engine):  # A2
     assert ended.log[""].convolutions == {engine: 4}
 
 
+def test_tensors_that_outlive_a_session_take_what_they_are(started, tmp_path):  # B7
+    program = tmp_path / "run.py"
+    program.write_text(
+        "import numpy as np, onnxruntime\n"
+        "from edgereel.engines.onnxruntime.cuda import _allocate_what_is_asked_for\n"
+        "onnxruntime.set_default_logger_severity(3)\n"
+        "_allocate_what_is_asked_for(onnxruntime)\n"
+        "new = onnxruntime.OrtValue.ortvalue_from_shape_and_type\n"
+        "held = [new([size * 2**18], np.float32, 'cuda', 0) for size in (640, 400)]\n"
+    )
+    ended = started(program)
+    assert (ended.code, ended.error) == (0, "")
+    assert ended.log[""].held == 1040 * 2**20  # 2048 where the arena doubles
+
+
 @pytest.fixture(scope="module")
 def checked(started, tmp_path_factory):
     """A whole run of the check of a card, and its folder."""
