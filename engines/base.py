@@ -146,7 +146,9 @@ class Engine(ABC):
 
     device: whose memory it takes. compute: what it calculates in where EngineOptions does not say. fixed_shapes: whether it
     does better where it is told the shapes of all runs. streams_from_host: weights beyond a weight_budget lie in the host's
-    memory, which is of no use where that is the device's too. why: what `auto` says of having picked it, "" where it was asked for.
+    memory, which is of no use where that is the device's too. blocks_lost: bytes that its allocator holds for one that the
+    activations of a graph take, beyond what is set aside for every engine; decoders run in an order that loses none.
+    why: what `auto` says of having picked it, "" where it was asked for.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Engine(ABC):
     compute: Compute = "float32"
     fixed_shapes: bool = False
     streams_from_host: bool = False
+    blocks_lost: float = 1.0
     why: str = ""
 
     def unavailable(self) -> str | None:

@@ -20,50 +20,40 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
-import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from ...core import paths
-from ...core.errors import EngineError, OutOfMemory, UsageError, brief, one_line
-from ...core.files import sha256_of, synchronise_folder
-from ...core.interrupts import interrupts_wait
+from ...core.errors import EngineError, OutOfMemory, UsageError, one_line
+from ...core.files import synchronise_folder
 from .entry import (
     CachedEngine,
     DamagedEntryError,
     Description,
     EngineKey,
     Places,
-    read_description,
     read_engine,
-    read_settled,
 )
 from .files import (
-    count,
     delete,
     distrusted,
     no_room,
-    samples_of,
-    sync_file,
     touch,
     write_synced,
 )
-from .lock import Lock, claim, is_locked, open_shared, try_lock
+from .folder import EngineFolder, EntryInfo, remove_leftovers
+from .lock import Lock, open_shared, try_lock
+from .settling import Build, build_elsewhere, settle
 
 __all__ = ["LIMIT", "LIMIT_VARIABLE", "CachedEngine", "EngineCache", "EngineKey", "EntryInfo", "parse_limit"]
 
 LIMIT: Final = 20 * 2**30
 LIMIT_VARIABLE: Final = "EDGEREEL_ENGINE_CACHE_LIMIT"
 
-Build = Callable[[Path], None]
 Usable = TypeVar("Usable")
-State = Literal["complete", "in use", "being built", "damaged", "left over"]
 
-_FILE_NAME: Final = re.compile(r"([0-9a-f]{64})\.(?:engine|json|lock|part)")
 _LIMIT_FORM: Final = re.compile(r"([0-9]{1,15})\s*(?:([KMGT])iB)?")
 
 
@@ -71,24 +61,7 @@ class _NotKeptError(Exception):
     """The cache's folder cannot be used for the reason that this says."""
 
 
-@dataclass(frozen=True)
-class EntryInfo:
-    """What the command line shows of an entry.
-
-    key, created, last_used (seconds since 1970) and build_seconds are None where its description is missing or damaged.
-    size: bytes of all of its files. `left over` is what a killed process left; it goes when the next engine is built.
-    """
-
-    digest: str
-    state: State
-    size: int
-    key: EngineKey | None = None
-    created: float | None = None
-    last_used: float | None = None
-    build_seconds: float | None = None
-
-
-class EngineCache:
+class EngineCache(EngineFolder):
     """A folder of built engines, bounded in size: those not used for longest go first."""
 
     def __init__(
@@ -106,7 +79,7 @@ class EngineCache:
         than the limit would otherwise lose one to the next at every clip. Raises UsageError where the environment variable
         cannot be understood.
         """
-        self.folder = paths.cache_folder() / "engines" if folder is None else folder
+        super().__init__(paths.cache_folder() / "engines" if folder is None else folder)
         self.limit = parse_limit(os.environ.get(LIMIT_VARIABLE, str(LIMIT))) if limit is None else limit
         self._on_stage = on_stage or (lambda stage: None)
         self._used: set[str] | None = set() if keep_used else None
@@ -163,7 +136,7 @@ class EngineCache:
                 return self._read_or_build(key, build, explain)
         except _NotKeptError as reason:
             explain(f"The engine is built for this run only: {reason}")
-        return _build_elsewhere(build)
+        return build_elsewhere(build)
 
     def get_or_build_usable(
         self, key: EngineKey, build: Build, use: Callable[[CachedEngine], Usable], explain: Callable[[str], None]
@@ -208,7 +181,7 @@ class EngineCache:
         """Look once more, now that the lock is held, remove what is damaged, and build."""
         places = Places.of(self.folder, key.digest())
         try:
-            _remove_leftovers(places)
+            remove_leftovers(places)
             if (found := read_engine(places)) is not None:
                 return found
         except DamagedEntryError as damage:
@@ -224,7 +197,7 @@ class EngineCache:
             engine = self._build_and_keep(key, places, build)
         finally:
             with contextlib.suppress(OSError):
-                _remove_leftovers(places)
+                remove_leftovers(places)
         self._trim()
         return engine
 
@@ -244,7 +217,7 @@ class EngineCache:
         seconds = time.perf_counter() - started
         self._on_stage("built")
         try:
-            settled = _settle(unfinished)
+            settled = settle(unfinished)
             self._on_stage("hashed")
             description = Description(key, *settled, seconds, time.time())
             write_synced(places.part / "json", description.to_bytes())
@@ -263,92 +236,6 @@ class EngineCache:
 
     def _not_kept(self, error: OSError) -> _NotKeptError:
         return _NotKeptError(f"it cannot be kept in {one_line(self.folder)} ({one_line(error.strerror or error)})")
-
-    def _digests(self) -> list[str]:
-        """Return the digests of all entries and of what was left of some, sorted; other files are not looked at."""
-        try:
-            names = os.listdir(self.folder)
-        except OSError:
-            return []
-        return sorted({match[1] for match in map(_FILE_NAME.fullmatch, names) if match})
-
-    def list_entries(self) -> list[EntryInfo]:
-        """Return all entries and leftovers, sorted by digest, without reading the engines."""
-        entries = (self._info(digest) for digest in self._digests())
-        return [entry for entry in entries if entry.size or entry.state != "left over"]
-
-    def _info(self, digest: str) -> EntryInfo:
-        places = Places.of(self.folder, digest)
-        size = _size(places)
-        being_built = is_locked(places.lock)
-        try:
-            description = read_description(places)
-            if description is None:
-                return EntryInfo(digest, "being built" if being_built else "left over", size)
-            used = places.description.stat().st_mtime
-            whole = description.key.digest() == digest and places.engine.lstat().st_size == description.size
-        except (OSError, DamagedEntryError):
-            return EntryInfo(digest, "being built" if being_built else "damaged", size)
-        with claim(places.engine) as unused:
-            in_use = not unused
-        state: State = "being built" if being_built else "damaged" if not whole else "in use" if in_use else "complete"
-        return EntryInfo(digest, state, size, description.key, description.created, used, description.build_seconds)
-
-    def verify(self) -> list[tuple[EntryInfo, str | None]]:
-        """Return every entry with what is wrong with it, None for nothing, after hashing all engines.
-
-        Entries that are being built or removed are left out; leftovers are no entries.
-        """
-        verified: list[tuple[EntryInfo, str | None]] = []
-        for entry in self.list_entries():
-            if entry.state in ("being built", "left over"):
-                continue
-            problem = None
-            try:
-                if (engine := read_settled(Places.of(self.folder, entry.digest))) is None:
-                    continue
-                engine.close()
-            except DamagedEntryError as damage:
-                problem = str(damage)
-            except OSError as error:
-                problem = f"it cannot be read: {brief(error)}"
-            verified.append((entry, problem))
-        return verified
-
-    def remove(self, selected: Iterable[str] | None = None) -> int:
-        """Remove entries and return the bytes freed; those that are in use or being built stay.
-
-        selected: digests or unique beginnings of them, None for all. Raises UsageError where one is of no entry or of
-        several, EngineError where the folder cannot be written.
-        """
-        digests = self._digests()
-        if selected is not None:
-            digests = sorted({_only_match(start, digests) for start in selected})
-        try:
-            return sum(self._remove(digest) for digest in digests)
-        except OSError as error:
-            reason = one_line(error.strerror or error)
-            raise EngineError(f"cannot remove engines from {one_line(self.folder)}: {reason}") from error
-
-    def _remove(self, digest: str, leftovers_only: bool = False) -> int:
-        """Remove an entry where no process has it, or what a killed process left of it. Raises OSError."""
-        places = Places.of(self.folder, digest)
-        lock = try_lock(places.lock)
-        if lock is None:
-            return 0
-        with contextlib.ExitStack() as held:
-            held.enter_context(lock)
-            before = _size(places)
-            _remove_leftovers(places)
-            if not leftovers_only:
-                with claim(places.engine) as unused:
-                    if unused:
-                        delete(places.description)
-                        delete(places.engine)
-            if not os.path.lexists(places.description) and not os.path.lexists(places.engine):
-                held.pop_all()
-                lock.release_and_delete()
-            return before - _size(places)
 
     def _trim(self) -> None:
         """Remove what killed processes left, then the entries not used for longest until the rest is within the limit.
@@ -378,63 +265,3 @@ def parse_limit(text: str) -> int:
     if match is None:
         raise UsageError(f"{LIMIT_VARIABLE} must be bytes, or a size such as 20GiB, not {one_line(text)!r}")
     return int(match[1]) << (10 * (" KMGT".index(match[2] or " ")))
-
-
-def _build_elsewhere(build: Build) -> CachedEngine:
-    """Build into a temporary folder that goes when the engine is closed. Raises EngineError where there is no room either."""
-    try:
-        with interrupts_wait():  # between making it and knowing what to remove
-            temporary = tempfile.TemporaryDirectory(prefix="edgereel-engine-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise EngineError(f"there is no folder to build an engine in: {brief(error)}; free some room") from error
-    path = Path(temporary.name) / "engine"
-    try:
-        started = time.perf_counter()
-        build(path)
-        seconds = time.perf_counter() - started
-        _settle(path)
-        with open_shared(path) as file:
-            return CachedEngine(path, file, "built", seconds, temporary)
-    except BaseException as error:
-        temporary.cleanup()
-        if isinstance(error, Exception) and no_room(error) is not None:
-            message = (
-                f"there is no room for the engine in {one_line(path.parent.parent)} either: free some, or set TMPDIR"
-            )
-            raise EngineError(message) from error
-        raise
-
-
-def _settle(path: Path) -> tuple[str, str, int, int]:
-    """Bring a built engine to the disk; return its sha256, samples, time and size as a Description has them.
-
-    Raises EngineError where there is none, OSError.
-    """
-    if not os.path.lexists(path) or not stat.S_ISREG(path.lstat().st_mode):
-        raise EngineError("the builder wrote no engine")
-    sync_file(path)
-    with open_shared(path) as file:
-        found, sampled, sha256 = os.fstat(file.fileno()), samples_of(file), sha256_of(file)
-    if not found.st_size:
-        raise EngineError("the builder wrote an empty engine")
-    return sha256, sampled, found.st_mtime_ns, found.st_size
-
-
-def _remove_leftovers(places: Places) -> None:
-    """Remove what a process left that was killed while it had the lock, which is held now. Raises OSError."""
-    delete(places.part)
-    if not os.path.lexists(places.description):
-        with claim(places.engine) as unused:
-            if unused:
-                delete(places.engine)
-
-
-def _size(places: Places) -> int:
-    return sum(count(path)[0] for path in places)
-
-
-def _only_match(start: str, digests: list[str]) -> str:
-    matches = [digest for digest in digests if start and digest.startswith(start)]
-    if len(matches) != 1:
-        raise UsageError(f"{one_line(start)!r} is the beginning of {len(matches) or 'no'} built engines in the cache")
-    return matches[0]

@@ -44,6 +44,8 @@ class Target:
     float32_in_bfloat16: tuple[str, ...] = ()
     bfloat16_attention: bool = False
     whole_bfloat16_head: int = 0
+    half_inside: tuple[str, ...] = ()
+    folds_modulation: bool = False
     half_softmax: bool = False
     strongly_typed: bool = True
 
@@ -69,6 +71,7 @@ _CUDA = Target(
     fused_attention=True,
     quantized_opset=23,
     float32_in_bfloat16=("Conv", "DequantizeLinear", "Pad", "QuantizeLinear", "Resize"),
+    half_inside=("RMSNormalization", "RotaryEmbedding"),
 )
 # Seen in the kernels that onnxruntime-gpu 1.31.1 launches: in bfloat16 MultiHeadAttention is not flash attention, Attention is.
 _CUDA_FLASH_BFLOAT16 = 31

@@ -17,6 +17,7 @@ from .common import version_numbers
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 """The driver's own library, which no Python package brings."""
 _NEWEST = (99, 0)
+_CUDNN_ATTENTION = (9, 0)
 NO_DRIVER = f"the driver's library {DRIVER} is not found (install NVIDIA's driver): nvidia-smi"
 
 
@@ -26,12 +27,15 @@ def cuda_major(onnxruntime: Any) -> int | None:
     return int(major) if major.isdecimal() else None
 
 
-def lacking_libraries(onnxruntime: Any) -> str | None:
-    """Return in one line which libraries of CUDA an onnxruntime of that kind does not find, None where it finds all."""
+def lacking_libraries(onnxruntime: Any, card: tuple[int, int] | None = None) -> str | None:
+    """Return in one line which libraries of CUDA an onnxruntime of that kind does not find, None where it finds all.
+
+    card: compute capability, None where it is not known.
+    """
     major = cuda_major(onnxruntime)
     if major is None:
         return None
-    needed = needed_libraries(major, version_numbers(onnxruntime.__version__))
+    needed = needed_libraries(major, version_numbers(onnxruntime.__version__), card)
     missing = missing_libraries((*needed, DRIVER), Path(onnxruntime.__file__).parents[1])
     if DRIVER in missing:
         return NO_DRIVER
@@ -49,12 +53,17 @@ def load_libraries(onnxruntime: Any) -> None:
 
 
 def needed_libraries(
-    cuda_major: int, version: tuple[int, ...] = _NEWEST, *, windows: bool = os.name == "nt"
+    cuda_major: int,
+    version: tuple[int, ...] = _NEWEST,
+    card: tuple[int, int] | None = None,
+    *,
+    windows: bool = os.name == "nt",
 ) -> tuple[str, ...]:
     """Return the names of the CUDA and cuDNN libraries that the provider of an ONNX Runtime loads, beside the driver's.
 
     version: (major, minor) of ONNX Runtime. Those of the Linux provider are what `readelf -d` lists as needed in 1.26, 1.27,
-    1.28 and 1.31; cuDNN is loaded when the first convolution is made.
+    1.28 and 1.31; cuDNN is loaded when the first convolution is made. card: cuDNN computes attention on those of compute
+    capability 9.0 and newer, with kernels that it compiles then and there, by NVRTC.
     """
     if windows:
         return (
@@ -62,11 +71,13 @@ def needed_libraries(
             f"cublas64_{cuda_major}.dll",
             f"cublasLt64_{cuda_major}.dll",
             "cudnn64_9.dll",
-        )
+        )  # NVRTC's name on Windows has the minor version too
     versioned = (f"lib{name}.so.{cuda_major}" for name in ("cudart", "cublas", "cublasLt"))
     older: tuple[str, ...] = ()
     if version < (1, 28):
         older = ("libcufft.so.11",) if cuda_major == 12 else ("libcufft.so.12", "libnvrtc.so.13")
+    if card is not None and card >= _CUDNN_ATTENTION and not any("nvrtc" in name for name in older):
+        older = (*older, f"libnvrtc.so.{cuda_major}")
     return (*versioned, "libcurand.so.10", "libcudnn.so.9", *older)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ def lower_for(
     """Return a graph lowered for a target; see engines.lowering.lower. Raises EngineError where the graph cannot be read."""
     if not options.lower:
         return not_lowered(graph_path, options.part)
+    wanted = parse_target(target)
+    alone = all(shape[:1] in ((), (1,)) for name, shape in options.shapes or (("", (2,)),))
     return lower_for_target(
         graph_path,
-        parse_target(target),
+        replace(wanted, folds_modulation=alone and wanted.fused_attention),
         compute,
         keep=options.keep,
         part=options.part,

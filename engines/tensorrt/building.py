@@ -7,6 +7,7 @@ parser and builder of TensorRT-RTX 1.7, which has the API of 11 and builds witho
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -14,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...core.errors import EngineError, OutOfMemory, brief, one_line
 from ..options import Compute, Shapes
-from .inspecting import check_precision, product_types
+from .inspecting import check_precision, describe_attention, describe_precision, product_types
 from .profiles import Range, fixed_profiles, ranged_profiles
 from .versions import Features
 
@@ -105,7 +109,7 @@ def make_plan(
         raise explain(log, "TensorRT cannot start on this GPU") from error
     flag = features.network_flag
     network = builder.create_network(1 << int(getattr(trt.NetworkDefinitionCreationFlag, flag)) if flag else 0)
-    _parse(trt, log, features, network, model, graph_path)
+    held = _parse(trt, log, features, network, model, graph_path)
     wanted = product_inputs(network)
     _allow_attention_in_parts(trt, network)
     if not features.strongly_typed:
@@ -117,6 +121,7 @@ def make_plan(
         _set_timings(config, timings)
     log.messages.clear()
     plan = builder.build_serialized_network(network, config)
+    del held
     if plan is None:
         raise explain(log, f"TensorRT cannot build an engine of {graph_path.name}")
     return plan, b"" if timings is None else bytes(config.get_timing_cache().serialize()), wanted
@@ -162,6 +167,13 @@ def read_product_types(trt: Any, engine: Any) -> Counter[str]:
         return Counter()
 
 
+def precision_of(trt: Any, engine: Any) -> str:
+    """Return in words what an engine's products calculate in, and its attention where that is less than one would think."""
+    information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    words = describe_precision(read_product_types(trt, engine)), describe_attention(information)
+    return ", ".join(filter(None, words))
+
+
 def product_inputs(network: Any) -> Counter[str]:
     """Return how many layers of a network multiply matrices or convolve, by the type of their first input."""
     layers = (network.get_layer(index) for index in range(network.num_layers))
@@ -170,16 +182,50 @@ def product_inputs(network: Any) -> Counter[str]:
     )
 
 
-def _parse(trt: Any, log: Any, features: Features, network: Any, model: bytes, graph_path: Path) -> None:
+def _parse(
+    trt: Any, log: Any, features: Features, network: Any, model: bytes, graph_path: Path
+) -> list[NDArray[np.uint8]]:
+    """Fill a network from a model; return what its weights lie in, which must stay until it is built."""
     parser = trt.OnnxParser(network, log)
-    # The path is where the parser looks for external weights; it does not read the file itself.
-    if parser.parse(model, str(graph_path.resolve())):
-        return
+    held: list[NDArray[np.uint8]] = []
+    if _opens_paths(graph_path) or not hasattr(parser, "load_model_proto"):
+        # The path is where the parser looks for external weights; it does not read the file itself.
+        parsed = parser.parse(model, str(graph_path.resolve()))
+    else:
+        parsed = parser.load_model_proto(model) and _load_weights(parser, model, graph_path, held)
+        parsed = parsed and parser.parse_model_proto()
+    if parsed:
+        return held
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     told = [_told(error, features) for error in errors[:_MOST_ERRORS]] or ["TensorRT does not say why"]
     more = f"; and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
     log.messages.clear()
     raise EngineError(f"TensorRT cannot read {graph_path.name}: {'; '.join(told)}{more}")
+
+
+def _opens_paths(graph_path: Path) -> bool:
+    """Return whether the parser can open files beside a path: on Windows it does so by names of one byte a letter."""
+    return os.name != "nt" or str(graph_path.resolve()).isascii()
+
+
+def _load_weights(parser: Any, model: bytes, graph_path: Path, held: list[NDArray[np.uint8]]) -> bool:
+    """Hand the weights in a model's data files to the parser, mapped into memory; return whether it takes them all."""
+    import onnx
+
+    files: dict[str, NDArray[np.uint8]] = {}
+    for tensor in onnx.ModelProto.FromString(model).graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if place["location"] not in files:
+            files[place["location"]] = np.memmap(graph_path.resolve().parent / place["location"], np.uint8, "r")
+            held.append(files[place["location"]])
+        content = files[place["location"]]
+        start = int(place.get("offset", 0))
+        size = int(place.get("length", content.nbytes - start))
+        if not parser.load_initializer(tensor.name, content[start:].ctypes.data, size):
+            return False
+    return True
 
 
 def _told(error: Any, features: Features) -> str:

@@ -35,11 +35,11 @@ from .building import (
     make_log,
     make_plan,
     open_engine,
-    read_product_types,
+    precision_of,
     refit_engine,
 )
 from .device_memory import BufferPool, CudaDevice, import_cudart
-from .inspecting import compiled_of, describe_precision
+from .inspecting import compiled_of
 from .installed import find_card, import_tensorrt, require_card, why_unavailable
 from .profiles import RANGES, Range
 from .session import TensorRtSession
@@ -163,7 +163,7 @@ class TensorRt(Engine):
         report = EngineReport(
             engine=self.name,
             provider=f"TensorrtEngine {'.'.join(map(str, parse_version(installed.version)))}",
-            precision=describe_precision(read_product_types(installed.trt, engine)),
+            precision=precision_of(installed.trt, engine),
             version=f"tensorrt {installed.version}{'' if known else ' (newer than any this was written for)'}",
             threads=1,
             nodes={"TensorrtEngine": engine.num_layers},

@@ -254,6 +254,7 @@ class _Counted:
         # A context is held, and counted, for as long as the stream goes on.
         context = context_size(manifest, latents) if component_of(name) in manifest.roles.denoiser_names() else 0
         margin = CPU_ACTIVATION_MARGIN if self._engine.device == "cpu" else GPU_ACTIVATION_MARGIN
+        margin *= 1 if component_of(name) == DECODER else self._engine.blocks_lost
         largest = max(costs.largest_weights, default=0)
         quantized = manifest.roles.graphs()[name].quantization is not None
         alone = self._engine.device == "cpu" and quantized and activations == "float"

@@ -2,7 +2,7 @@
 
     run_wan.py REEL WIDTH HEIGHT FRAMES COMPUTE STEPS LATENT_FRAMES
 
-Prints one JSON object: what is planned for the denoiser and for the decoder, in bytes.
+Prints one JSON object: what is counted and what is planned for each component, in bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgereel.bundle.geometry import latent_shape
 from edgereel.bundle.reader import open_bundle
 from edgereel.engines import ENGINES, EngineOptions, Tensor
 from edgereel.runtime.memory.shapes import input_shapes
-from edgereel.runtime.memory.sizes import clip_sizes
+from edgereel.runtime.memory.sizes import GPU_ACTIVATION_MARGIN, clip_sizes
 
 
 def mark(text: str) -> None:
@@ -33,7 +33,13 @@ def main(reel: str, width: int, height: int, frames: int, compute: Any, steps: i
     engine = ENGINES["cuda"]()
     options = EngineOptions(compute=compute, keep=False)
     sizes = clip_sizes(bundle, width, height, frames, engine, options)
-    planned = {name: part.weights + part.activations for name, part in sizes.components.items()}
+    planned = {
+        name: {
+            "planned": part.weights + part.activations,
+            "counted": part.weights + int(part.activations / GPU_ACTIVATION_MARGIN),
+        }
+        for name, part in sizes.components.items()
+    }
 
     def opened(name: str, pictures: bool) -> Any:
         shapes = input_shapes(bundle.manifest, name, latents)

@@ -69,26 +69,47 @@ def test_float32_keeps_its_bits(started, tmp_path, compute, engine):  # A2
     assert ended.log[""].convolutions == {engine: 4}
 
 
-def test_bfloat16_attention_is_flash_where_there_is_a_kernel(started, version, tmp_path):  # B3
-    ended = started(
-        "-m", "edgereel.tools.gpu_check", tmp_path / "out", "--engine", "cuda", "--tokens", 512, "--minutes", 1.5
+def test_tensors_that_outlive_a_session_take_what_they_are(started, tmp_path):  # B7
+    program = tmp_path / "run.py"
+    program.write_text(
+        "import numpy as np, onnxruntime\n"
+        "from edgereel.engines.onnxruntime.cuda import _allocate_what_is_asked_for\n"
+        "onnxruntime.set_default_logger_severity(3)\n"
+        "_allocate_what_is_asked_for(onnxruntime)\n"
+        "new = onnxruntime.OrtValue.ortvalue_from_shape_and_type\n"
+        "held = [new([size * 2**18], np.float32, 'cuda', 0) for size in (640, 400)]\n"
     )
-    assert ended.code == 1
-    log = ended.log["block bfloat16"]
-    assert log.kernels_like("flash_fwd") == 2
-    assert ended.log["block float16"].kernels_like("flash_fwd") == 2
-    assert ended.log["block float32"].kernels_like("flash_fwd") == 0
+    ended = started(program)
+    assert (ended.code, ended.error) == (0, "")
+    assert ended.log[""].held == 1040 * 2**20  # 2048 where the arena doubles
 
 
-def test_what_is_planned_is_what_is_allocated(wan):  # A1
+@pytest.fixture(scope="module")
+def checked(started, tmp_path_factory):
+    """A whole run of the check of a card, and its folder."""
+    out = tmp_path_factory.mktemp("check") / "out"
+    return started("-m", "edgereel.tools.gpu_check", out, "--engine", "cuda", "--tokens", 512, "--minutes", 60), out
+
+
+def test_attention_is_flash_in_half_precision(checked, version):  # B3
+    log = checked[0].log
+    assert log["block float16"].kernels_like("flash_fwd") == 2
+    # Before 1.31 bfloat16 gets MultiHeadAttention, of which only float16 is flash.
+    assert log["block bfloat16"].kernels_like("flash_fwd") == (2 if version == "1.31.1" else 0)
+    assert log["block float32"].kernels_like("flash_fwd") == 0
+
+
+def test_what_is_counted_is_what_is_allocated_and_what_is_planned_is_enough(wan):  # A1
     ended, planned = wan
-    decoding = ended.log["latent frame 2"].peak - ended.log["latent frame 0"].held
-    assert ended.log["latent frame 2"].peak == pytest.approx(planned["decoder"], rel=0.1)
-    assert ended.log["latent frame 2"].peak < 17 * GIB
-    assert decoding < 17 * GIB
-    # A denoiser's margin is wider: its arena holds what the first step left.
-    assert ended.log["step 3"].peak <= 1.1 * planned["denoiser"]
+    decoder, denoiser = (ended.log[mark].peak for mark in ("latent frame 2", "step 3"))
+    print(json.dumps({"decoder": decoder, "denoiser": denoiser, "planned": planned}))
+    # cuDNN's workspace, which a stand-in does not ask for, is what the plan's margin is for.
+    assert decoder == pytest.approx(planned["decoder"]["counted"], rel=0.1)
+    assert decoder < planned["decoder"]["planned"] < 1.35 * decoder
+    assert denoiser == pytest.approx(planned["denoiser"]["planned"], rel=0.1)
+    # Nothing more is held from one step to the next, or from one latent frame.
     assert ended.log["step 3"].peak == ended.log["step 1"].peak
+    assert ended.log["latent frame 3"].peak == decoder
 
 
 def test_each_step_is_the_same_kernels_and_no_copies(wan):  # A3
@@ -118,7 +139,6 @@ def test_int8_is_widened_before_each_product(started, tmp_path):  # A5: why `aut
         *("-m", "edgereel", "generate", "a red ball bounces over the ocean", "--bundle", reel),
         *("--engine", "cuda", "-o", "x.mp4"),
     )
-    assert "widens int8 weights before each product" in ended.error
     log = ended.log[""]
     assert log.kernels_like("[Dd]equantize") > 0
     assert "int8" not in {each.factors for each in log.gemms}
@@ -133,9 +153,8 @@ def test_a_card_that_is_too_small_steps_down(started, tmp_path):  # A1, G2
     assert "Traceback" not in ended.error
 
 
-def test_the_check_of_a_card_runs_whole_and_says_what_is_wrong_first(started, tmp_path):
-    out = tmp_path / "out"
-    ended = started("-m", "edgereel.tools.gpu_check", out, "--engine", "cuda", "--tokens", 512, "--minutes", 60)
+def test_the_check_of_a_card_runs_whole_and_says_what_is_wrong_first(checked):
+    ended, out = checked
     lines = [json.loads(line) for line in ended.out.splitlines() if line.startswith("{")]
     assert ended.code == 1
     assert [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()] == lines

@@ -53,7 +53,8 @@ def write_block(folder: Path, size: BlockSize = WAN, quantized: Quantized = "", 
     block.nodes.append(make_node("Gelu", [up], ["bent"], approximate="tanh"))
     down = block.linear("down", "bent", size.hidden, size.width)
     block.nodes.append(make_node("Add", ["sum", down], ["y"]))
-    return _write(path, block.nodes, block.tensors, ["b", "s", size.width], ["b", "s", size.width])
+    shape: list[int | str] = ["b", "s", size.width]
+    return _write(path, block.nodes, block.tensors, shape, shape)
 
 
 def write_convolutions(folder: Path, channels: int = 192, count: int = 4, seed: int = 5) -> Path:
@@ -69,7 +70,7 @@ def write_convolutions(folder: Path, channels: int = 192, count: int = 4, seed: 
         nodes.append(make_node("Sigmoid", [made], [f"s{index}"]))
         given = "y" if index == count - 1 else f"a{index}"
         nodes.append(make_node("Mul", [made, f"s{index}"], [given]))
-    shape = [1, channels, "t", "h", "w"]
+    shape: list[int | str] = [1, channels, "t", "h", "w"]
     return _write(folder / "convolutions.onnx", nodes, tensors, shape, shape)
 
 

@@ -100,6 +100,8 @@ class _Islands:
             return True
         if not all(self._fits(name) for name in self._float_inputs(node)):
             return False
+        if node.op_type in self._target.half_inside:
+            return self._compute == "float16" and node.input[0] in self._made_in_half
         varying = [name for name in self._float_inputs(node) if name not in self._constant]
         return node.op_type in FOLLOWERS and bool(varying) and all(name in self._made_in_half for name in varying)
 

@@ -16,6 +16,7 @@ from ...options import Compute
 from ..attention import is_plain, lower_attention
 from ..targets import FLOAT8_WEIGHTS, Target
 from .half import lower_precision
+from .modulation import fold_modulation
 from .older_opset import lower_opset
 from .pictures import add_pictures
 from .primitives.attention import expand_attention
@@ -57,7 +58,12 @@ def rewrite_for_target(
     del model.graph.value_info[:]  # what it says of types is true no longer
     opset = _opset(model, target, compute)
     _check_bfloat16(model, target, compute, name)
-    counts = Counter(lower_precision(model, target, opset, compute))
+    counts: Counter[str] = Counter()
+    if target.folds_modulation:
+        graph = Graph(model)
+        counts["norm with its modulation"] = fold_modulation(graph, _shapes(model))
+        graph.finish()
+    counts.update(lower_precision(model, target, opset, compute))
     counts[FLOAT8_WEIGHTS] = sum(
         tensor.data_type == _TYPES.FLOAT8E4M3FN and len(tensor.dims) == 2 for tensor in model.graph.initializer
     )

@@ -153,6 +153,10 @@ def test_libraries_that_older_packages_need():
     assert cuda_libraries.needed_libraries(13, (1, 28), windows=False) == newest
     assert cuda_libraries.needed_libraries(13, (1, 27), windows=False) == (*newest, "libcufft.so.12", "libnvrtc.so.13")
     assert cuda_libraries.needed_libraries(12, (1, 26), windows=False)[-1] == "libcufft.so.11"
+    # cuDNN's attention, on cards from 9.0 on, compiles its kernels as it runs.
+    assert cuda_libraries.needed_libraries(12, (1, 31), (9, 0), windows=False)[-1] == "libnvrtc.so.12"
+    assert cuda_libraries.needed_libraries(13, (1, 27), (12, 0), windows=False).count("libnvrtc.so.13") == 1
+    assert cuda_libraries.needed_libraries(13, (1, 31), (8, 9), windows=False) == newest
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names of Linux")

@@ -28,6 +28,7 @@ from edgereel.engines.tensorrt.inspecting import (
     OPAQUE,
     check_precision,
     compiled_of,
+    describe_attention,
     describe_precision,
     product_types,
 )
@@ -169,6 +170,8 @@ def test_the_inspectors_layers_become_facts() -> None:
     }
     assert told.product_operands == {("float16", "float16"): 2, ("int8", "int8"): 1}
     assert {(each.name, each.nodes) for each in told.kernels} >= {("kgen", 2), ("gemm", 2)}
+    assert describe_attention(json.dumps({"Layers": layers})) == "1 of attention in float16, summed in float16"
+    assert describe_attention(json.dumps({"Layers": layers[:4]})) == describe_attention("names") == ""
     with pytest.raises(ValueError, match="layer names only"):
         compiled_of('{"Layers": ["gemm"]}', "TensorRT", "sm87")
 

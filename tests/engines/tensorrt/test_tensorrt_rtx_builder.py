@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import DEMO_REEL
 from helpers.rtx_builder import Listener, bindings
@@ -154,6 +155,30 @@ def test_the_text_encoder_builds_smaller_in_float16(trt: Any, target: str) -> No
 def test_fixed_shapes_and_streamed_weights_build(trt: Any) -> None:
     size, _ = plan_of(trt, "denoiser", "tensorrt-11.0", "float16", SHAPES, stream=True)
     assert size > 2**20
+
+
+def test_weights_are_handed_over_in_memory_where_a_path_has_letters_that_the_parser_cannot_open(
+    trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from helpers.linear_graph import write_linear_graph
+
+    folder = tmp_path / "Jörg"
+    folder.mkdir()
+    path = write_linear_graph(folder, inputs=256, outputs=256)["path"]
+    model = lower_for_target(path, parse_target("tensorrt-11.0"), "float16", keep=False).model
+    assert model is not None
+    settings = BuildSettings("float16", (("x", (64, 256)),), RANGES, False, None)
+    plans = []
+    for opens in (True, False):
+        monkeypatch.setattr("edgereel.engines.tensorrt.building._opens_paths", lambda path, opens=opens: opens)
+        plan, _, _ = make_plan(trt, make_log(trt), features_of((11, 0)), model, path, settings, b"")
+        plans.append(bytes(memoryview(plan)))
+    # The weights are in both: the plans differ in what the builder counts anew each time alone.
+    assert len(plans[0]) == len(plans[1]) > 2 * 256 * 256 * 2
+    (folder / "graph.data").write_bytes(bytes(len((folder / "graph.data").read_bytes())))
+    plan, _, _ = make_plan(trt, make_log(trt), features_of((11, 0)), model, path, settings, b"")
+    weights = [np.frombuffer(each, np.uint8) for each in (plans[1], bytes(memoryview(plan)))]
+    assert (weights[0] != 0).sum() > (weights[1] != 0).sum() + 2 * 256 * 256 * 2 * 0.9
 
 
 def test_too_little_workspace_is_told_in_the_builders_words(trt: Any) -> None:
