@@ -186,6 +186,10 @@ class JobStore:
             (code, message, int(time.time()), self.tick(), id),
         )
 
+    def note(self, id: str, facts: dict[str, Any]) -> Job | None:
+        """Note what a job's settings come to."""
+        return self._change("update jobs set facts = ? where id = ?", (json.dumps(facts), id))
+
     def requeue(self, id: str, *, uncounted: bool = False) -> Job | None:
         """Put a job that was begun back to its place in the queue. uncounted: that it was begun is forgotten."""
         back = "max(0, starts - 1)" if uncounted else "starts"

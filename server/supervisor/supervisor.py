@@ -284,6 +284,11 @@ class Supervisor:
         self._publish_queue()
         files, configuration = self.videos.of(job.id), self.configuration
         try:
+            if not job.facts:  # it was taken in before there was a worker to check it
+                picture = str(files.picture) if job.request.get("picture") else None
+                found = await process.request("check", model=job.model, settings=job.request, picture=picture)
+                job = await asyncio.to_thread(self.store.note, job.id, found["facts"]) or job
+                self.publish(job)
             answer = await process.request(
                 "make",
                 job=job.id,

@@ -60,7 +60,7 @@ class Served:
         self._reader.start()
         address = addresses.get(timeout=LONG)
         assert address, "".join(self.lines)
-        self.port = int(address.rsplit(":", 1)[1])
+        self.port = int(address.rsplit(":", 1)[1].strip('"}'))
 
     def _read(self, stderr: Any, addresses: queue.Queue[str]) -> None:
         with stderr:
