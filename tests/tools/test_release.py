@@ -26,8 +26,11 @@ def wheel_of(folder, *names):
 def test_the_wheel_holds_modules_and_the_demo_and_no_tests():
     paths = ["__init__.py", "core/errors.py", "demo/demo.reel/reel.json", "demo/student/x.safetensors", "py.typed"]
     paths += ["tests/conftest.py", "tools/release.py", "examples/clip.py", ".types/stub.py", "README.md"]
+    paths += ["server/page/strings/en.json", "provenance/policy/booth.toml"]
     expected = {
         "edgereel/__init__.py",
+        "edgereel/server/page/strings/en.json",
+        "edgereel/provenance/policy/booth.toml",
         "edgereel/core/errors.py",
         "edgereel/py.typed",
         "edgereel/demo/demo.reel/reel.json",

@@ -257,6 +257,7 @@ async function begin() {
   applyLooks();
   await speak(preferred(["en", "de"]));
   route();
+  if (stage.state === "empty") stage.card(t("stage.open"));
   try {
     await load();
   } catch (error) {

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("starlette")
 pytest.importorskip("playwright.sync_api")
+from helpers.causal_bundle import write_causal_bundle
 from helpers.page_browser import SIZES, Visit, axe_finds, chromium
 from helpers.served import Served, frames_of
 
@@ -129,5 +130,32 @@ def test_a_booth(browser: Any, tmp_path: Path, served_home: dict[str, str]) -> N
         page.wait_for_selector("#settings[open]")
         visit.close()
         visit.check("status of 403")
+    finally:
+        server.end()
+
+
+def test_a_live_film(browser: Any, tmp_path: Path, served_home: dict[str, str]) -> None:
+    """The small causal bundle's pictures are noise: what counts is that they come, go on, and follow the prompt."""
+    bundle = write_causal_bundle(tmp_path / "causal.reel")
+    server = Served(tmp_path / "data", "--bundle", str(bundle), "--workers", "1", environment=served_home)
+    pixels = "[...document.getElementById('picture').getContext('2d').getImageData(0, 0, 8, 8).data].join()"
+    try:
+        visit = Visit(browser, server.port, "desk", "dark")
+        page = visit.open()
+        assert page.query_selector("[data-word]") is None, "this bundle tells no vocabulary"
+        page.fill("#prompt", "a red ball")
+        page.click("[data-mode=live]")
+        page.click("#go")
+        wait_for(page, "document.getElementById('card').textContent === ''")
+        page.evaluate(f"window.first = {pixels}")
+        wait_for(page, f"{pixels} !== window.first")
+        page.fill("#prompt", "the green square slides")
+        wait_for(page, "document.getElementById('said').textContent === 'the green square slides'")
+        page.fill("#prompt", "a purple elephant")
+        wait_for(page, "document.getElementById('wrong').textContent.includes('elephant')")
+        page.click("#go")
+        wait_for(page, "document.getElementById('news').textContent === 'The live film has ended.'")
+        visit.close()
+        visit.check()
     finally:
         server.end()
