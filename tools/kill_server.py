@@ -36,6 +36,9 @@ _ASKERS = 3
 _WAITING = 8
 """How many jobs wait at most, so that what is left in the end is soon made."""
 _LONGEST_ROUND = 3.0
+_WORKING = 0.75
+"""The share of rounds in which nothing is killed before a worker is ready; in the others, while all starts too."""
+_READY_WITHIN = 60.0
 _DRAIN = 900.0
 _IDLE = 'edgereel_jobs{state="queued"} 0\n', 'edgereel_jobs{state="in_progress"} 0\n'
 
@@ -118,6 +121,8 @@ class Rounds:
             client.__exit__()
 
     def _kill(self, target: str, askers: Sequence[threading.Thread], stopped: threading.Event) -> None:
+        if self._draw.random() < _WORKING:
+            self._wait_until_ready()
         time.sleep(self._draw.random() * _LONGEST_ROUND)
         workers = self._server.workers()
         if target in ("worker", "both"):
@@ -139,6 +144,15 @@ class Rounds:
             for asker in askers:
                 asker.join()
         self._look()
+
+    def _wait_until_ready(self) -> None:
+        until = time.monotonic() + _READY_WITHIN
+        with VideoClient(self._server.url, timeout=30) as client:
+            while time.monotonic() < until:
+                with contextlib.suppress(ServerError):
+                    if client.request("GET", "/ready").status == 200 or b"full" in client.request("GET", "/ready").body:
+                        return
+                time.sleep(0.05)
 
     def _ask(self, client: VideoClient, stopped: threading.Event) -> None:
         """Ask for jobs until told to stop; what is not answered is asked for again, with the same key."""
@@ -248,13 +262,13 @@ def table(found: Found) -> str:
         ("accepted", str(found.accepted)),
         ("completed", str(found.completed)),
         ("given up after three starts, and said so", str(found.given_up)),
-        ("run twice to the end", _told(found.twice)),
-        ("lost", _told(found.lost)),
-        ("corrupt", _told(found.corrupt)),
-        ("neither completed nor failed in the end", _told(found.unsaid)),
-        ("failed for another reason", _told(found.failed)),
-        ("asked for again with the same key", f"{found.repeated}, another job was made of {_told(found.doubled)}"),
-        ("files of no job, half-made files", _told(found.strays)),
+        ("run twice to the end", told(found.twice)),
+        ("lost", told(found.lost)),
+        ("corrupt", told(found.corrupt)),
+        ("neither completed nor failed in the end", told(found.unsaid)),
+        ("failed for another reason", told(found.failed)),
+        ("asked for again with the same key", f"{found.repeated}, another job was made of {told(found.doubled)}"),
+        ("files of no job, half-made files", told(found.strays)),
         (
             "starting again",
             f"{duration(sorted(found.starts)[len(found.starts) // 2])} in the middle, at most "
@@ -266,7 +280,8 @@ def table(found: Found) -> str:
     return "\n".join(["| kill -9 | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def _told(names: Sequence[str]) -> str:
+def told(names: Sequence[str]) -> str:
+    """Return how many there are, and the first of them."""
     return f"{len(names)}" + (f": {', '.join(one_line(name) for name in names[:5])}" if names else "")
 
 
