@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "dist"
 NOT_SHIPPED = {"tests", "tools", "examples", "docs"}
 """Folders with programs that the wheel leaves out."""
+DATA = {("demo", "demo.reel"), ("provenance", "policy"), ("server", "page"), ("server", "unit")}
+"""Folders of which the wheel holds every file, as pyproject.toml says."""
 HEADING = re.compile(r"^## (?P<release>\S+) \((?P<date>[^)]*)\)$", re.MULTILINE)
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -36,12 +38,12 @@ def tracked_files() -> list[Path]:
 
 
 def wheel_files(tracked: list[Path]) -> set[str]:
-    """Return what the wheel must hold beside its metadata: every module, the marker of types, the built-in bundle."""
+    """Return what the wheel must hold beside its metadata: every module, the marker of types, the files of data."""
     return {
         f"edgereel/{path.as_posix()}"
         for path in tracked
         if path.name == "py.typed"
-        or path.parts[:2] == ("demo", "demo.reel")
+        or path.parts[:2] in DATA
         or (path.suffix == ".py" and path.parts[0] not in NOT_SHIPPED and not path.parts[0].startswith("."))
     }
 
