@@ -102,12 +102,20 @@ def serve(
     ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, an object a line.")] = False,
+    print_unit: Annotated[
+        bool, typer.Option("--print-unit", help="Print the unit that systemd runs this by, and serve nothing.")
+    ] = False,
     private: PrivateOption = False,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Serve videos over HTTP: an interface for programs, and a page."""
+    if print_unit:
+        from ..server.unit import unit_text
+
+        print(unit_text(), end="")
+        return
     from ..core.paths import home_folder
     from ..server.bundles import name_bundles
     from ..server.configuration import Configuration, Limits, is_loopback, read_pin, read_presets, read_secret

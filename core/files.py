@@ -132,18 +132,20 @@ def temporary_beside(target: Path, suffix: str = ".part") -> Path:
     return target.with_name(f".edgereel-{_place()}-{os.getpid()}-{os.urandom(8).hex()}{suffix}")
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *, alone: bool = False) -> None:
     """Remove what processes of this machine that no longer run have left half written in a folder, as far as it can be.
 
     Only names that `temporary_beside` or `folder_prefix` gave are touched, and of those none that another machine or
-    container gave: whether its process still runs cannot be seen from here.
+    container gave, or this one before it was started anew: whether its process still runs cannot be seen from here. alone:
+    the caller holds the lock of who may write there, so that whatever is half written goes, after a power cut too.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             match = _PART.fullmatch(name)
-            if match is None or (match["place"] or match["folder_place"]) != _place():
+            if match is None:
                 continue
-            if not _runs(int(match["process"] or match["folder_process"])):
+            ours = (match["place"] or match["folder_place"]) == _place()
+            if alone or (ours and not _runs(int(match["process"] or match["folder_process"]))):
                 remove(folder / name)
 
 

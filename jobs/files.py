@@ -100,13 +100,16 @@ class VideosFolder:
         remove(self.of(id).folder)
 
     def clean(self, ids: set[str]) -> int:
-        """Remove files of no job, and what killed processes left half written; return how many folders went."""
+        """Remove files of no job, and what ended processes left half written; return how many folders went.
+
+        Only for who holds the data folder's lock: nobody else writes there.
+        """
         removed = 0
         for entry in list(os.scandir(self.folder)):
             if is_id(entry.name) and entry.name not in ids:
                 remove(Path(entry.path))
                 removed += 1
             elif is_id(entry.name) and entry.is_dir(follow_symlinks=False):
-                sweep(Path(entry.path))
-        sweep(self.folder)
+                sweep(Path(entry.path), alone=True)
+        sweep(self.folder, alone=True)
         return removed

@@ -21,8 +21,16 @@ ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "dist"
 NOT_SHIPPED = {"tests", "tools", "examples", "docs"}
 """Folders with programs that the wheel leaves out."""
-READ_BY_MODULES = (("demo", "demo.reel"), ("provenance", "policy"), ("server", "page"))
-"""Folders whose files are shipped, modules or not: the built-in bundle, policies, the page."""
+DATA = {
+    ("demo", "demo.reel"),
+    ("media", "fonts"),
+    ("media", "presets.toml"),
+    ("provenance", "policy"),
+    ("server", "page"),
+    ("server", "unit"),
+    ("story", "film.yaml"),
+}
+"""Files, and folders with all their files, that the wheel holds beside modules, as pyproject.toml says."""
 HEADING = re.compile(r"^## (?P<release>\S+) \((?P<date>[^)]*)\)$", re.MULTILINE)
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -38,12 +46,12 @@ def tracked_files() -> list[Path]:
 
 
 def wheel_files(tracked: list[Path]) -> set[str]:
-    """Return what the wheel must hold beside its metadata: every module, the marker of types, what modules read."""
+    """Return what the wheel must hold beside its metadata: every module, the marker of types, the files of data."""
     return {
         f"edgereel/{path.as_posix()}"
         for path in tracked
         if path.name == "py.typed"
-        or path.parts[:2] in READ_BY_MODULES
+        or path.parts[:2] in DATA
         or (path.suffix == ".py" and path.parts[0] not in NOT_SHIPPED and not path.parts[0].startswith("."))
     }
 

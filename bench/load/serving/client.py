@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 import uuid
@@ -76,6 +77,21 @@ class VideoClient:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._timeout = timeout
         self._own = threading.local()
+        self._open: set[http.client.HTTPConnection] = set()
+
+    def __enter__(self) -> VideoClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close every thread's connection; no other thread uses one any more."""
+        for connection in list(self._open):
+            self._close(connection)
+
+    def hang_up(self) -> None:
+        """End whatever is read from the server now, by any thread; what is asked next gets a new connection."""
+        for connection in list(self._open):
+            with suppress(OSError, AttributeError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -90,10 +106,11 @@ class VideoClient:
             except (http.client.RemoteDisconnected, ConnectionError):
                 if kept is None or method not in ("GET", "HEAD"):  # a job is not asked for twice
                     raise
+                self._close(connection)
                 connection = self._connect()
                 return self._ask(connection, method, path, body, headers, started)
         except (OSError, http.client.HTTPException) as error:
-            self._own.connection = None
+            self._close(getattr(self._own, "connection", None))
             raise ServerError(f"{self.url}: no answer: {brief(error) or type(error).__name__}") from error
 
     def create(self, fields: Mapping[str, Any], key: str | None = None) -> tuple[dict[str, Any], float]:
@@ -159,7 +176,7 @@ class VideoClient:
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ServerError(f"{self.url}: the events ended: {brief(error)}", code="events_ended") from error
         finally:
-            connection.close()
+            self._close(connection)
 
     def _ask(
         self,
@@ -173,14 +190,26 @@ class VideoClient:
         connection.request(method, self._root + path, body, {**self._headers, **(headers or {})})
         response = connection.getresponse()
         content = response.read(_LARGEST_ANSWER)
-        self._own.connection = None if response.will_close else connection
+        if response.will_close:
+            self._close(connection)
         named = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, named, content, time.perf_counter() - started)
 
     def _connect(self) -> http.client.HTTPConnection:
-        self._own.connection = self._new()
-        return self._own.connection
+        connection: http.client.HTTPConnection = self._new()
+        self._own.connection = connection
+        return connection
 
     def _new(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        return kind(self._host, self._port, timeout=self._timeout)
+        connection = kind(self._host, self._port, timeout=self._timeout)
+        self._open.add(connection)
+        return connection
+
+    def _close(self, connection: http.client.HTTPConnection | None) -> None:
+        if connection is None:
+            return
+        self._open.discard(connection)
+        if getattr(self._own, "connection", None) is connection:
+            self._own.connection = None
+        connection.close()

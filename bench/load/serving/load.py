@@ -20,6 +20,8 @@ from .watch import ENDED, JobWatch
 MOST_CLIENTS = 128
 _PROBE_EVERY = 0.1
 _READ_EVERY = 1.0
+_BEGINS_WITHIN = 0.3
+"""Seconds after which a job that has not begun waits for a worker."""
 _RUNNING = "edgereel_process_resident_memory_bytes"
 
 
@@ -272,7 +274,7 @@ def _fill(client: VideoClient, watch: JobWatch, offer: Offer) -> list[str]:
         video, _ = client.create({"prompt": prompt, "seed": number, **offer.fields})
         ids.append(video["id"])
         watch.follow(video["id"], video)
-        if watch.wait(lambda id=video["id"]: watch.job(id).begun is not None, 1.0):  # type: ignore[misc]
+        if watch.wait(lambda id=video["id"]: watch.job(id).begun is not None, _BEGINS_WITHIN):  # type: ignore[misc]
             continue
         if any(watch.job(id).status == "in_progress" for id in ids):
             return ids

@@ -69,7 +69,8 @@ def run_serve(
     if model is not None:
         offer.fields["model"] = model
     if isinstance(where, str):
-        return _measure(VideoClient(where, token), offer, cancels, on_progress)
+        with VideoClient(where, token) as client:
+            return _measure(client, offer, cancels, on_progress)
     if where.bare and len(where.bundles) > 1:
         raise UsageError("a bare reel has one bundle: give one --bundle with --bare")
     bare = bare_rate(where, offer, on_progress) if where.bare else None
@@ -77,10 +78,10 @@ def run_serve(
     with _folder(where) as data:
         server = ServerProcess(data, where.options())
         try:
-            client = VideoClient(server.url)
-            first = _first_clip(client, offer, server.started)
-            idle = server_bytes(client)
-            figures = _measure(client, offer, cancels, on_progress)
+            with VideoClient(server.url) as client:
+                first = _first_clip(client, offer, server.started)
+                idle = server_bytes(client)
+                figures = _measure(client, offer, cancels, on_progress)
         finally:
             code = server.end()
     figures.start_seconds, figures.first_clip_seconds, figures.idle_bytes, figures.bare = (

@@ -60,6 +60,8 @@ class JobWatch:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        self._client.hang_up()
+        self._thread.join()
 
     def follow(self, id: str, video: dict[str, Any]) -> None:
         """Follow a job that the server has taken, as it was answered."""
