@@ -22,7 +22,7 @@ from ..runtime.reel import Reel
 from ..runtime.request import OpenRequest, Request
 from ..runtime.streaming import check_seconds
 from ..runtime.video.frame_rate import FrameRate, frame_rate
-from .checks import card_of, inside, prompt_of, sound_of
+from .checks import card_of, inside, narration_sound, prompt_of
 from .path import follow
 from .script import Scene, StoryFile
 from .size import FilmSize, film_size
@@ -294,8 +294,8 @@ class _Planner:
         if (spoken := scene.narration) is not None:
             at = (*place, "narration")
             end = spoken.at
-            if spoken.file is not None:
-                end += sound_of(self._file, at, spoken.file)[1]
+            if (sound := narration_sound(self._file, number)) is not None:
+                end += sound[1]
             if spoken.at >= seconds or end > seconds + 0.05:
                 raise self._file.source.error(at, f"its words end at {end:.2f} s, and the scene after {seconds:g}")
         if self._lettering is None or not self._file.story.burn:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...core.errors import UsageError, one_line
 from ...core.files import check_file_target
 from ...media.label import Label
+from ...media.spatial import Spatial
 from ...media.tracks import Tracks
 from ...provenance.marks import Marks
 from .frame_rate import FrameRate, told
@@ -30,7 +31,8 @@ class Output:
 
     given: the path as it was asked for. path: absolute, links followed. format: a key of SUFFIXES. fps: frames per second,
     known once the request is complete. marks: what says that the clip is generated, None for the note in its metadata alone.
-    label: what is written into its pictures. tracks: what goes beside them, into an MP4 alone. crf: of an MP4, see Mp4Sink.
+    label: what is written into its pictures. tracks: what goes beside them, into an MP4 alone. crf, spatial: of an MP4,
+    see Mp4Sink.
     """
 
     given: Path
@@ -41,6 +43,7 @@ class Output:
     label: Label | None = None
     tracks: Tracks | None = None
     crf: int = 18
+    spatial: Spatial | None = None
 
     @staticmethod
     def check(path: str | Path) -> Output:
@@ -99,7 +102,9 @@ class Output:
         """
         assert self.fps is not None, "an output is written at a speed: see Output.at"
         if self.format == "mp4":
-            return write_frames(self.path, frames, Mp4Sink(self.fps, metadata, self.crf, self.tracks), seal)
+            return write_frames(
+                self.path, frames, Mp4Sink(self.fps, metadata, self.crf, self.tracks, self.spatial), seal
+            )
         if self.format == "gif":
             return write_frames(self.path, frames, GifSink(self.fps, metadata), seal)
         if self.format == "webp":
