@@ -92,6 +92,7 @@ def plan_film(
     request, such as the recipe and decoder of a preview. Raises SourceError for what the model cannot do, by scene and line.
     """
     planner = _Planner(file, reel, format, lettering, overrides or {})
+    planner.check_prompts()
     shown = follow(file, choices)
     for done, number in enumerate(shown):
         report_progress(on_progress, "plan scenes", done, len(shown))
@@ -127,6 +128,18 @@ class _Planner:
         self._checked: set[str] = set()
         self._peaks: dict[tuple[int, bool], int] = {}
         self._pictures: dict[str, Any] = {}
+
+    def check_prompts(self) -> None:
+        """Raise SourceError for the first prompt that the model cannot take, on whichever way it lies."""
+        for number, scene in enumerate(self._file.story.scenes):
+            if scene.prompt is None or (prompt := prompt_of(self._file, number)) in self._checked:
+                continue
+            try:
+                self._reel.check_prompt(prompt)
+            except UsageError as error:
+                place = ("scenes", number, "prompt")
+                raise self._file.source.error(place, f"scene {number + 1} ({self._names[number]}): {error}") from error
+            self._checked.add(prompt)
 
     def add(self, number: int) -> None:
         """Add the scene of that number in the file."""
@@ -186,9 +199,6 @@ class _Planner:
     def _clip(self, number: int, scene: Scene) -> PlannedScene:
         story, manifest = self._file.story, self._manifest
         prompt = prompt_of(self._file, number)
-        if prompt not in self._checked:
-            self._reel.check_prompt(prompt)
-            self._checked.add(prompt)
         asked = OpenRequest(
             prompt,
             seed=scene.seed,

@@ -22,7 +22,7 @@ WAYS = {"film": [None], "tale": [(1, 1), (2, 2), (1, 3, 2, 1)], "lesson": [(2,),
 
 @pytest.fixture(scope="module")
 def demo():
-    with load(DEMO_REEL, "cpu", threads=1) as reel:
+    with load(DEMO_REEL, "cpu", threads=1, cache=False) as reel:
         yield reel
 
 

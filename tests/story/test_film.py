@@ -59,7 +59,9 @@ def made(tmp_path_factory):
     write_wav(folder / "said.wav", 0.5, 880)
     write_story(folder / "film.yaml", STORY)
     options = FilmOptions(bundle=DEMO_REEL, store=folder / "store")
-    record = make_film(folder / "film.yaml", folder / "film.mp4", options, REEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEREEL_CACHE", str(folder / "cache"))
+        record = make_film(folder / "film.yaml", folder / "film.mp4", options, REEL)
     return folder, options, record
 
 
@@ -133,12 +135,17 @@ def test_the_same_again_to_the_byte_and_nothing_sampled(made, tmp_path):
 
 
 def test_a_changed_scene_alone_is_made_again(made, tmp_path):
-    folder, options, _ = made
+    folder, options, record = made
+    assert record["decoded"] == 18
+    make_film(
+        folder / "film.yaml", tmp_path / "before.mp4", options, REEL
+    )  # so that pictures are in this test's own cache
     changed = STORY.replace("a blue star rises", "a green star rises").replace("It rose", "Up")
     write_story(folder / "changed.yaml", "# a comment more\n" + changed)
     facts = describe_film(folder / "changed.yaml", options, REEL)
     assert [scene["kept"] for scene in facts["scenes"]] == [None, True, False]
-    assert make_film(folder / "changed.yaml", tmp_path / "changed.mp4", options, REEL)["made"] == ["two"]
+    again = make_film(folder / "changed.yaml", tmp_path / "changed.mp4", options, REEL)
+    assert (again["made"], again["decoded"]) == (["two"], 9)
 
 
 def test_stopped_anywhere_it_goes_on(made, tmp_path):
