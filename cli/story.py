@@ -40,12 +40,16 @@ FontOption = Annotated[
 @story.command("new")
 def new(
     output: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The story to write.")] = Path("film.yaml"),
+    fountain: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.fountain", help="Make it of a screenplay: its scenes, words and action."),
+    ] = None,
 ) -> None:
     """Write a story to begin with, every line of it explained."""
     with interrupts_wait():
         from ..story.beginning import write_beginning
 
-    write_beginning(output)
+    write_beginning(output, fountain)
     print(f"{one_line(output)}  (edgereel story make {one_line(output)} -o film.mp4)")
 
 
@@ -92,6 +96,9 @@ def make(
         str | None,
         typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
     ] = None,
+    speak: Annotated[
+        str | None, typer.Option(help="espeak-ng: have that program speak narrations without a recording.")
+    ] = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -112,6 +119,7 @@ def make(
         marks=Marks.choose(mark, required=require_signature),
         label=None if label is None else Label(label),
         screen=None if policy is None else _screen(policy),
+        speaker=speak,
     )
     reel = reel_options(engine, threads, memory, as_json)
     if watch:
@@ -127,6 +135,33 @@ def make(
         print_json(facts)
     else:
         _print_film(facts)
+
+
+@story.command("timeline")
+def timeline(
+    file: StoryArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .otio to write.")] = Path("film.otio"),
+    choose: ChooseOption = None,
+    format: FilmFormatOption = None,
+    font: FontOption = None,
+    bundle: BundleOption = None,
+    private: PrivateOption = False,
+    memory: MemoryOption = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an edit list (OpenTimelineIO), and each scene as a file of its own, for an editor to go on with."""
+    with interrupts_wait():
+        from ..story.timeline import write_timeline
+
+    options = _film_options(bundle, format, choose, font, private)
+    with stage_progress() as progress:
+        facts = write_timeline(file, output, options, reel_options(engine, threads, memory, as_json), progress)
+    if as_json:
+        print_json(facts)
+    else:
+        print(one_line(f"{facts['output']}  ({len(facts['files'])} scenes in {facts['folder']})"))
 
 
 @story.command("take")

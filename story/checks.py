@@ -44,6 +44,18 @@ def sound_of(file: StoryFile, place: Place, name: str) -> tuple[Path, float]:
         raise file.source.error(place, str(error).replace(str(path), name)) from error
 
 
+def narration_sound(file: StoryFile, number: int) -> tuple[Path, float] | None:
+    """Return what is heard of a scene's narration, and its length in seconds; None where nothing is. Raises SourceError."""
+    spoken = file.story.scenes[number].narration
+    if spoken is None:
+        return None
+    if spoken.file is not None:
+        return sound_of(file, ("scenes", number, "narration"), spoken.file)
+    if number in file.spoken:
+        return file.spoken[number], wav_seconds(file.spoken[number])
+    return None
+
+
 def inside(file: StoryFile, place: Place, name: str) -> Path:
     """Return the path of a file that a story names, which lies in the story's own folder. Raises SourceError."""
     return inside_folder(file.source, place, name)

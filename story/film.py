@@ -19,6 +19,7 @@ from ..core.progress import Progress, report_progress
 from ..media.captions import write_captions
 from ..media.label import Label
 from ..media.lettering import FONT, Lettering
+from ..media.spatial import Spatial
 from ..media.tracks import Tracks
 from ..provenance.claim import Origin
 from ..provenance.marks import Marks
@@ -34,6 +35,7 @@ from .plan import FilmPlan, plan_film
 from .scenes import SceneMaker
 from .script import StoryFile, read_story
 from .source import read_source
+from .speech import spoken
 from .speed import note_speed
 from .store import Store
 from .timing import film_tracks, spoken_text
@@ -46,7 +48,8 @@ class FilmOptions:
     """How a film is made of a story.
 
     bundle: in the place of the story's. format: likewise. choices: see path.follow. font: letters on cards and in pictures.
-    store: where latents are kept, None for the user's. screen: see Policy.check. private: leave prompts and title out of what
+    store: where latents are kept, None for the user's. speaker: see speech.spoken; None where words without a recording are
+    not spoken. screen: see Policy.check. private: leave prompts and title out of what
     is written.
     """
 
@@ -59,6 +62,7 @@ class FilmOptions:
     label: Label | None = None
     private: bool = False
     screen: Callable[[str], str] | None = None
+    speaker: str | None = None
 
 
 def load_story(path: Path, font: Path = FONT) -> tuple[StoryFile, Lettering | None]:
@@ -82,6 +86,8 @@ def planned_film(
     Raises SourceError for whatever is wrong in the story, by line, and what opening a bundle raises.
     """
     file, lettering = load_story(path, options.font)
+    if options.speaker is not None:
+        file = spoken(file, options.speaker)
     model = file.story.model
     bundle = options.bundle or (None if model is None else Path(model))
     with reel_options.open(bundle, on_progress) as reel:
@@ -138,7 +144,7 @@ def write_plan(
 ) -> dict[str, Any]:
     """Make a planned film; see make_film. target: see check_film."""
     store, tracks = Store(options.store), film_tracks(plan)
-    target = replace(target.at(plan.fps), tracks=tracks, crf=plan.size.crf)
+    target = replace(target.at(plan.fps), tracks=tracks, crf=plan.size.crf, spatial=_spatial(plan))
     target = target.marked(options.marks, options.label, *plan.size.shown)
     beside = _beside(target.path, plan, tracks)
     facts = film_facts(plan, reel, store)
@@ -162,6 +168,11 @@ def write_plan(
         "peak_host_bytes": peak_host_memory(),
     }
     return record if marks is None else {**record, "marks": marks}
+
+
+def _spatial(plan: FilmPlan) -> Spatial | None:
+    said = plan.file.story.spatial
+    return None if said is None else Spatial(said.stereo, said.projection)
 
 
 def _seconds(reel: Reel, *stages: str) -> float:

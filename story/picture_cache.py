@@ -59,8 +59,7 @@ class PictureCache:
                 if self._folder is not None:
                     self._folder.mkdir(parents=True, exist_ok=True)
                     temporary = temporary_beside(self._folder / (key + _SUFFIX))
-            number = 0
-            for picture in pictures:
+            for number, picture in enumerate(pictures, start=1):
                 if temporary is not None:
                     try:
                         writer = writer or _Writer(temporary, picture.shape[1], picture.shape[0], count)
@@ -68,15 +67,15 @@ class PictureCache:
                     except (OSError, av.FFmpegError):
                         remove(temporary)
                         temporary = None
+                # Before the last one is handed out: who counts them does not ask for another.
+                if number == count and temporary is not None and writer is not None:
+                    with contextlib.suppress(OSError, av.FFmpegError, OutputError):
+                        writer.close()
+                        replace_file(temporary, temporary.with_name(key + _SUFFIX))
+                        self._make_room()
                 yield picture
-                number += 1
                 if number == count:
-                    break
-            if temporary is not None and writer is not None and number == count:
-                with contextlib.suppress(OSError, av.FFmpegError, OutputError):
-                    writer.close()
-                    replace_file(temporary, temporary.with_name(key + _SUFFIX))
-                    self._make_room()
+                    return
         finally:
             if writer is not None:
                 with contextlib.suppress(Exception):

@@ -22,7 +22,7 @@ from ..runtime.reel import Reel
 from ..runtime.request import OpenRequest, Request
 from ..runtime.streaming import check_seconds
 from ..runtime.video.frame_rate import FrameRate, frame_rate
-from .checks import card_of, inside, prompt_of, sound_of
+from .checks import card_of, inside, narration_sound, prompt_of
 from .path import follow
 from .script import Scene, StoryFile
 from .size import FilmSize, film_size
@@ -92,6 +92,7 @@ def plan_film(
     request, such as the recipe and decoder of a preview. Raises SourceError for what the model cannot do, by scene and line.
     """
     planner = _Planner(file, reel, format, lettering, overrides or {})
+    planner.check_prompts()
     shown = follow(file, choices)
     for done, number in enumerate(shown):
         report_progress(on_progress, "plan scenes", done, len(shown))
@@ -127,6 +128,18 @@ class _Planner:
         self._checked: set[str] = set()
         self._peaks: dict[tuple[int, bool], int] = {}
         self._pictures: dict[str, Any] = {}
+
+    def check_prompts(self) -> None:
+        """Raise SourceError for the first prompt that the model cannot take, on whichever way it lies."""
+        for number, scene in enumerate(self._file.story.scenes):
+            if scene.prompt is None or (prompt := prompt_of(self._file, number)) in self._checked:
+                continue
+            try:
+                self._reel.check_prompt(prompt)
+            except UsageError as error:
+                place = ("scenes", number, "prompt")
+                raise self._file.source.error(place, f"scene {number + 1} ({self._names[number]}): {error}") from error
+            self._checked.add(prompt)
 
     def add(self, number: int) -> None:
         """Add the scene of that number in the file."""
@@ -186,9 +199,6 @@ class _Planner:
     def _clip(self, number: int, scene: Scene) -> PlannedScene:
         story, manifest = self._file.story, self._manifest
         prompt = prompt_of(self._file, number)
-        if prompt not in self._checked:
-            self._reel.check_prompt(prompt)
-            self._checked.add(prompt)
         asked = OpenRequest(
             prompt,
             seed=scene.seed,
@@ -294,8 +304,8 @@ class _Planner:
         if (spoken := scene.narration) is not None:
             at = (*place, "narration")
             end = spoken.at
-            if spoken.file is not None:
-                end += sound_of(self._file, at, spoken.file)[1]
+            if (sound := narration_sound(self._file, number)) is not None:
+                end += sound[1]
             if spoken.at >= seconds or end > seconds + 0.05:
                 raise self._file.source.error(at, f"its words end at {end:.2f} s, and the scene after {seconds:g}")
         if self._lettering is None or not self._file.story.burn:

@@ -99,8 +99,9 @@ class SceneMaker:
             return
         decoded = self._decode(run)
         for key, scene in zip(keys, scenes, strict=True):
-            yield from self._cache.keeping(key, decoded, scene.pictures)
-            self.decoded += scene.pictures
+            for picture in self._cache.keeping(key, decoded, scene.pictures):
+                self.decoded += 1
+                yield picture
 
     def _decode(self, run: list[int]) -> Iterator[Picture]:
         first, last = self._plan.scenes[run[0]], self._plan.scenes[run[-1]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -145,6 +146,13 @@ class MusicPart(Short):
         return "file"
 
 
+class SpatialPart(Part):
+    """What the model's pictures are, where they are not flat ones of one eye; it is said in the file, nothing is changed."""
+
+    stereo: Literal["top-bottom", "left-right"] | None = None
+    projection: Literal["equirectangular"] | None = None
+
+
 class CardPart(Short):
     """Text that is shown in the place of a picture. Colours are #rrggbb."""
 
@@ -212,7 +220,8 @@ class Story(Part):
     model: the bundle's name or folder; the command's --bundle comes first. look: words at the end of every prompt. words: what
     {NAME} in prompts and texts stands for. format: one of the model's, a preset's name, or WIDTHxHEIGHT. fit: how pictures of
     another shape become the film's. continuity: what to do where a scene goes on from another and the model cannot: refuse the
-    story (`needed`), or begin anew (`if-possible`). burn: draw captions into the pictures.
+    story (`needed`), or begin anew (`if-possible`). burn: draw captions into the pictures. spatial: for models of stereo or
+    spheres.
     """
 
     title: Text
@@ -231,6 +240,7 @@ class Story(Part):
     transition: Transition = Transition(kind="cut")
     music: MusicPart | None = None
     burn: bool = False
+    spatial: SpatialPart | None = None
     scenes: Annotated[list[Scene], Field(min_length=1, max_length=MOST_SCENES)]
 
     def names(self) -> list[str]:
@@ -240,10 +250,14 @@ class Story(Part):
 
 @dataclass(frozen=True)
 class StoryFile:
-    """A story and where it was read, so that what is wrong can be told by line."""
+    """A story and where it was read, so that what is wrong can be told by line.
+
+    spoken: recordings of narrations that are text alone, by the number of the scene; see speech.spoken.
+    """
 
     story: Story
     source: Source
+    spoken: dict[int, Path] = field(default_factory=dict)
 
 
 def read_story(source: Source) -> StoryFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,4 +149,4 @@ def with_seed(file: StoryFile, number: int, seed: int) -> StoryFile:
     """Return the story with another seed of one scene."""
     scenes = list(file.story.scenes)
     scenes[number] = scenes[number].model_copy(update={"seed": seed})
-    return StoryFile(file.story.model_copy(update={"scenes": scenes}), file.source)
+    return replace(file, story=file.story.model_copy(update={"scenes": scenes}))

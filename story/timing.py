@@ -8,7 +8,7 @@ from fractions import Fraction
 from ..media.captions import Caption, check_caption
 from ..media.sound import Mix, Music, Speech
 from ..media.tracks import Chapter, Tracks
-from .checks import inside, sound_of
+from .checks import inside, narration_sound
 from .plan import FilmPlan, PlannedScene
 from .script import Scene, filled
 
@@ -71,10 +71,8 @@ def _captions_of(plan: FilmPlan, scene: Scene, start: int, end: int, number: int
         captions.append(made(scene.caption, 0, None))
     spoken = scene.narration
     if spoken is not None and spoken.caption and spoken.text is not None:
-        seconds = None
-        if spoken.file is not None:
-            seconds = sound_of(plan.file, ("scenes", number, "narration"), spoken.file)[1]
-        captions.append(made(spoken.text, spoken.at, seconds))
+        sound = narration_sound(plan.file, number)
+        captions.append(made(spoken.text, spoken.at, None if sound is None else sound[1]))
     return captions
 
 
@@ -92,8 +90,9 @@ def _sound(plan: FilmPlan) -> Mix:
     speeches = []
     for scene in plan.scenes:
         spoken = plan.file.story.scenes[scene.number].narration
-        if spoken is not None and spoken.file is not None:
-            path, seconds = sound_of(plan.file, ("scenes", scene.number, "narration"), spoken.file)
+        sound = narration_sound(plan.file, scene.number)
+        if spoken is not None and sound is not None:
+            path, seconds = sound
             start = float(Fraction(scene.start) / Fraction(plan.fps)) + spoken.at
             speeches.append(Speech(path, start, seconds, spoken.volume))
     music, written = None, plan.file.story.music

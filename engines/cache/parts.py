@@ -15,14 +15,14 @@ from .files import begins_with, count, delete
 from .store import is_entry
 
 ENGINES: Final = "engines"
-OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "pictures", "timings", "matplotlib"})
+OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "pictures", "speech", "timings", "matplotlib"})
 """The folders that edgereel makes. EDGEREEL_CACHE may name a folder with other things in it: these are never cleared."""
 
 
 _EMBEDDING: Final = re.compile(r"[0-9a-f]{64}\.embedding")
 _EMBEDDING_BEGINS: Final = b"edgereel embed "
-_PICTURES: Final = re.compile(r"[0-9a-f]{64}\.mkv")
-_PICTURES_BEGIN: Final = bytes.fromhex("1a45dfa3")
+_SCENE: Final = re.compile(r"[0-9a-f]{64}\.(mkv|wav)")
+_SCENE_BEGINS: Final = (bytes.fromhex("1a45dfa3"), b"RIFF")
 
 
 class CachePart(NamedTuple):
@@ -63,7 +63,7 @@ def clear_part(name: str) -> int:
             return EngineCache().remove()
         sweep(folder)
         for path in sorted(folder.iterdir()):
-            if is_entry(path) or _is_embedding(path) or _is_pictures(path):
+            if is_entry(path) or _is_embedding(path) or _is_scene(path):
                 size, _ = count(path)
                 delete(path)
                 freed += size
@@ -84,6 +84,6 @@ def _is_embedding(path: Path) -> bool:
     return bool(_EMBEDDING.fullmatch(path.name)) and begins_with(path, _EMBEDDING_BEGINS)
 
 
-def _is_pictures(path: Path) -> bool:
-    """Return whether a file is a scene's pictures that story/picture_cache.py wrote."""
-    return bool(_PICTURES.fullmatch(path.name)) and begins_with(path, _PICTURES_BEGIN)
+def _is_scene(path: Path) -> bool:
+    """Return whether a file is a scene's pictures or words, which story/picture_cache.py and story/speech.py wrote."""
+    return bool(_SCENE.fullmatch(path.name)) and any(begins_with(path, each) for each in _SCENE_BEGINS)

@@ -14,6 +14,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from ...core.errors import GeometryError
+from ...media.spatial import Spatial, mark_spatial
 from ...media.tracks import Tracks
 from ...provenance.xmp import xmp_packet
 from .frame_rate import FrameRate
@@ -46,11 +47,17 @@ class Mp4Sink(Sink):
     """An H.264 MP4 (yuv420p, BT.709, index in front); pictures of even width and height.
 
     fps: frames per second, at least 1. metadata: keys of METADATA_KEYS. crf: 0 (lossless) to 51 (worst). ValueError for
-    others. tracks: what goes beside the frames; sound ends with the last of them. The same frames give the same bytes.
+    others. tracks: what goes beside the frames; sound ends with the last of them. spatial: what the frames
+    are, which a box says. The same frames give the same bytes.
     """
 
     def __init__(
-        self, fps: FrameRate, metadata: Mapping[str, str], crf: int = 18, tracks: Tracks | None = None
+        self,
+        fps: FrameRate,
+        metadata: Mapping[str, str],
+        crf: int = 18,
+        tracks: Tracks | None = None,
+        spatial: Spatial | None = None,
     ) -> None:
         if fps < 1 or not 0 <= crf <= 51:
             raise ValueError(f"fps must be at least 1 and crf 0 to 51, not {fps} and {crf}")
@@ -61,7 +68,7 @@ class Mp4Sink(Sink):
         self._stream: VideoStream
         self._path: Path
         self._count = 0
-        self._tracks = tracks
+        self._tracks, self._spatial = tracks, spatial
         self._beside: TracksWriter | None = None
 
     def check_size(self, width: int, height: int) -> None:
@@ -109,6 +116,8 @@ class Mp4Sink(Sink):
         if self._beside is not None:
             self._beside.finish()
         self._container.close()
+        if self._spatial is not None:
+            mark_spatial(self._path, self._spatial)
         packet = xmp_packet({})
         with self._path.open("ab") as file:
             file.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...core.errors import UsageError, one_line
 from ...core.files import check_file_target
 from ...media.label import Label
+from ...media.spatial import Spatial
 from ...media.tracks import Tracks
 from ...provenance.claim import Origin
 from ...provenance.marks import Marks
@@ -43,7 +44,7 @@ class Output:
     given: the path as it was asked for. path: absolute, links followed. format: a key of SUFFIXES. fps: frames per second,
     known once the request is complete. marks: what says that the clip is generated, None for the note in its metadata alone.
     label: what is written into its pictures. classifier: what judges them before they are written. tracks: what goes beside
-    them, into an MP4 alone. crf: of an MP4, see Mp4Sink.
+    them, into an MP4 alone. crf, spatial: of an MP4, see Mp4Sink.
     """
 
     given: Path
@@ -55,6 +56,7 @@ class Output:
     classifier: FrameClassifier | None = None
     tracks: Tracks | None = None
     crf: int = 18
+    spatial: Spatial | None = None
 
     @staticmethod
     def check(path: str | Path) -> Output:
@@ -149,7 +151,7 @@ class Output:
     def _sink(self, metadata: Mapping[str, str], count: int | None) -> Sink:
         assert self.fps is not None, "an output is written at a speed: see Output.at"
         if self.format == "mp4":
-            return Mp4Sink(self.fps, metadata, self.crf, self.tracks)
+            return Mp4Sink(self.fps, metadata, self.crf, self.tracks, self.spatial)
         if self.format == "gif":
             return GifSink(self.fps, metadata)
         if self.format == "webp":

@@ -17,7 +17,7 @@ from edgereel.engines import ENGINES
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SLOW = {"export", "quantize", "compare", "bench"}
+SLOW = {"export", "quantize", "compare", "bench", "story"}
 """Commands that take more than seconds: here their options are read, and test_every_command_for_real runs them."""
 MADE_BY_SLOW = ("mine.reel", "small.reel")
 SHELL = {"source .venv/bin/activate", "python -m venv .venv"}
@@ -118,7 +118,7 @@ def test_the_table_of_engines_is_whole_and_says_what_never_ran(page):
 
 
 def test_readme_is_short():
-    assert len(README.splitlines()) <= 130
+    assert len(README.splitlines()) <= 140
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

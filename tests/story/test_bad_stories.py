@@ -102,6 +102,11 @@ BAD_FOR_THE_MODEL = {
     "a caption after the end": (f"{GOOD}    captions: [{{text: a, at: 5}}]\n", 5, "ends at 5 s"),
     "words after the end": (f"{GOOD}    narration: {{file: long.wav}}\n", 5, "words end at 3.00 s"),
     "a card that is too full": (f"{TOP}  - card: {'word ' * 60}\n", 3, "does not fit into"),
+    "an unknown word on another way": (
+        f"{GOOD}    ends: true\n  - prompt: a red zeppelin\n",
+        6,
+        'know: "zeppelin"',
+    ),
     "a branch without a choice": (
         f"{GOOD}    choices: [{{text: a, goto: two}}]\n  - name: two\n    prompt: a red ball\n",
         5,
@@ -124,7 +129,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo():
-    with load(DEMO_REEL, "cpu", threads=1) as reel:
+    with load(DEMO_REEL, "cpu", threads=1, cache=False) as reel:
         yield reel
 
 

@@ -37,7 +37,7 @@ NAMES = ["red-ball-sea", "blue-ball-sea", "blue-ball-wood", "white-ring-sea-9-ve
 
 @pytest.fixture(scope="module")
 def demo():
-    with load(DEMO_REEL, "cpu", threads=1) as reel:
+    with load(DEMO_REEL, "cpu", threads=1, cache=False) as reel:
         yield reel
 
 
@@ -45,7 +45,7 @@ def demo():
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("campaign")
     path = write_story(folder / "ads.yaml", SHEET)
-    return path, folder / "ads", run_campaign(path, folder / "ads", OPTIONS, REEL)
+    return path, folder / "ads", run_campaign(path, folder / "ads", OPTIONS, REEL._replace(cache=False))
 
 
 def rows_of(folder: Path) -> list[dict]:

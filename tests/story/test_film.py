@@ -12,9 +12,10 @@ import pysubs2
 import pytest
 from conftest import DEMO_REEL
 from helpers.causal_bundle import write_causal_bundle
+from helpers.picture_graphs import PictureGraphs, picture_reel, write_picture_bundle
 from helpers.story_files import write_story, write_wav
 
-from edgereel.core.errors import Cancelled, UsageError
+from edgereel.core.errors import Cancelled, GeometryError, UsageError
 from edgereel.media.cards import draw_card
 from edgereel.media.lettering import Lettering
 from edgereel.runtime.batch import ReelOptions
@@ -59,7 +60,9 @@ def made(tmp_path_factory):
     write_wav(folder / "said.wav", 0.5, 880)
     write_story(folder / "film.yaml", STORY)
     options = FilmOptions(bundle=DEMO_REEL, store=folder / "store")
-    record = make_film(folder / "film.yaml", folder / "film.mp4", options, REEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEREEL_CACHE", str(folder / "cache"))
+        record = make_film(folder / "film.yaml", folder / "film.mp4", options, REEL)
     return folder, options, record
 
 
@@ -133,12 +136,17 @@ def test_the_same_again_to_the_byte_and_nothing_sampled(made, tmp_path):
 
 
 def test_a_changed_scene_alone_is_made_again(made, tmp_path):
-    folder, options, _ = made
+    folder, options, record = made
+    assert record["decoded"] == 18
+    make_film(
+        folder / "film.yaml", tmp_path / "before.mp4", options, REEL
+    )  # so that pictures are in this test's own cache
     changed = STORY.replace("a blue star rises", "a green star rises").replace("It rose", "Up")
     write_story(folder / "changed.yaml", "# a comment more\n" + changed)
     facts = describe_film(folder / "changed.yaml", options, REEL)
     assert [scene["kept"] for scene in facts["scenes"]] == [None, True, False]
-    assert make_film(folder / "changed.yaml", tmp_path / "changed.mp4", options, REEL)["made"] == ["two"]
+    again = make_film(folder / "changed.yaml", tmp_path / "changed.mp4", options, REEL)
+    assert (again["made"], again["decoded"]) == (["two"], 9)
 
 
 def test_stopped_anywhere_it_goes_on(made, tmp_path):
@@ -240,3 +248,39 @@ def test_prompts_a_policy_refuses_are_told_by_line(tmp_path):
     options = FilmOptions(bundle=DEMO_REEL, screen=Policy.read("booth").check)
     with pytest.raises(UsageError, match=r"film.yaml:4: "):
         describe_film(tmp_path / "film.yaml", options, REEL)
+
+
+def test_a_model_of_pictures_goes_on_from_the_last_ones(tmp_path):
+    """Beside Video.continue_: the same latents, and each scene a clip of its own."""
+    graphs = PictureGraphs()
+    text = "title: x\nscenes:\n  - {name: a, prompt: a red ball, pictures: 13, seed: 1}\n"
+    text += "  - {name: b, prompt: the green ball, from: previous, seconds: 1}\n"
+    file, _ = load_story(write_story(tmp_path / "film.yaml", text))
+    with picture_reel(write_picture_bundle(tmp_path / "a.reel", held={"frames": 2}), graphs) as reel:
+        plan = plan_film(file, reel)
+        assert (plan.scenes[1].origin, plan.scenes[1].joined) == (0, False)
+        maker = SceneMaker(plan, reel, Store(tmp_path / "store"))
+        maker.make_all(None)
+        kept = maker.video(1)
+        exact = reel.generate("a red ball", seed=1, frames=13).continue_("the green ball", seconds=1)
+        assert np.array_equal(kept.latents, exact.latents)
+        assert kept.request == exact.request
+        assert len(kept) == plan.scenes[1].pictures == 8
+
+
+def test_a_film_has_the_marks_that_were_asked_for(tmp_path):
+    from edgereel.media.label import Label
+    from edgereel.provenance.marks import Marks
+
+    text = "title: x\nformat: 128x128\nscenes:\n  - {prompt: a red ball, pictures: 5}\n"
+    path = write_story(tmp_path / "film.yaml", text)
+    options = FilmOptions(bundle=DEMO_REEL, marks=Marks.choose("watermark"), label=Label("AI", size=12))
+    record = make_film(path, tmp_path / "film.mp4", options, REEL)
+    assert record["marks"]["watermark"]
+    plain = make_film(path, tmp_path / "plain.mp4", FilmOptions(bundle=DEMO_REEL), REEL)
+    assert plain["made"] == []
+    difference = pictures_of(tmp_path / "film.mp4").astype(float) - pictures_of(tmp_path / "plain.mp4")
+    assert np.abs(difference[:, -20:, -20:]).mean() > 3 * np.abs(difference[:, :40, :40]).mean() > 0
+    write_story(tmp_path / "film.yaml", text.replace("format: 128x128\n", ""))
+    with pytest.raises(GeometryError, match="128"):
+        make_film(path, tmp_path / "small.mp4", options, REEL)

@@ -11,11 +11,12 @@ from edgereel.core.errors import OutputError, UsageError
 from edgereel.runtime.batch import ReelOptions
 from edgereel.story.beginning import write_beginning
 from edgereel.story.film import FilmOptions, describe_film
-from edgereel.story.schema import story_schema
+from edgereel.story.schema import campaign_schema, story_schema
 
 
 def test_the_published_one_is_that_of_the_code():
-    assert json.loads((ROOT / "docs" / "story.schema.json").read_text(encoding="utf-8")) == story_schema()
+    for name, schema in (("story", story_schema()), ("campaign", campaign_schema())):
+        assert json.loads((ROOT / "docs" / f"{name}.schema.json").read_text(encoding="utf-8")) == schema
 
 
 def test_the_first_story_is_one_that_the_demo_makes(tmp_path):

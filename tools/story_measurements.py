@@ -1,0 +1,178 @@
+"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements edit|kill|hour|matrix
+
+    edit      one scene of eight is changed: how long making the film again takes, beside making it the first time
+    kill      the film is killed with SIGKILL at random moments until it is made: is it the same to the byte?
+    hour      a film of an hour: memory as it grows, and how far apart pictures, sound and captions end
+    matrix    rows of a campaign beside as many single commands
+
+Each works in a folder of its own, which it removes. Nothing of the user's is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STORIES = Path(__file__).resolve().parent.parent / "examples" / "stories"
+
+
+def main() -> None:
+    """Measure one of them and print it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix"])
+    parser.add_argument("--count", type=int, default=50, help="kills, or rows of the matrix")
+    parser.add_argument("--minutes", type=float, default=60, help="how long the long film is")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="edgereel-story-"))
+    os.environ["EDGEREEL_HOME"], os.environ["EDGEREEL_CACHE"] = str(folder / "home"), str(folder / "cache")
+    try:
+        shutil.copytree(STORIES, folder / "stories")
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "edit": lambda: _edit(folder),
+            "kill": lambda: _kill(folder, arguments.count),
+            "hour": lambda: _hour(folder, arguments.minutes),
+            "matrix": lambda: _matrix(folder, arguments.count),
+        }
+        print(json.dumps(measures[arguments.what](), indent=1))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(*arguments: object) -> dict[str, float]:
+    """Run a command of edgereel's; return its seconds by the clock, and those of a processor that it took."""
+    started, before = time.perf_counter(), os.times()
+    command = [sys.executable, "-m", "edgereel", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    taken = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"clock_s": round(time.perf_counter() - started, 2), "processor_s": round(taken, 2)}
+
+
+def _edit(folder: Path) -> dict[str, Any]:
+    story, film = folder / "stories" / "film.yaml", folder / "film.mp4"
+    first = _run("story", "make", story, "-o", film, "--threads", 1)
+    again = _run("story", "make", story, "-o", film, "--threads", 1)
+    text = story.read_text(encoding="utf-8")
+    story.write_text(
+        text.replace("{friend} circles around among the trees", "{friend} bounces among the trees"), "utf-8"
+    )
+    edited = _run("story", "make", story, "-o", film, "--threads", 1)
+    return {"first": first, "nothing_changed": again, "one_scene_of_eight_changed": edited}
+
+
+def _kill(folder: Path, count: int) -> dict[str, Any]:
+    story, film = folder / "stories" / "film.yaml", folder / "film.mp4"
+    whole = _run("story", "make", story, "-o", film, "--threads", 1)
+    wanted = hashlib.sha256(film.read_bytes()).hexdigest()
+    generator, same, finished = random.Random(1), 0, 0
+    killed = films = 0
+    while killed < count:
+        for name in ("home", "cache"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        film.unlink()
+        films += 1
+        while killed < count:
+            command = [sys.executable, "-m", "edgereel", "story", "make", str(story), "-o", str(film), "--threads", "1"]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            try:
+                process.wait(generator.uniform(0.5, whole["clock_s"]))
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                killed += 1
+                assert not film.exists(), "a film that was killed has its name"
+        if not film.exists():
+            _run("story", "make", story, "-o", film, "--threads", 1)
+        finished += 1
+        same += hashlib.sha256(film.read_bytes()).hexdigest() == wanted
+        left = [path.name for path in folder.iterdir() if path.name.startswith(".edgereel-")]
+    return {"kills": killed, "films": films, "finished": finished, "same_to_the_byte": same, "parts_left": left}
+
+
+def _hour(folder: Path, minutes: float) -> dict[str, Any]:
+    import av
+
+    colours, motions = ("red", "blue", "yellow", "green"), ("rises", "falls", "bounces")
+    places = ("over the ocean", "in the forest")
+    clips = [f"a {colour} ball {motion} {place}" for place in places for colour in colours for motion in motions]
+    lines = ["title: An hour", "music: tune.wav", "scenes:"]
+    scenes = round(minutes * 60 / (17 / 8))
+    for number in range(scenes):
+        lines.append(f'  - prompt: "{clips[number % len(clips)]}"\n    caption: Scene {number + 1}')
+        if number % 100 == 0:
+            lines.append(f"    chapter: Part {number // 100 + 1}")
+        if number % 7 == 3:
+            lines.append("    narration: {file: bell.wav, at: 0.5}")
+    story, film = folder / "stories" / "hour.yaml", folder / "hour.mp4"
+    story.write_text("\n".join(lines) + "\n", "utf-8")
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "edgereel", "story", "make", str(story), "-o", str(film), "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    resident: list[float] = []
+    while process.poll() is None:
+        time.sleep(2)
+        try:
+            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+            resident.append(round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1))
+        except OSError:
+            break
+    took = time.perf_counter() - started
+    with av.open(str(film)) as container:
+        ends = {
+            stream.type: float((stream.duration or 0) * (stream.time_base or 0))
+            for stream in container.streams
+            if stream.type in ("video", "audio", "subtitle")
+        }
+        chapters = len(container.chapters())
+    quarter = max(1, len(resident) // 4)
+    return {
+        "scenes": scenes,
+        "took_s": took,
+        "bytes": film.stat().st_size,
+        "ends_s": ends,
+        "chapters": chapters,
+        "exit_code": process.returncode,
+        "resident_MiB_by_quarter": [max(resident[at * quarter : (at + 1) * quarter] or [0]) for at in range(4)],
+    }
+
+
+def _matrix(folder: Path, count: int) -> dict[str, Any]:
+    from edgereel.runtime.reel import load
+    from edgereel.story.campaign.rows import campaign_rows, read_campaign
+
+    sheet = folder / "stories" / "campaign.yaml"
+    with load() as reel:
+        rows = campaign_rows(read_campaign(sheet), reel)[:count]
+    text = sheet.read_text(encoding="utf-8")
+    (folder / "stories" / "rows.json").write_text(
+        json.dumps([{"whole": row.request.prompt, "number_of_it": f"{number:04}"} for number, row in enumerate(rows)])
+    )
+    some = folder / "stories" / "some.yaml"
+    some.write_text('prompt: "{whole}"\nrows: rows.json\nname: "{number_of_it}"\n', "utf-8")
+    assert "axes" in text
+    together = _run("matrix", some, "-o", folder / "together", "--threads", 1)
+    (folder / "alone").mkdir()
+    alone = {"clock_s": 0.0, "processor_s": 0.0}
+    for number, row in enumerate(rows):
+        output = folder / "alone" / f"{number:04}.mp4"
+        for kind, seconds in _run("generate", row.request.prompt, "-o", output, "--threads", 1).items():
+            alone[kind] = round(alone[kind] + seconds, 2)
+    times = {kind: round(alone[kind] / together[kind], 2) for kind in alone}
+    return {"rows": len(rows), "matrix": together, "single_commands": alone, "times": times}
+
+
+if __name__ == "__main__":
+    main()
