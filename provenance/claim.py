@@ -16,8 +16,8 @@ OTHER_ALGORITHM = "org.edgereel.marker.1"
 """Our payload in somebody else's watermark."""
 CLIP_ASSERTION = "org.edgereel.clip"
 _PROMPTS = ("prompt", "negative_prompt")
-TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webp": "image/webp"}
-"""MIME types of the formats that are signed."""
+TYPES = {"mp4": "video/mp4", "gif": "image/gif", "webp": "image/webp", "png": "image/png"}
+"""MIME types of the formats that are signed; of a folder of PNGs each picture is."""
 
 
 @dataclass(frozen=True)

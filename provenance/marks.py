@@ -79,7 +79,7 @@ class Marks:
 
             check_markable(width, height)
         if self.required and format not in TYPES:
-            raise OutputError(f"--require-signature: {', '.join(TYPES)} files are signed, a folder of PNGs is not")
+            raise OutputError(f"--require-signature: {', '.join(TYPES)} are signed, {format} is not")
 
     def begin(self, format: str, origin: Origin) -> ClipMarks:
         """Return the marks of one clip, which `check` takes, as its frames are written."""
@@ -153,9 +153,8 @@ class ClipMarks:
     def _sign(self, path: Path, identity: Identity) -> None:
         from .sign import sign_in_place
 
-        if self._format not in TYPES:
-            raise OutputError("a folder of PNGs cannot be signed: write .mp4, .gif or .webp")
-        sign_in_place(path, self._format, self.claim(), identity)
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            sign_in_place(file, self._format, self.claim(), identity)
 
     def claim(self) -> Claim:
         """Return what the clip claims of itself."""

@@ -5,18 +5,16 @@ It reads words, not meaning: what is meant but not said passes, and a sentence t
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import logging
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import PromptError, UsageError, brief, one_line
-from ...core.files import read_plain
+from ...core.errors import PromptError, UsageError, one_line
+from ...core.toml import read_toml
 from .classifier import FrameClassifier, FrameRule
 from .normal_form import Word, forms, normal_phrase
 
@@ -101,13 +99,7 @@ class Policy:
         """Return the policy of a TOML file, or the shipped one of that name. Raises UsageError, naming what is wrong."""
         path = Path(__file__).with_name(f"{name}.toml") if str(name) in SHIPPED else Path(name)
         try:
-            content = read_plain(path, _LARGEST, follow_links=True).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"policy {one_line(path)}: cannot be read: {getattr(error, 'strerror', None) or error}"
-            ) from error
-        try:
-            return _policy(_toml(content), path.parent)
+            return _policy(read_toml(path, _LARGEST), path.parent)
         except UsageError as error:
             raise UsageError(f"policy {one_line(path)}: {error}") from error
 
@@ -195,16 +187,6 @@ def _replaced(prompt: str, findings: Iterable[Finding]) -> str:
     for (first, last), replacement in sorted(changes.items(), reverse=True):
         own[first : last + 1] = [replacement, *[""] * (last - first)]
     return " ".join(filter(None, own))
-
-
-def _toml(content: str) -> dict[str, Any]:
-    # Python 3.10 has none of its own; what both raise is a ValueError.
-    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        data: dict[str, Any] = toml.loads(content)
-    except ValueError as error:
-        raise UsageError(f"is not TOML: {brief(error)}") from error
-    return data
 
 
 _RULE_KEYS = {"category", "action", "phrases", "patterns", "together", "except", "replacement"}

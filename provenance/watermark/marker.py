@@ -9,8 +9,6 @@ and read other bits.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import EngineError, UsageError, brief, one_line
-from ...core.files import read_plain
+from ...core.toml import read_toml
 from ..graph import check_sha256, open_graph, picture_size
 from .detect import Detection
 from .payload import Payload, from_bits, to_bits
@@ -67,16 +65,10 @@ class Marker:
 
         Raises UsageError, naming what is wrong.
         """
-        toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
         try:
-            table = toml.loads(read_plain(path, _LARGEST_FILE, follow_links=True).decode("utf-8-sig"))
-            return Marker(table, path.parent)
-        except OSError as error:
-            raise UsageError(f"marker {one_line(path)}: cannot be read: {error.strerror or error}") from error
+            return Marker(read_toml(path, _LARGEST_FILE), path.parent)
         except UsageError as error:
             raise UsageError(f"marker {one_line(path)}: {error}") from error
-        except ValueError as error:
-            raise UsageError(f"marker {one_line(path)}: is not TOML: {brief(error)}") from error
 
     def over(self, frames: Iterable[NDArray[np.uint8]], payload: Payload) -> Iterator[NDArray[np.uint8]]:
         """Yield the frames, uint8 [H, W, 3], RGB, with the payload in them. Raises EngineError."""

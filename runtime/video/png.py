@@ -131,7 +131,12 @@ def _is_ours(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(_HEADER_END + len(_OURS))[_HEADER_END:] == _OURS
+        file.seek(_HEADER_END)
+        start = file.read(8)
+        if start[4:] == b"caBX":  # a signature, which has its place before all else, and its checksum
+            file.seek(int.from_bytes(start[:4], "big") + 4, os.SEEK_CUR)
+            start = file.read(8)
+        return start + file.read(len(_OURS) - 8) == _OURS
 
 
 def _refusal(path: Path) -> str:

@@ -114,12 +114,23 @@ def test_what_cannot_be_done_is_said_before_any_work(options, said, run, tmp_pat
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_a_folder_of_pngs_is_not_signed(run, tmp_path):
-    run("provenance", "init")
-    code, _, err = run("generate", PROMPT, *SIZE, "-o", "folder", "--mark", "signature", "--require-signature")
-    assert code == 1
-    assert "a folder of PNGs is not" in err
-    assert not (tmp_path / "here" / "folder").exists()
+def test_each_picture_of_a_folder_is_signed(run):
+    """And the folder can be replaced by the next clip all the same, which has other signatures."""
+    run("provenance", "init", "--name", "Booth 7")
+    arguments = ("generate", PROMPT, *SIZE, "-o", "folder", "--mark", "all", "--require-signature", "--json")
+    ids = []
+    for _ in range(2):
+        code, out, err = run(*arguments)
+        assert (code, err) == (0, "")
+        ids.append(json.loads(out)["marks"]["id"])
+        names = sorted(path.name for path in Path("folder").iterdir())
+        assert names == [f"{number:04}.png" for number in range(1, 6)]
+        code, out, _ = run("verify-media", f"folder/{names[0]}", f"folder/{names[-1]}", "--json")
+        reports = json.loads(out)["files"]
+        assert code == 0
+        assert {report["signature"]["state"] for report in reports} == {"trusted"}
+        assert {report["signature"]["id"] for report in reports} == {ids[-1]}
+    assert ids[0] != ids[1]
 
 
 def test_half_a_key_is_refused(run):

@@ -121,6 +121,16 @@ def test_what_it_changes_is_of_the_frames_size_and_as_strong_as_was_asked(marker
     assert np.std(twice) == pytest.approx(2 * np.std(change), rel=0.1)
 
 
+def test_it_is_chosen_by_its_file_and_bears_small_pictures(marker_file, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEREEL_HOME", str(tmp_path))
+    marks = Marks.choose("watermark", marker=marker_file)
+    marks.check("mp4", 64, 64)
+    record = write_clip(tmp_path / "clip.mp4", marks, pictures(64, 64))
+    found = Marker.read(marker_file).find(marks.marker.over(pictures(64, 64), Payload(1, 2)))
+    assert found.payload == Payload(1, 2)
+    assert record["watermark"]
+
+
 def test_the_manifest_names_another_algorithm(marker_file, tmp_path):
     c2pa = pytest.importorskip("c2pa")
     from edgereel.provenance import keys
