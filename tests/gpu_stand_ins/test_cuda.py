@@ -121,7 +121,9 @@ def test_each_step_is_the_same_kernels_and_no_copies(wan):  # A3
     assert steps[1].launches <= 122  # 154 before norms took their modulation in
     assert all(each.captures == each.replays == 0 for each in steps)
     assert all(each.kernels_like("flash_fwd") == 4 for each in steps)  # two blocks, self and cross
-    assert all(each.copies["DtoH"] == 1 for each in steps)
+    # The prediction comes back, and in 1.26 the timestep goes to the processor for its sines.
+    prediction = 16 * 21 * 60 * 104 * 4
+    assert all(prediction <= each.copied["DtoH"] <= prediction + 1024 for each in steps)
     print(json.dumps({"kernels a step, 2 blocks": steps[1].launches, "gemms": len(steps[1].gemms)}))
 
 
