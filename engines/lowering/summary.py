@@ -62,5 +62,18 @@ def graph_data_files(graph_path: Path, model: bytes) -> tuple[Path, ...]:
     return tuple(graph_path.parent / name for name in sorted(names))
 
 
+def weight_places(model: bytes) -> list[tuple[str, str, int, int | None]]:
+    """Return (name, file, offset, length or None for all of the rest) of a serialized model's weights in data files; needs onnx."""
+    with interrupts_wait():
+        import onnx
+    found = []
+    for tensor in onnx.ModelProto.FromString(model).graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            length = int(place["length"]) if "length" in place else None
+            found.append((tensor.name, place["location"], int(place.get("offset", 0)), length))
+    return found
+
+
 def _operators(model: Any) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))

@@ -46,6 +46,7 @@ class Target:
     whole_bfloat16_head: int = 0
     half_inside: tuple[str, ...] = ()
     folds_modulation: bool = False
+    rounds: bool = True
     half_softmax: bool = False
     strongly_typed: bool = True
 
@@ -72,6 +73,7 @@ _CUDA = Target(
     quantized_opset=23,
     float32_in_bfloat16=("Conv", "DequantizeLinear", "Pad", "QuantizeLinear", "Resize"),
     half_inside=("RMSNormalization", "RotaryEmbedding"),
+    rounds=False,
 )
 # Seen in the kernels that onnxruntime-gpu 1.31.1 launches: in bfloat16 MultiHeadAttention is not flash attention, Attention is.
 _CUDA_FLASH_BFLOAT16 = 31

@@ -156,8 +156,9 @@ def _allocate_what_is_asked_for(onnxruntime: Any) -> None:
     """
     module = getattr(getattr(onnxruntime, "capi", None), "_pybind_state", None)
     strategies = getattr(module, "ArenaExtendStrategy", None)
-    if strategies is not None and hasattr(module, "set_arena_extend_strategy"):
-        module.set_arena_extend_strategy(strategies.kSameAsRequested)
+    change = getattr(module, "set_arena_extend_strategy", None)
+    if strategies is not None and change is not None:
+        change(strategies.kSameAsRequested)
 
 
 def _onnxruntime() -> Any:

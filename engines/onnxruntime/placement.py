@@ -52,6 +52,7 @@ COMPUTE = frozenset(
         "RMSNormalization",
         "Resize",
         "RotaryEmbedding",
+        "Round",
         "Silu",
         "SimplifiedLayerNormalization",
         "SkipLayerNormalization",

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import EngineError, OutOfMemory, brief, one_line
+from ..lowering.summary import weight_places
 from ..options import Compute, Shapes
 from .inspecting import check_precision, describe_attention, describe_precision, product_types
 from .profiles import Range, fixed_profiles, ranged_profiles
@@ -210,20 +211,13 @@ def _opens_paths(graph_path: Path) -> bool:
 
 def _load_weights(parser: Any, model: bytes, graph_path: Path, held: list[NDArray[np.uint8]]) -> bool:
     """Hand the weights in a model's data files to the parser, mapped into memory; return whether it takes them all."""
-    import onnx
-
     files: dict[str, NDArray[np.uint8]] = {}
-    for tensor in onnx.ModelProto.FromString(model).graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        if place["location"] not in files:
-            files[place["location"]] = np.memmap(graph_path.resolve().parent / place["location"], np.uint8, "r")
-            held.append(files[place["location"]])
-        content = files[place["location"]]
-        start = int(place.get("offset", 0))
-        size = int(place.get("length", content.nbytes - start))
-        if not parser.load_initializer(tensor.name, content[start:].ctypes.data, size):
+    for name, location, start, length in weight_places(model):
+        if location not in files:
+            files[location] = np.memmap(graph_path.resolve().parent / location, np.uint8, "r")
+            held.append(files[location])
+        content = files[location][start:]
+        if not parser.load_initializer(name, content.ctypes.data, content.nbytes if length is None else length):
             return False
     return True
 

@@ -72,7 +72,7 @@ def wan_reel(made_once: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def wan(started: Callable[..., Ended], wan_reel: Path) -> tuple[Ended, dict[str, dict[str, int]]]:
-    """Four steps and four latent frames of 832x480, 81 frames, in float16; and what was planned, in bytes."""
-    ended = started(HERE / "run_wan.py", wan_reel, 832, 480, 81, "float16", 4, 4, memory=80 * 2**30)
+    """Four steps and six latent frames of 832x480, 81 frames, in float16; and what was planned, in bytes."""
+    ended = started(HERE / "run_wan.py", wan_reel, 832, 480, 81, "float16", 4, 6, memory=80 * 2**30)
     assert ended.code == 0, ended.error
     return ended, json.loads(ended.out.splitlines()[-1])

@@ -101,24 +101,29 @@ def test_attention_is_flash_in_half_precision(checked, version):  # B3
 
 def test_what_is_counted_is_what_is_allocated_and_what_is_planned_is_enough(wan):  # A1
     ended, planned = wan
-    decoder, denoiser = (ended.log[mark].peak for mark in ("latent frame 2", "step 3"))
+    decoder, denoiser = (ended.log[mark].peak for mark in ("latent frame 3", "step 3"))
     print(json.dumps({"decoder": decoder, "denoiser": denoiser, "planned": planned}))
-    # cuDNN's workspace, which a stand-in does not ask for, is what the plan's margin is for.
-    assert decoder == pytest.approx(planned["decoder"]["counted"], rel=0.1)
-    assert decoder < planned["decoder"]["planned"] < 1.35 * decoder
+    # The count is of one run; the arena adds a block when the second frame's state goes where the first's was. cuDNN's
+    # workspace, which a stand-in does not ask for, is what the plan's margin is for.
+    assert decoder == pytest.approx(planned["decoder"]["counted"], rel=0.15)
+    assert decoder == pytest.approx(planned["decoder"]["planned"], rel=0.15)
+    assert decoder < planned["decoder"]["planned"]
     assert denoiser == pytest.approx(planned["denoiser"]["planned"], rel=0.1)
     # Nothing more is held from one step to the next, or from one latent frame.
     assert ended.log["step 3"].peak == ended.log["step 1"].peak
-    assert ended.log["latent frame 3"].peak == decoder
+    assert ended.log["latent frame 5"].peak == decoder
 
 
 def test_each_step_is_the_same_kernels_and_no_copies(wan):  # A3
     ended, _ = wan
     steps = [ended.log[f"step {index}"] for index in range(4)]
-    assert len({each.launches for each in steps}) == 1
+    assert len({each.launches for each in steps[1:]}) == 1
+    assert steps[1].launches <= 122  # 154 before norms took their modulation in
     assert all(each.captures == each.replays == 0 for each in steps)
     assert all(each.kernels_like("flash_fwd") == 4 for each in steps)  # two blocks, self and cross
-    assert all(each.copies["DtoH"] == 1 for each in steps)
+    # The prediction comes back, and in 1.26 the timestep goes to the processor for its sines.
+    prediction = 16 * 21 * 60 * 104 * 4
+    assert all(prediction <= each.copied["DtoH"] <= prediction + 1024 for each in steps)
     print(json.dumps({"kernels a step, 2 blocks": steps[1].launches, "gemms": len(steps[1].gemms)}))
 
 

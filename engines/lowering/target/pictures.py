@@ -14,10 +14,15 @@ _BATCH, _COLOUR, _TIME, _HEIGHT, _WIDTH = range(5)
 _CHANNELS_LAST = [_BATCH, _TIME, _HEIGHT, _WIDTH, _COLOUR]
 
 
-def add_pictures(model: Any) -> int:
+_NO_FRACTIONS = 2.0**23
+"""Float32 numbers from here on are whole: adding it rounds, ties to even, and taking it off again is exact."""
+
+
+def add_pictures(model: Any, rounds: bool = True) -> int:
     """Replace the output `frames`, float32 [batch, 3, T, H, W] in [-1, 1]; return 1, or 0 where there is none.
 
     `pictures`, uint8 [batch, T, H, W, 3], is round(255 * (x / 2 + 1/2)) between 0 and 255, ties to even, as diffusers has it.
+    rounds: whether the target has a kernel for Round; older releases of ONNX Runtime have none for GPUs.
     `frames_mean`, float32 [], is no number where any value of the frames is none, which bytes cannot tell.
     """
     frames = next((value for value in model.graph.output if value.name == FRAMES), None)
@@ -40,7 +45,12 @@ def add_pictures(model: Any) -> int:
     add("Add", half)
     add("Clip", zero, one)
     add("Mul", levels)
-    add("Round")
+    if rounds:
+        add("Round")
+    else:
+        whole = graph.add_constant("picture_whole", np.array(_NO_FRACTIONS, np.float32))
+        add("Add", whole)
+        add("Sub", whole)
     add("Transpose", perm=_CHANNELS_LAST)
     add("Cast", to=onnx.TensorProto.UINT8, output=PICTURES)  # last of all: TensorRT has nothing else that makes bytes
     value = FRAMES

@@ -71,7 +71,7 @@ def rewrite_for_target(
     counts.update(_expand(model, target, name))
     counts.update(_to_opset(model, opset, target, name))
     if pictures:
-        counts["pictures"] = add_pictures(model)
+        counts["pictures"] = add_pictures(model, target.rounds)
     return model.SerializeToString(deterministic=True), {name: count for name, count in counts.items() if count}
 
 
