@@ -101,8 +101,8 @@ def test_lists_have_pages(server, made):
     assert (len(first["data"]), first["has_more"], first["last_id"]) == (2, True, first["data"][-1]["id"])
     second = server.get(f"/v1/videos?limit=2&after={first['last_id']}").json()
     assert not {video["id"] for video in first["data"]} & {video["id"] for video in second["data"]}
-    oldest = server.get("/v1/videos?limit=1&order=asc").json()["data"][0]
-    assert oldest["id"] == made["id"]
+    after = server.get(f"/v1/videos?limit=1&order=asc&after={second['data'][0]['id']}").json()["data"][0]
+    assert after["id"] == first["last_id"]
     for wrong in ("limit=0", "limit=x", "order=up", "page=2"):
         assert server.get(f"/v1/videos?{wrong}").status == 400
     assert server.get("/v1/videos?after=video_" + "0" * 32).status == 404
