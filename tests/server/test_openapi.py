@@ -52,7 +52,7 @@ def test_two_thousand_requests_find_nothing(tmp_path, served_home):
             "--exclude-checks",
             "positive_data_acceptance",
             "--max-examples",
-            "70",
+            "80",
             "--no-color",
         ]
         done = subprocess.run([command, "run", address, *options], cwd=tmp_path, capture_output=True, text=True)
