@@ -25,7 +25,7 @@ export const options = {
     model = facts;
     formats = distinct(presets.length && facts.default ? presets : ownFormats(facts));
     by("start").hidden = !facts.takes_picture || !(upload || camera);
-    by("file").disabled = by("file").previousElementSibling.hidden = !upload;
+    by("file").hidden = by("file").previousElementSibling.hidden = !upload;
     by("camera").hidden = !camera || !navigator.mediaDevices;
     this.setPicture(null);
     this.render();
