@@ -79,7 +79,7 @@ function actionsOf(video) {
   if (video.status !== "completed") return [{ ...repeatIt, text: t("retry") }, ...(mayRemove ? [removeIt] : [])];
   return [
     repeatIt,
-    ...(settings.share ? [{ name: "share", text: t("share.do"), act: () => share(video).catch((error) => wrong(wordsOf(error))) }] : []),
+    ...(settings.share ? [{ name: "share", text: t("share.do"), act: () => share(video, !settings.kiosk).catch((error) => wrong(wordsOf(error))) }] : []),
     ...(settings.kiosk ? [] : [{ name: "download", text: t("download"), icon: "M12 4v11m-5-4.5 5 5 5-5M5 20h14", href: download(video.id) }]),
     ...(mayRemove ? [removeIt] : []),
   ];

@@ -51,12 +51,13 @@ export const askPin = () => askUntilRight("pin", (pin) => api.unlock(pin), () =>
 /** Whether somebody gave the token. */
 export const askToken = () => askUntilRight("token", (token) => api.session(token), () => t("token.wrong"));
 
-/** Show the address under which a clip can be fetched by others of the local net. */
-export async function share(video) {
+/** Show the address under which a clip can be fetched by others of the local net; linked: whether this browser may go there. */
+export async function share(video, linked) {
   const { url, qr_svg: drawing } = await api.share(video.id);
   const whole = drawing.includes("xmlns=") ? drawing : drawing.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"');
   by("qr").src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(whole)}`;
-  by("share-url").href = by("share-url").textContent = url;
+  by("share-url").textContent = url;
+  if (linked) by("share-url").href = url;
   await ask("share");
 }
 

@@ -3,12 +3,14 @@
 import { api, listen } from "./api.js";
 
 const UNFINISHED = ["queued", "in_progress"];
+const AT_ONCE = 24;
 
 class Jobs extends EventTarget {
   #videos = new Map();
   previews = new Map();
   own = new Set();
-  hasMore = false;
+  #most = 2 * AT_ONCE; // clips that are shown: a booth's page is open for days
+  #hasOlder = false;
   loaded = false;
 
   get(id) { return this.#videos.get(id); }
@@ -21,7 +23,11 @@ class Jobs extends EventTarget {
   }
 
   /** Finished ones that can be shown, the newest first. */
-  get clips() {
+  get clips() { return this.#done.slice(0, this.#most); }
+
+  get hasMore() { return this.#hasOlder || this.#done.length > this.#most; }
+
+  get #done() {
     return this.#all.filter((video) => video.status === "completed")
       .sort((one, two) => two.completed_at - one.completed_at || two.created_at - one.created_at);
   }
@@ -56,7 +62,10 @@ class Jobs extends EventTarget {
     this.#tell("loaded", {});
   }
 
+  /** Show older ones. */
   async more() {
+    this.#most += AT_ONCE;
+    if (!this.#hasOlder || this.#done.length >= this.#most) return this.#tell("loaded", {});
     const page = await api.videos(this.lastId);
     page.data.forEach((video) => this.take(video));
     this.#end(page);
@@ -64,7 +73,7 @@ class Jobs extends EventTarget {
   }
 
   #end(page) {
-    this.hasMore = page.has_more;
+    this.#hasOlder = page.has_more;
     this.lastId = page.last_id;
   }
 

@@ -20,11 +20,12 @@ export const options = {
   onPicture(callback) { told = callback; },
 
   /** Take what a model and the operator's presets offer. */
-  use(facts, presets, { upload, camera }) {
+  use(facts, presets, { upload: mayUpload, camera, kiosk }) {
+    const upload = mayUpload && !kiosk;
     model = facts;
     formats = distinct(presets.length && facts.default ? presets : ownFormats(facts));
     by("start").hidden = !facts.takes_picture || !(upload || camera);
-    by("file").previousElementSibling.hidden = !upload;
+    by("file").hidden = by("file").previousElementSibling.hidden = !upload;
     by("camera").hidden = !camera || !navigator.mediaDevices;
     this.setPicture(null);
     this.render();

@@ -82,9 +82,10 @@ function read() {
   for (const group of vocabulary?.groups ?? []) {
     const words = [...group.words].sort((one, two) => two.length - one.length).map(escaped);
     const found = new RegExp(`(?<![\\p{L}])(${words.join("|")})(?![\\p{L}])`, "iu").exec(field.value);
-    if (found) chosen[group.name] = found[1].toLowerCase();
+    const word = found && group.words.find((each) => each.toLowerCase() === found[1].toLowerCase());
+    if (word) chosen[group.name] = word;
     for (const chip of by("words").querySelectorAll(`[data-group="${group.name}"]`)) {
-      chip.setAttribute("aria-pressed", String(Boolean(found) && chip.dataset.word.toLowerCase() === found[1].toLowerCase()));
+      chip.setAttribute("aria-pressed", String(chip.dataset.word === word));
     }
   }
   for (const chip of by("words").querySelectorAll("[data-example]")) {

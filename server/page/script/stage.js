@@ -116,7 +116,7 @@ function draw() {
   }
   const words = video.error?.code === "cancelled" ? t("cancelled") : t("failed", { message: video.error?.message ?? "" });
   enter("failed", words);
-  return caption(video.prompt, t("facts.waiting", facts), actionsOf(video));
+  return caption(video.prompt, width ? t("facts.waiting", facts) : "", actionsOf(video));
 }
 
 /** Where a video is, in words. */
