@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full test-offline test-server lint types docs release scores train distill grow clean
+.PHONY: help demo test test-lean test-full test-offline test-offline-install test-server lint types docs offline release scores train distill grow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,12 @@ test-offline: $(VENV)/dev.done ## Check in a network namespace that no command l
 
 test-server: $(VENV)/dev.done ## Try the server with 2,000 requests made from its own description, and 200 rounds of kill -9
 	$(BIN)/python -m pytest -m full tests/server
+
+test-offline-install: $(VENV)/dev.done ## Pack everything, install it where there is no network as another user, make a video there; as root
+	$(BIN)/python -m pytest -m offline_install
+
+offline: $(VENV)/dev.done ## Write wheels, bundles, unit, installer and checksums into a folder: OUT=folder PLATFORM=linux-aarch64 BUNDLE=x.reel
+	$(BIN)/python -m edgereel.tools.offline $(if $(filter file,$(origin OUT)),out/offline,$(OUT)) $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 lint: $(VENV)/dev.done ## Check style
 	$(BIN)/ruff check .
