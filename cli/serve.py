@@ -55,6 +55,9 @@ def serve(
     keep_days: Annotated[
         float, typer.Option(min=0, metavar="DAYS", help="Days of serving that finished videos are kept. 0: no bound.")
     ] = 0,
+    leave_free: Annotated[
+        str, typer.Option(metavar="SIZE", help="Disk that is left alone: with less, no job is taken in.")
+    ] = "256MiB",
     keep_latents: Annotated[bool, typer.Option("--keep-latents", help="Keep latents once a video is there.")] = False,
     worker_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="End a worker that holds more memory than this.")
@@ -125,6 +128,7 @@ def serve(
         waiting=queue,
         keep_bytes=_size("--keep-size", keep_size),
         keep_seconds=keep_days * 86400 or None,
+        free_bytes=_size("--leave-free", leave_free) or 0,
         stage_seconds=stage_timeout,
         worker_bytes=None if worker_memory is None else _size("--worker-memory", worker_memory),
         unload_seconds=unload_after or None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -82,6 +83,8 @@ class JobStore:
         """Open or make the database. Raises OutputError, UsageError for a database of a later release."""
         self._lock = threading.Lock()
         with _told(path):
+            with contextlib.suppress(OSError):  # prompts are nobody else's business; SQLite tells what is wrong with it
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._database = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False, isolation_level=None)
             self._database.execute("pragma journal_mode = wal")
             self._database.execute("pragma synchronous = full")
@@ -185,6 +188,10 @@ class JobStore:
             " where id = ? and status in ('queued', 'in_progress')",
             (code, message, int(time.time()), self.tick(), id),
         )
+
+    def note(self, id: str, facts: dict[str, Any]) -> Job | None:
+        """Note what a job's settings come to."""
+        return self._change("update jobs set facts = ? where id = ?", (json.dumps(facts), id))
 
     def requeue(self, id: str, *, uncounted: bool = False) -> Job | None:
         """Put a job that was begun back to its place in the queue. uncounted: that it was begun is forgotten."""

@@ -84,7 +84,8 @@ class ClipDecoder:
             plan, names = self.graphs.plan, decoder_graphs(self.bundle.manifest, Uses(decoder))
             if plan is None or plan.tile is not None or len(names) != 2:
                 return None
-            if any(part.placement != "resident" for part in plan.components.values()):
+            beside = [*self.bundle.manifest.roles.denoiser_names(), DECODER]
+            if any(plan.components[name].placement != "resident" for name in beside):
                 return None
             try:
                 first = self.graphs.session(names[0])

@@ -24,7 +24,8 @@ class Limits:
 
     waiting: jobs in the queue. keep_bytes, keep_seconds: of finished jobs' files, the oldest go first. free_bytes: of the disk that
     are left alone. upload_bytes: of a picture. verify_bytes: of a file to look at. body_seconds: in which a request must have
-    come. beat_seconds: without a sign of life of a worker. stage_seconds: without progress in a stage. worker_bytes: of memory.
+    come. beat_seconds: without a sign of life of a worker. stage_seconds: without progress in a stage. start_seconds: until
+    a worker has opened its bundles. worker_bytes: of memory.
     unload_seconds: idle ones after which a worker lets go of its bundle. live_seconds: of one film.
     """
 
@@ -38,6 +39,7 @@ class Limits:
     body_seconds: float = 30.0
     beat_seconds: float = 30.0
     stage_seconds: float = 900.0
+    start_seconds: float = 1800.0
     worker_bytes: int | None = None
     unload_seconds: float | None = None
     live_seconds: float = 600.0

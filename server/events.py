@@ -29,16 +29,15 @@ class Subscription:
 
     def __init__(self, video: str | None) -> None:
         self.video = video
-        self.queue: asyncio.Queue[Event | None] = asyncio.Queue(_ROOM)
+        self.queue: asyncio.Queue[Event | None] = asyncio.Queue()
 
     def put(self, event: Event) -> bool:
         """Hand over an event; return whether there was room."""
         if self.video is not None and event.video != self.video:
             return True
-        try:
-            self.queue.put_nowait(event)
-        except asyncio.QueueFull:
+        if self.queue.qsize() >= _ROOM:
             return False
+        self.queue.put_nowait(event)
         return True
 
 
@@ -65,7 +64,7 @@ class Hub:
         for listener in list(self._listeners):
             if not listener.put(event):
                 self._listeners.discard(listener)
-                _end(listener)
+                listener.queue.put_nowait(None)
 
     def text(self, kind: str, data: dict[str, Any]) -> str:
         """Return an event as it goes out, with the number of the last one that was told."""
@@ -85,7 +84,7 @@ class Hub:
         """Return a listener, to be given to `leave` in the end."""
         listener = Subscription(video)
         if self._closed:
-            _end(listener)
+            listener.queue.put_nowait(None)
         self._listeners.add(listener)
         return listener
 
@@ -97,16 +96,7 @@ class Hub:
         """End every listener's stream."""
         self._closed = True
         for listener in self._listeners:
-            _end(listener)
-
-
-def _end(listener: Subscription) -> None:
-    while True:
-        try:
             listener.queue.put_nowait(None)
-            return
-        except asyncio.QueueFull:
-            listener.queue.get_nowait()
 
 
 async def told(listener: Subscription) -> AsyncIterator[str]:

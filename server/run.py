@@ -97,7 +97,10 @@ def set_up_logs(configuration: Configuration) -> None:
     )
     log = logging.getLogger("edgereel")
     log.handlers[:] = [handler]
-    log.setLevel(os.environ.get("EDGEREEL_LOG", "INFO").upper())
+    level = os.environ.get("EDGEREEL_LOG", "info").upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise UsageError(f"EDGEREEL_LOG is {level[:40]}: choose from debug, info, warning, error")
+    log.setLevel(level)
     log.propagate = False
 
 

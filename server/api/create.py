@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...core.errors import OutputError, PromptError, UsageError, one_line
-from ...core.files import remove, whole_file
+from ...core.files import remove, synchronise_folder, whole_file
 from ...jobs.job import Job, new_id
 from ...jobs.settings import JobSettings, SettingError
 from ...jobs.store import Idempotency, KeyReused, QueueFull, StoreFull
@@ -29,7 +29,9 @@ from .bodies import Given, read_given, read_json
 _LOG = logging.getLogger("edgereel.server")
 PICTURE = "input_reference"
 _LONGEST_KEY = 200
-_CHECK_SECONDS = 10.0
+_CHECK_SECONDS = 5.0
+_START_SECONDS = 1.0
+"""How long a job that comes before the first worker waits for it; then it is taken in, and checked as it begins."""
 _PARAMS = {"PromptError": "prompt", "GeometryError": "size"}
 
 
@@ -166,7 +168,7 @@ async def _checked(found: Services, model: str, settings: JobSettings, picture: 
     """Return what the settings come to; nothing where no worker is there to say. Raises ApiError."""
     if not found.supervisor.known.is_set():
         try:
-            await asyncio.wait_for(found.supervisor.known.wait(), _CHECK_SECONDS)
+            await asyncio.wait_for(found.supervisor.known.wait(), _START_SECONDS)
         except asyncio.TimeoutError:
             return {}
     path = None if picture is None else str(picture)
@@ -189,6 +191,9 @@ def _keep_picture(picture: UploadFile | Path, folder: Path, path: Path) -> None:
         else:
             with temporary.open("wb") as file:
                 shutil.copyfileobj(picture.file, file)
+    # The record will say that it is there: so it has to be there after a power cut.
+    synchronise_folder(folder)
+    synchronise_folder(folder.parent)
 
 
 def _queue_full(found: Services, waiting: int) -> ApiError:

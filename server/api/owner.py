@@ -80,6 +80,7 @@ async def end_session(request: Request) -> Response:
 
 async def _secret(request: Request, name: str) -> str:
     data: dict[str, Any] = await read_json(request)
-    if set(data) != {name} or not isinstance(data[name], str) or not 0 < len(data[name]) <= 4096:
+    secret = data.get(name)
+    if len(data) != 1 or not isinstance(secret, str) or not 0 < len(secret) <= 4096:
         raise ApiError(400, f"send {name}, a text, and nothing else", code="invalid_value", param=name)
-    return data[name]
+    return secret

@@ -44,7 +44,9 @@ def check_workers(supervisor: Supervisor) -> None:
             continue
         if now - process.last_beat > limits.beat_seconds:
             process.kill(f"it gave no sign of life for {limits.beat_seconds:g} s")
-        elif (slot.job or slot.film or not slot.ready) and now - slot.stage_since > limits.stage_seconds:
+        elif not slot.ready and now - process.started > limits.start_seconds:
+            process.kill(f"it had not opened its bundles after {limits.start_seconds:g} s")
+        elif (slot.job or slot.film) and now - slot.stage_since > limits.stage_seconds:
             process.kill(f"the stage {slot.stage} made no progress for {limits.stage_seconds:g} s")
         elif limits.worker_bytes is not None and (slot.bytes or 0) > limits.worker_bytes:
             held, may = format_bytes(slot.bytes or 0), format_bytes(limits.worker_bytes)

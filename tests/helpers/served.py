@@ -43,14 +43,20 @@ class Answer:
 class Served:
     """`edgereel serve` with a data folder; it can be killed and started again."""
 
-    def __init__(self, data: Path, *options: str, environment: dict[str, str] | None = None) -> None:
-        self.data, self.options = data, options
+    def __init__(
+        self, data: Path, *options: str, environment: dict[str, str] | None = None, before: Sequence[str] = ()
+    ) -> None:
+        """before: what stands before the command."""
+        self.data, self.options, self.before = data, options, before
         self.environment = environment or {}
         self.lines: list[str] = []
         self.start()
 
     def start(self) -> None:
-        command = python_command("edgereel", "serve", "--port", "0", "--data", str(self.data), *self.options)
+        command = [
+            *self.before,
+            *python_command("edgereel", "serve", "--port", "0", "--data", str(self.data), *self.options),
+        ]
         environment = {**helpers_environment(), "OMP_NUM_THREADS": "1", **self.environment}
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, env=environment, encoding="utf-8", start_new_session=True
@@ -60,7 +66,7 @@ class Served:
         self._reader.start()
         address = addresses.get(timeout=LONG)
         assert address, "".join(self.lines)
-        self.port = int(address.rsplit(":", 1)[1])
+        self.port = int(address.rsplit(":", 1)[1].strip('"}'))
 
     def _read(self, stderr: Any, addresses: queue.Queue[str]) -> None:
         with stderr:
@@ -207,6 +213,3 @@ def home(folder: Path) -> dict[str, str]:
     """Return an environment with a home and cache of its own, the cache that of the machine where one is named."""
     cache = os.environ.get("EDGEREEL_TEST_CACHE", str(folder / "cache"))
     return {"EDGEREEL_HOME": str(folder / "home"), "EDGEREEL_CACHE": cache}
-
-
-Options = Sequence[str]

@@ -26,6 +26,9 @@ def guarded(tmp_path_factory, served_home):
     (folder / "token").write_text(TOKEN + "\n")
     (folder / "pin").write_text("2580")
     options = [
+        "--host",
+        "0.0.0.0",
+        "--share",
         "--token-file",
         folder / "token",
         "--pin-file",
@@ -185,6 +188,29 @@ def test_the_pin(guarded):
     assert [guarded_post("1111").status for _ in range(6)] == [403] * 5 + [429]
     assert guarded_post("2580").code == "too_many_tries"
     assert guarded_post(2580).status == 400
+
+
+def test_a_clip_to_take_along(guarded, server):
+    """Whoever has the link needs no token, and has the one clip and nothing else."""
+    asked = {"Cookie": f"edgereel_session={new_session(TOKEN)}"}
+    body = json.dumps({"prompt": PROMPT, "num_inference_steps": 1}).encode()
+    id = guarded.ask("POST", "/v1/videos", body, {**JSON, **asked}).json()["id"]
+    path = f"/v1/videos/{id}"
+    until(lambda: guarded.get(path, **asked).json()["status"] == "completed")
+    shared = guarded.get(f"{path}/share", **asked).json()
+    assert shared["qr_svg"].startswith("<svg")
+    address, _, short = shared["url"].partition("/s/")
+    assert address.endswith(f":{guarded.port}")
+    page = guarded.get(f"/s/{short}")
+    assert (page.status, f"/s/{short}/video.mp4" in page.body.decode()) == (200, True)
+    clip = guarded.get(f"/s/{short}/video.mp4")
+    assert clip.body == guarded.get(f"{path}/content", **asked).body
+    for wrong in (f"/s/{short[:-1]}", f"/s/{short}/video.mp4/..", "/s/", path):
+        assert guarded.get(wrong).status in (401, 404, 429), wrong
+    guarded.ask("DELETE", path, headers=asked)
+    assert guarded.get(f"/s/{short}").status == 404
+    own = server.wait(server.create(num_inference_steps=1)["id"])["id"]
+    assert server.get(f"/v1/videos/{own}/share").code == "sharing_off"
 
 
 def test_a_site_that_is_allowed(guarded):

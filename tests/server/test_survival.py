@@ -15,6 +15,7 @@ import time
 import pytest
 from conftest import helpers_environment
 from helpers.served import PROMPT, Served, frames_of, until
+from helpers.small_disk import small_disk
 
 from edgereel.core import files
 
@@ -132,6 +133,28 @@ def test_oldest_videos_go_first(tmp_path, served_home):
         assert 1 < len(kept) < 6
         assert kept == {*ids, last} - set(ids[: 6 - len(kept)])
         assert {path.name for path in (served.data / "videos").iterdir()} == kept
+    finally:
+        assert served.end() == 0
+
+
+def test_a_full_disk_is_told_and_the_server_goes_on(tmp_path, served_home):
+    data = tmp_path / "data"
+    data.mkdir()
+    options = ["--leave-free", "1MiB", "--workers", "1"]
+    served = Served(data, *options, environment=served_home, before=small_disk(data, "1500k"))
+    try:
+        made = []
+        while (answer := served.post("/v1/videos", {"prompt": PROMPT, "num_inference_steps": 1})).status == 200:
+            made.append(served.wait(answer.json()["id"]))
+            assert len(made) < 60
+        assert (answer.status, answer.code) == (507, "disk_full")
+        assert {video["status"] for video in made} == {"completed"}
+        assert served.get("/ready").json()["reason"] == "the disk is full"
+        for video in made:
+            assert served.get(f"/v1/videos/{video['id']}/content").status == 200
+            assert served.ask("DELETE", f"/v1/videos/{video['id']}").status == 200
+        again = served.create(num_inference_steps=1)
+        assert served.wait(again["id"])["status"] == "completed"
     finally:
         assert served.end() == 0
 

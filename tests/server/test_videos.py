@@ -148,8 +148,10 @@ def test_events_tell_every_state_and_show_pictures(server):
 def test_events_of_one_video_end_with_it(server):
     video = server.create(**ONE)
     with server.events(f"/v1/videos/{video['id']}/events") as events:
-        states = [data["status"] for _, event, data in events if event == "video"]
-    assert states[-1] == "completed"
+        told = [(number, data["status"]) for number, event, data in events if event == "video"]
+    number, state = told[-1]
+    assert state == "completed"
+    assert server.get(f"/v1/videos/{video['id']}/events", Last_Event_ID=number).status == 204
 
 
 def test_previews_are_pictures_of_the_clip_to_be(server):
