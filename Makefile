@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full test-offline test-gpu-stand-ins test-server test-browser lint types docs release scores train distill grow clean
+.PHONY: help demo test test-lean test-full test-offline test-offline-install test-gpu-stand-ins test-server test-browser lint types docs offline release scores train distill grow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,12 @@ test-browser: $(VENV)/dev.done ## Try the page in a real Chromium: apt-get insta
 	@command -v chromium >/dev/null || { echo "there is no chromium: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,browser]"
 	$(BIN)/python -m pytest -m browser tests/server/page
+
+test-offline-install: $(VENV)/dev.done ## Pack everything, install it where there is no network as another user, make a video there; as root
+	$(BIN)/python -m pytest -m offline_install
+
+offline: $(VENV)/dev.done ## Write wheels, bundles, unit, installer and checksums into a folder: OUT=folder PLATFORM=linux-aarch64 BUNDLE=x.reel
+	$(BIN)/python -m edgereel.tools.offline $(if $(filter file,$(origin OUT)),out/offline,$(OUT)) $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 lint: $(VENV)/dev.done ## Check style
 	$(BIN)/ruff check .

@@ -207,9 +207,8 @@ class VideoClient:
         return connection
 
     def _close(self, connection: http.client.HTTPConnection | None) -> None:
-        if connection is None:
-            return
-        self._open.discard(connection)
-        if getattr(self._own, "connection", None) is connection:
-            self._own.connection = None
-        connection.close()
+        if connection is not None:
+            self._open.discard(connection)
+            if getattr(self._own, "connection", None) is connection:
+                self._own.connection = None
+            connection.close()

@@ -31,6 +31,7 @@ class ServerProcess:
         """data: where it keeps its jobs. Raises EngineError where it does not come up."""
         self._data, self._options, self._environment = data, list(options), environment or {}
         self.lines: deque[str] = deque(maxlen=_WORDS)
+        self.url, self.start_seconds = "", 0.0
         self.start()
 
     def start(self, port: int = 0) -> None:
@@ -54,7 +55,7 @@ class ServerProcess:
             self.end()
             said = one_line(self.lines[-1].strip()) if self.lines else "it said nothing"
             raise EngineError(f"the server did not come up: {said}")
-        self.url = self._address
+        self.url = str(self._address)
         self.start_seconds = time.perf_counter() - self.started
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ....core.errors import EngineError, UsageError
 from ....core.progress import Progress, report_progress
@@ -112,7 +113,7 @@ def bare_rate(server: OwnServer, offer: Offer, on_progress: Progress | None = No
         return server.bare / (time.perf_counter() - started)
 
 
-def _settings(fields: dict[str, object]) -> dict[str, object]:
+def _settings(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a request as a reel takes them. Raises UsageError."""
     names = {"size": "size", "num_inference_steps": "steps", "num_frames": "frames"}
     unknown = sorted(set(fields) - set(names) - {"model"})
