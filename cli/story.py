@@ -44,12 +44,15 @@ def new(
         Path | None,
         typer.Option(metavar="FILE.fountain", help="Make it of a screenplay: its scenes, words and action."),
     ] = None,
+    twine: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Make it of a tale that Twine's Twison format exported.")
+    ] = None,
 ) -> None:
     """Write a story to begin with, every line of it explained."""
     with interrupts_wait():
         from ..story.beginning import write_beginning
 
-    write_beginning(output, fountain)
+    write_beginning(output, fountain, twine)
     print(f"{one_line(output)}  (edgereel story make {one_line(output)} -o film.mp4)")
 
 
