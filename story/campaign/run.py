@@ -25,7 +25,7 @@ from ...runtime.pictures.fit import fit_picture
 from ...runtime.reel import Reel
 from ...runtime.video.output import Output
 from ...runtime.video.png import encode_png
-from ..writing import write_marked
+from ..film.writing import write_marked
 from .manifest import Manifest
 from .rows import CampaignFile, Row, campaign_rows, read_campaign
 

@@ -17,11 +17,11 @@ from edgereel.core.errors import OutputError, UsageError
 from edgereel.media.spatial import Spatial, mark_spatial
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.video.output import Output
-from edgereel.story.beginning import write_beginning
-from edgereel.story.film import FilmOptions, describe_film, load_story, make_film
-from edgereel.story.path import follow
-from edgereel.story.speech import spoken
-from edgereel.story.timeline import write_timeline
+from edgereel.story.film.film import FilmOptions, describe_film, load_story, make_film
+from edgereel.story.film.speech import spoken
+from edgereel.story.film.timeline import write_timeline
+from edgereel.story.script.beginning import write_beginning
+from edgereel.story.script.path import follow
 
 REEL = ReelOptions("cpu", 1)
 PLAY = """Title: The Ball

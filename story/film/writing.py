@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.video.output import Output
+from ...runtime.video.output import Output
 
 Picture = NDArray[np.uint8]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..core.errors import OutputError, UsageError
-from ..core.files import write_text
+from ...core.errors import OutputError, UsageError
+from ...core.files import write_text
 
 _TEMPLATE = Path(__file__).with_name("film.yaml")
 
