@@ -18,7 +18,7 @@ from .terminal import print_json, show_note, stage_progress
 
 if TYPE_CHECKING:
     from ..runtime.batch import ReelOptions
-    from ..story.film import FilmOptions
+    from ..story.film.film import FilmOptions
 
 story = typer.Typer(help="A script becomes a film: scenes, cards, captions, sound.", no_args_is_help=True)
 app.add_typer(story, name="story")
@@ -44,12 +44,15 @@ def new(
         Path | None,
         typer.Option(metavar="FILE.fountain", help="Make it of a screenplay: its scenes, words and action."),
     ] = None,
+    twine: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Make it of a tale that Twine's Twison format exported.")
+    ] = None,
 ) -> None:
     """Write a story to begin with, every line of it explained."""
     with interrupts_wait():
-        from ..story.beginning import write_beginning
+        from ..story.script.beginning import write_beginning
 
-    write_beginning(output, fountain)
+    write_beginning(output, fountain, twine)
     print(f"{one_line(output)}  (edgereel story make {one_line(output)} -o film.mp4)")
 
 
@@ -59,7 +62,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of stories, for editors that check and complete as one writes."""
     with interrupts_wait():
-        from ..story.schema import campaign_schema, story_schema
+        from ..story.script.schema import campaign_schema, story_schema
 
     print(json.dumps(campaign_schema() if campaign else story_schema(), indent=2, sort_keys=True))
 
@@ -111,7 +114,7 @@ def make(
     with interrupts_wait():
         from ..media.label import Label
         from ..provenance.marks import Marks
-        from ..story.film import describe_film, make_film
+        from ..story.film.film import describe_film, make_film
 
     options = _film_options(bundle, format, choose, font, private)
     options = replace(
@@ -153,7 +156,7 @@ def timeline(
 ) -> None:
     """Write an edit list (OpenTimelineIO), and each scene as a file of its own, for an editor to go on with."""
     with interrupts_wait():
-        from ..story.timeline import write_timeline
+        from ..story.film.timeline import write_timeline
 
     options = _film_options(bundle, format, choose, font, private)
     with stage_progress() as progress:
@@ -183,7 +186,7 @@ def take(
 ) -> None:
     """Make several takes of one scene, to choose from; they are kept."""
     with interrupts_wait():
-        from ..story.takes import make_takes
+        from ..story.film.takes import make_takes
 
     options = _film_options(bundle, format, choose, None, private)
     with stage_progress() as progress:
@@ -206,7 +209,7 @@ def pick(
 ) -> None:
     """Write a take's seed into the story; the rest of the file stays as it is."""
     with interrupts_wait():
-        from ..story.takes import pick as run
+        from ..story.film.takes import pick as run
 
     run(file, scene, seed)
     if as_json:
@@ -216,7 +219,7 @@ def pick(
 
 
 def _watch(file: Path, output: Path, options: FilmOptions, reel: ReelOptions) -> None:
-    from ..story.watch import watch_film
+    from ..story.film.watch import watch_film
 
     def tell(kind: str, record: dict[str, Any] | str) -> None:
         if isinstance(record, str):
@@ -232,7 +235,7 @@ def _film_options(
     bundle: Path | None, format: str | None, choose: str | None, font: Path | None, private: bool
 ) -> FilmOptions:
     from ..media.lettering import FONT
-    from ..story.film import FilmOptions
+    from ..story.film.film import FilmOptions
 
     return FilmOptions(bundle, format, _choices(choose), FONT if font is None else font, private=private)
 

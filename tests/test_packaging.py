@@ -114,12 +114,12 @@ def test_the_font_and_what_stories_begin_with_are_in_the_wheel(project):
     data = project["tool"]["setuptools"]["package-data"]
     for folder, names in {
         "media": ["presets.toml", "fonts/DejaVuSans.ttf", "fonts/LICENSE"],
-        "story": ["film.yaml"],
+        "story.script": ["film.yaml"],
     }.items():
         found = {
-            path.relative_to(ROOT / folder)
+            path.relative_to(ROOT / Path(*folder.split(".")))
             for pattern in data[f"edgereel.{folder}"]
-            for path in (ROOT / folder).glob(pattern)
+            for path in (ROOT / Path(*folder.split("."))).glob(pattern)
         }
         assert {Path(name) for name in names} <= found
 

@@ -28,7 +28,7 @@ DATA = {
     ("provenance", "policy"),
     ("server", "page"),
     ("server", "unit"),
-    ("story", "film.yaml"),
+    ("story", "script"),
 }
 """Files, and folders with all their files, that the wheel holds beside modules, as pyproject.toml says."""
 HEADING = re.compile(r"^## (?P<release>\S+) \((?P<date>[^)]*)\)$", re.MULTILINE)

@@ -85,5 +85,5 @@ def _is_embedding(path: Path) -> bool:
 
 
 def _is_scene(path: Path) -> bool:
-    """Return whether a file is a scene's pictures or words, which story/picture_cache.py and story/speech.py wrote."""
+    """Return whether a file is a scene's pictures or words, which picture_cache.py and speech.py of story/film/ wrote."""
     return bool(_SCENE.fullmatch(path.name)) and any(begins_with(path, each) for each in _SCENE_BEGINS)

@@ -20,11 +20,11 @@ from ...core.progress import Progress, report_progress
 from ...runtime.reel import Reel
 from ...runtime.request import OpenRequest, Request
 from ...runtime.video.frame_rate import FrameRate, frame_rate
-from ..checks import inside_folder
-from ..script import filled, validated
-from ..size import FilmSize, film_size
-from ..source import Source, error_at, read_source
-from ..store import scene_key
+from ..film.size import FilmSize, film_size
+from ..film.store import scene_key
+from ..script.checks import inside_folder
+from ..script.source import Source, error_at, read_source
+from ..script.story import filled, validated
 from .sheet import MOST_ROWS, SETTINGS, Campaign
 
 _LARGEST_TABLE = 2**24

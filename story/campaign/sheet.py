@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ..script import FileName, Name, Part, Pictures, Seconds, Seed, Text
+from ..script.story import FileName, Name, Part, Pictures, Seconds, Seed, Text
 
 MOST_ROWS = 5000
 SETTINGS = ("seed", "format", "recipe", "decoder", "negative", "pictures", "seconds")

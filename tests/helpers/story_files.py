@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgereel.story.script import StoryFile, read_story
-from edgereel.story.source import read_source
+from edgereel.story.script.source import read_source
+from edgereel.story.script.story import StoryFile, read_story
 
 
 def write_wav(path: Path, seconds: float, hertz: float = 440.0, rate: int = 16_000, level: float = 0.5) -> Path:

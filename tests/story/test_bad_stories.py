@@ -11,8 +11,8 @@ from helpers.story_files import write_story, write_wav
 from edgereel.core.errors import UsageError
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.reel import load
-from edgereel.story.film import FilmOptions, load_story, make_film
-from edgereel.story.plan import plan_film
+from edgereel.story.film.film import FilmOptions, load_story, make_film
+from edgereel.story.film.plan import plan_film
 
 TOP = "title: A film\nscenes:\n"
 GOOD = f"{TOP}  - name: one\n    prompt: a red ball bounces over the ocean\n"

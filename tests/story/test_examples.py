@@ -11,10 +11,10 @@ from conftest import DEMO_REEL, ROOT
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.reel import load
 from edgereel.story.campaign.rows import campaign_rows, read_campaign
-from edgereel.story.film import FilmOptions, load_story, make_film
-from edgereel.story.plan import plan_film
-from edgereel.story.scenes import SceneMaker
-from edgereel.story.store import Store
+from edgereel.story.film.film import FilmOptions, load_story, make_film
+from edgereel.story.film.plan import plan_film
+from edgereel.story.film.scenes import SceneMaker
+from edgereel.story.film.store import Store
 
 STORIES = ROOT / "examples" / "stories"
 WAYS = {"film": [None], "tale": [(1, 1), (2, 2), (1, 3, 2, 1)], "lesson": [(2,), (1, 2)]}

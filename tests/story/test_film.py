@@ -20,11 +20,11 @@ from edgereel.media.cards import draw_card
 from edgereel.media.lettering import Lettering
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.reel import load
-from edgereel.story.film import FilmOptions, describe_film, load_story, make_film
-from edgereel.story.pictures import film_pictures
-from edgereel.story.plan import plan_film
-from edgereel.story.scenes import SceneMaker
-from edgereel.story.store import Store
+from edgereel.story.film.film import FilmOptions, describe_film, load_story, make_film
+from edgereel.story.film.pictures import film_pictures
+from edgereel.story.film.plan import plan_film
+from edgereel.story.film.scenes import SceneMaker
+from edgereel.story.film.store import Store
 
 REEL = ReelOptions("cpu", 1)
 STORY = """

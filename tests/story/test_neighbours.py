@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,10 +17,11 @@ from edgereel.core.errors import OutputError, UsageError
 from edgereel.media.spatial import Spatial, mark_spatial
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.video.output import Output
-from edgereel.story.beginning import write_beginning
-from edgereel.story.film import FilmOptions, describe_film, make_film
-from edgereel.story.speech import spoken
-from edgereel.story.timeline import write_timeline
+from edgereel.story.film.film import FilmOptions, describe_film, load_story, make_film
+from edgereel.story.film.speech import spoken
+from edgereel.story.film.timeline import write_timeline
+from edgereel.story.script.beginning import write_beginning
+from edgereel.story.script.path import follow
 
 REEL = ReelOptions("cpu", 1)
 PLAY = """Title: The Ball
@@ -77,6 +79,47 @@ def test_what_is_no_screenplay(tmp_path, content):
     with pytest.raises(UsageError, match=r"play\.fountain"):
         write_beginning(tmp_path / "film.yaml", tmp_path / "play.fountain")
     assert not (tmp_path / "film.yaml").exists()
+
+
+TALE = {
+    "name": "Tale {1}",
+    "startnode": "2",
+    "passages": [
+        {"name": "the end", "pid": "1", "text": "It is over."},
+        {"name": "a start!", "pid": "2", "text": "= a red ball\nIt was red.\n\n[[go on->the end]] [[again|a start!]]"},
+        {"name": "a start?", "pid": "3", "text": "[[the end]]"},
+    ],
+}
+
+
+def test_a_tale_becomes_a_story_that_branches(tmp_path):
+    (tmp_path / "tale.json").write_text(json.dumps(TALE))
+    path = write_beginning(tmp_path / "film.yaml", tale=tmp_path / "tale.json")
+    file, _ = load_story(path)
+    start, end, other = file.story.scenes
+    assert (start.name, start.prompt, start.caption) == ("a-start", "a red ball", "It was red.")
+    assert [(choice.text, choice.goto) for choice in start.choices] == [("go on", "the-end"), ("again", "a-start")]
+    assert end.card is not None
+    assert (end.card.text, end.ends) == ("It is over.", True)
+    assert (other.name, other.goto) == ("a-start-2", "the-end")
+    assert follow(file, [2, 2, 1]) == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"passages": []}',
+        '{"passages": [{"name": "a"}]}',
+        '{"passages": [{"name": "a", "text": "[[b]]"}]}',
+    ],
+)
+def test_what_is_no_tale(tmp_path, content):
+    (tmp_path / "tale.json").write_text(content)
+    with pytest.raises(UsageError, match=r"tale\.json"):
+        write_beginning(tmp_path / "film.yaml", tale=tmp_path / "tale.json")
 
 
 STORY = """

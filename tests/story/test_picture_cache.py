@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgereel.core.errors import EngineError
-from edgereel.story.picture_cache import PictureCache, picture_key
+from edgereel.story.film.picture_cache import PictureCache, picture_key
 
 PICTURES = [np.random.default_rng(number).integers(0, 256, (18, 22, 3), np.uint8) for number in range(5)]
 KEY = picture_key("a", None, 1)

@@ -9,9 +9,9 @@ from conftest import DEMO_REEL, ROOT
 
 from edgereel.core.errors import OutputError, UsageError
 from edgereel.runtime.batch import ReelOptions
-from edgereel.story.beginning import write_beginning
-from edgereel.story.film import FilmOptions, describe_film
-from edgereel.story.schema import campaign_schema, story_schema
+from edgereel.story.film.film import FilmOptions, describe_film
+from edgereel.story.script.beginning import write_beginning
+from edgereel.story.script.schema import campaign_schema, story_schema
 
 
 def test_the_published_one_is_that_of_the_code():

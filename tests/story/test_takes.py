@@ -9,9 +9,9 @@ from helpers.story_files import story_file, write_story
 
 from edgereel.core.errors import UsageError
 from edgereel.runtime.batch import ReelOptions
-from edgereel.story.film import FilmOptions, describe_film
-from edgereel.story.takes import make_takes, pick
-from edgereel.story.watch import watch_film
+from edgereel.story.film.film import FilmOptions, describe_film
+from edgereel.story.film.takes import make_takes, pick
+from edgereel.story.film.watch import watch_film
 
 REEL = ReelOptions("cpu", 1)
 STORY = """# mine

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UsageError, one_line, require_packages
-from ..core.files import read_plain
+from ...core.errors import UsageError, one_line, require_packages
+from ...core.files import read_plain
 from .source import LARGEST
 
 _LONGEST = 1000

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from ..core.errors import UsageError
+from ...core.errors import UsageError
 from .source import Place, Source
 
 MOST_SCENES = 5000

@@ -17,9 +17,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import EngineError, OutputError
-from ..core.files import remove, replace_file, sweep, temporary_beside
-from ..core.paths import find_cache_folder
+from ...core.errors import EngineError, OutputError
+from ...core.files import remove, replace_file, sweep, temporary_beside
+from ...core.paths import find_cache_folder
 
 Picture = NDArray[np.uint8]
 LIMIT = 8 * 2**30

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import OutputError, UsageError
-from ..core.files import output_errors, read_plain, write_text
-from ..core.paths import home_folder
-from ..core.version import __version__
-from ..runtime.clip import Video
-from ..runtime.latents_file import read_video, write_latents
-from ..runtime.reel import Reel
-from ..runtime.request import Request
+from ...core.errors import OutputError, UsageError
+from ...core.files import output_errors, read_plain, write_text
+from ...core.paths import home_folder
+from ...core.version import __version__
+from ...runtime.clip import Video
+from ...runtime.latents_file import read_video, write_latents
+from ...runtime.reel import Reel
+from ...runtime.request import Request
 
 _LARGEST_RECORD = 2**20
 

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import UsageError
-from ..core.files import check_file_target, whole_file, write_text
-from ..core.progress import Progress, report_progress
-from ..media.cards import Card, draw_card
-from ..media.lettering import Lettering
-from ..runtime.batch import ReelOptions
-from ..runtime.clip import file_metadata
-from ..runtime.pictures.fit import fit_picture
-from ..runtime.sampling.noise import LARGEST_SEED
-from ..runtime.video.png import encode_png
+from ...core.errors import UsageError
+from ...core.files import check_file_target, whole_file, write_text
+from ...core.progress import Progress, report_progress
+from ...media.cards import Card, draw_card
+from ...media.lettering import Lettering
+from ...runtime.batch import ReelOptions
+from ...runtime.clip import file_metadata
+from ...runtime.pictures.fit import fit_picture
+from ...runtime.sampling.noise import LARGEST_SEED
+from ...runtime.video.png import encode_png
+from ..script.source import read_source
+from ..script.story import StoryFile, read_story
 from .film import FilmOptions, load_story
 from .plan import plan_film
 from .scenes import SceneMaker
-from .script import StoryFile, read_story
-from .source import read_source
 from .store import Store
 
 Picture = NDArray[np.uint8]

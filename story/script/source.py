@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UsageError, brief, one_line, require_packages
-from ..core.files import read_plain
+from ...core.errors import UsageError, brief, one_line, require_packages
+from ...core.files import read_plain
 
 LARGEST = 2**20
 """Bytes of a file."""

@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from ..core.version import __version__
-from ..runtime.reel import Reel
+from ...core.version import __version__
+from ...runtime.reel import Reel
 from .picture_cache import PictureCache, picture_key
 from .plan import FilmPlan
 from .speed import read_speed

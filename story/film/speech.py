@@ -12,11 +12,11 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.errors import OutputError, UsageError, one_line
-from ..core.files import output_errors, replace_file, temporary_beside
-from ..core.paths import cache_folder
-from ..media.sound import wav_seconds
-from .script import StoryFile, filled
+from ...core.errors import OutputError, UsageError, one_line
+from ...core.files import output_errors, replace_file, temporary_beside
+from ...core.paths import cache_folder
+from ...media.sound import wav_seconds
+from ..script.story import StoryFile, filled
 
 SPEAKERS = ("espeak-ng",)
 _LONGEST = 120.0

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..media.cards import draw_card
-from ..media.lettering import Lettering
-from ..media.transitions import dissolve, faded
-from ..runtime.decoding.frame_check import FrameCheck
-from ..runtime.pictures.fit import fit_picture
+from ...media.cards import draw_card
+from ...media.lettering import Lettering
+from ...media.transitions import dissolve, faded
+from ...runtime.decoding.frame_check import FrameCheck
+from ...runtime.pictures.fit import fit_picture
 from .plan import FilmPlan, PlannedScene
 from .scenes import SceneMaker
 

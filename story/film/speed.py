@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import OutputError
-from ..core.files import read_plain, write_text
-from ..core.paths import find_cache_folder
-from ..runtime.reel import Reel
+from ...core.errors import OutputError
+from ...core.files import read_plain, write_text
+from ...core.paths import find_cache_folder
+from ...runtime.reel import Reel
 
 _LARGEST = 2**20
 _SHARE = 0.3

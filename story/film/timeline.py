@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import OutputError, UsageError, require_packages
-from ..core.files import check_file_target, whole_file
-from ..core.progress import Progress, report_progress
-from ..media.cards import draw_card
-from ..media.tracks import Tracks
-from ..provenance.claim import Origin
-from ..runtime.batch import ReelOptions
-from ..runtime.clip import file_metadata
-from ..runtime.pictures.fit import fit_picture
-from ..runtime.video.output import Output
+from ...core.errors import OutputError, UsageError, require_packages
+from ...core.files import check_file_target, whole_file
+from ...core.progress import Progress, report_progress
+from ...media.cards import draw_card
+from ...media.tracks import Tracks
+from ...provenance.claim import Origin
+from ...runtime.batch import ReelOptions
+from ...runtime.clip import file_metadata
+from ...runtime.pictures.fit import fit_picture
+from ...runtime.video.output import Output
 from .facts import film_settings
 from .film import FilmOptions, planned_film
 from .plan import FilmPlan

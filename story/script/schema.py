@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .script import Story
+from .story import Story
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -16,6 +16,6 @@ def story_schema() -> dict[str, Any]:
 
 def campaign_schema() -> dict[str, Any]:
     """Return the schema of a campaign."""
-    from .campaign.sheet import Campaign
+    from ..campaign.sheet import Campaign
 
     return {"$schema": _DIALECT, **Campaign.model_json_schema()}

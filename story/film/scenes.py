@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.geometry import clip_size, token_count
-from ..core.errors import EngineError
-from ..core.progress import Progress, report_progress
-from ..runtime.clip import Video
-from ..runtime.continuation import continue_video
-from ..runtime.reel import Reel
+from ...bundle.geometry import clip_size, token_count
+from ...core.errors import EngineError
+from ...core.progress import Progress, report_progress
+from ...runtime.clip import Video
+from ...runtime.continuation import continue_video
+from ...runtime.reel import Reel
 from .picture_cache import PictureCache, picture_key
 from .plan import FilmPlan, PlannedScene
 from .store import Store

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
-from ..media.captions import Caption, check_caption
-from ..media.sound import Mix, Music, Speech
-from ..media.tracks import Chapter, Tracks
-from .checks import inside, narration_sound
+from ...media.captions import Caption, check_caption
+from ...media.sound import Mix, Music, Speech
+from ...media.tracks import Chapter, Tracks
+from ..script.checks import inside, narration_sound
+from ..script.story import Scene, filled
 from .plan import FilmPlan, PlannedScene
-from .script import Scene, filled
 
 _LANGUAGES = {"de": "deu", "en": "eng", "es": "spa", "fr": "fra", "it": "ita", "ja": "jpn", "nl": "nld", "pl": "pol"} | {
     "pt": "por", "ru": "rus", "uk": "ukr", "zh": "zho", "tr": "tur", "sv": "swe", "da": "dan", "fi": "fin", "ko": "kor"

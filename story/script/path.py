@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core.errors import UsageError
-from .script import StoryFile
+from ...core.errors import UsageError
+from .story import StoryFile
 
 LONGEST = 10_000
 """Scenes of a film: a way that goes on is a circle."""

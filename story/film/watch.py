@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle.manifest import Manifest
-from ..core.errors import EdgereelError
-from ..core.progress import Progress
-from ..runtime.batch import ReelOptions
-from ..runtime.reel import Reel
+from ...bundle.manifest import Manifest
+from ...core.errors import EdgereelError
+from ...core.progress import Progress
+from ...runtime.batch import ReelOptions
+from ...runtime.reel import Reel
 from .film import FilmOptions, check_film, load_story, write_plan
 from .plan import plan_film
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..core.errors import UsageError
-from ..media.captions import check_caption
-from ..media.cards import Card
-from ..media.lettering import Lettering
-from ..media.sound import wav_seconds
+from ...core.errors import UsageError
+from ...media.captions import check_caption
+from ...media.cards import Card
+from ...media.lettering import Lettering
+from ...media.sound import wav_seconds
 from .path import scene_numbers
-from .script import Scene, StoryFile, filled
 from .source import Place, Source
+from .story import Scene, StoryFile, filled
 
 
 def check_story(file: StoryFile, lettering: Lettering | None) -> None:

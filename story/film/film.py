@@ -12,29 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import UsageError, one_line
-from ..core.files import check_file_target, whole_file, write_text
-from ..core.machine import peak_host_memory
-from ..core.progress import Progress, report_progress
-from ..media.captions import write_captions
-from ..media.label import Label
-from ..media.lettering import FONT, Lettering
-from ..media.spatial import Spatial
-from ..media.tracks import Tracks
-from ..provenance.claim import Origin
-from ..provenance.marks import Marks
-from ..runtime.batch import ReelOptions
-from ..runtime.clip import file_metadata
-from ..runtime.reel import Reel
-from ..runtime.video.output import Output
-from ..runtime.video.png import encode_png
-from .checks import check_story
+from ...core.errors import UsageError, one_line
+from ...core.files import check_file_target, whole_file, write_text
+from ...core.machine import peak_host_memory
+from ...core.progress import Progress, report_progress
+from ...media.captions import write_captions
+from ...media.label import Label
+from ...media.lettering import FONT, Lettering
+from ...media.spatial import Spatial
+from ...media.tracks import Tracks
+from ...provenance.claim import Origin
+from ...provenance.marks import Marks
+from ...runtime.batch import ReelOptions
+from ...runtime.clip import file_metadata
+from ...runtime.reel import Reel
+from ...runtime.video.output import Output
+from ...runtime.video.png import encode_png
+from ..script.checks import check_story
+from ..script.source import read_source
+from ..script.story import StoryFile, read_story
 from .facts import film_facts, film_settings, scene_work
 from .pictures import film_pictures
 from .plan import FilmPlan, plan_film
 from .scenes import SceneMaker
-from .script import StoryFile, read_story
-from .source import read_source
 from .speech import spoken
 from .speed import note_speed
 from .store import Store
@@ -233,7 +233,7 @@ def _write(
 ) -> dict[str, Any] | None:
     """Write the film, and return what became of its marks, None where it has none."""
     if plan.file.story.burn and target.tracks is not None and lettering is not None:
-        from ..media.captions import burned
+        from ...media.captions import burned
 
         pictures = burned(pictures, target.tracks.captions, float(plan.fps), lettering)
     settings = film_settings(plan, reel, private=private)

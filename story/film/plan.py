@@ -7,26 +7,26 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from ..bundle.geometry import nearest_frames
-from ..bundle.manifest import Manifest
-from ..core.errors import EdgereelError, GeometryError, PlanError, UsageError
-from ..core.progress import Progress, report_progress
-from ..media.captions import caption_cover, check_caption
-from ..media.cards import Card, draw_card
-from ..media.lettering import Lettering
-from ..runtime.conditioning import check_pictures
-from ..runtime.continuation import can_continue, continued_request, goes_on_from_latents
-from ..runtime.memory.sizes import Uses
-from ..runtime.pictures.fit import Fit
-from ..runtime.reel import Reel
-from ..runtime.request import OpenRequest, Request
-from ..runtime.streaming import check_seconds
-from ..runtime.video.frame_rate import FrameRate, frame_rate
-from .checks import card_of, inside, narration_sound, prompt_of
-from .path import follow
-from .script import Scene, StoryFile
+from ...bundle.geometry import nearest_frames
+from ...bundle.manifest import Manifest
+from ...core.errors import EdgereelError, GeometryError, PlanError, UsageError
+from ...core.progress import Progress, report_progress
+from ...media.captions import caption_cover, check_caption
+from ...media.cards import Card, draw_card
+from ...media.lettering import Lettering
+from ...runtime.conditioning import check_pictures
+from ...runtime.continuation import can_continue, continued_request, goes_on_from_latents
+from ...runtime.memory.sizes import Uses
+from ...runtime.pictures.fit import Fit
+from ...runtime.reel import Reel
+from ...runtime.request import OpenRequest, Request
+from ...runtime.streaming import check_seconds
+from ...runtime.video.frame_rate import FrameRate, frame_rate
+from ..script.checks import card_of, inside, narration_sound, prompt_of
+from ..script.path import follow
+from ..script.source import Place
+from ..script.story import Scene, StoryFile
 from .size import FilmSize, film_size
-from .source import Place
 from .store import scene_key
 
 _CARD_SECONDS = 2.0
