@@ -2,12 +2,14 @@
 
 edgereel runs offline. ONNX Runtime writes a device's id into the user's cache folder, queues an event for each process and
 looks for its collector; hub clients and Ray have reports of their own. Each of them reads its switch from the environment
-as it is imported, so the switches are set when edgereel itself is, and child processes inherit them.
+as it is imported, so the switches are set when edgereel itself is, and child processes inherit them. OpenVINO has no switch
+that a program could set: it reports each import through a package beside it, without which it does not.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,10 +21,28 @@ SWITCHES = {
 }
 """Environment variables that keep libraries from reporting home, and their values."""
 
+_OPENVINO_REPORTER = "openvino_telemetry"
+
 
 def switch_reports_off() -> None:
     """Set the switches in this process's environment, whatever they were: no setting of ours opens a connection."""
     os.environ.update(SWITCHES)
+
+
+@contextmanager
+def openvino_finds_no_reporter() -> Iterator[None]:
+    """Have OpenVINO, imported in this block, take the package it reports home through for one that is not installed.
+
+    OpenVINO then takes an empty stand-in of its own. Where the program has imported the package itself, nothing changes.
+    """
+    if _OPENVINO_REPORTER in sys.modules:
+        yield
+        return
+    sys.modules[_OPENVINO_REPORTER] = None  # type: ignore[assignment]  # what Python has for a module that cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[_OPENVINO_REPORTER]
 
 
 @contextmanager

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import EdgereelError
-from ..core.interrupts import interrupts_wait, temporary_folder
+from ..core.interrupts import temporary_folder
 from ..core.machine import read_machine, usable_cores
 from .base import Engine, Tensor
 from .cache import store
 from .costs.decoder_probe import PROBE_INPUT, probe_flops, probe_graph
 from .costs.peaks import fastest_of
 from .onnxruntime.cpu import OnnxRuntimeCpu
-from .openvino.engine import OpenVino
+from .openvino.engine import OpenVino, import_openvino
 from .options import Compute, EngineOptions
 
 WORTH_MEASURING = 5e10
@@ -113,9 +113,7 @@ def measure_rates(threads: int) -> Rates:
 
 def processor_has_bfloat16() -> bool:
     """Tell whether the processor multiplies bfloat16 (AVX-512 BF16, AMX, or Arm's), as OpenVINO tells it."""
-    with interrupts_wait():
-        import openvino
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _measured(engine: Engine, path: Path, x: Any, options: EngineOptions) -> tuple[float, float]:

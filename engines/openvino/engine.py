@@ -17,6 +17,7 @@ from typing import Any
 from ...core.errors import EngineError, MissingExtraError, brief, require_packages
 from ...core.interrupts import interrupts_wait, temporary_folder
 from ...core.machine import usable_cores
+from ...core.offline import openvino_finds_no_reporter
 from ..base import Engine, EngineReport, Session
 from ..graphs.operators import check_operators, declared_names
 from ..graphs.parts import canonical_part
@@ -48,14 +49,14 @@ class OpenVino(Engine):
     def unavailable(self) -> str | None:
         """See Engine.unavailable."""
         try:
-            _openvino()
+            import_openvino()
         except (EngineError, MissingExtraError) as error:
             return str(error)
         return None
 
     def open(self, graph_path: Path, options: EngineOptions) -> Session:
         """Open a graph; see Engine.open."""
-        openvino = _openvino()
+        openvino = import_openvino()
         compute = self._compute(options)
         if options.weight_budget is not None:
             raise EngineError(
@@ -95,7 +96,7 @@ class OpenVino(Engine):
         """Name the version and the type that is calculated in; kernels are chosen by shapes. See Engine.numerics."""
         return {
             "engine": self.name,
-            "version": _version(_openvino()),
+            "version": _version(import_openvino()),
             "machine": platform.machine(),
             "compute": self._compute(options),
             "activations": options.activations,
@@ -123,11 +124,14 @@ def cpu_settings(precision: str, threads: int, by_token: bool = False) -> dict[s
     return {**settings, "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(2**64 - 1)} if by_token else settings
 
 
-def _openvino() -> Any:
-    """Return the module. Raises MissingExtraError where it is not installed, EngineError where it cannot be loaded."""
+def import_openvino() -> Any:
+    """Return the module, imported so that it reports nothing to its makers.
+
+    Raises MissingExtraError where it is not installed, EngineError where it cannot be loaded.
+    """
     require_packages(("openvino",), EXTRA, "the openvino engine")
     try:
-        with interrupts_wait():
+        with interrupts_wait(), openvino_finds_no_reporter():
             import openvino
     except ImportError as error:
         raise EngineError(f"openvino is installed but cannot be loaded: {brief(error)}") from error

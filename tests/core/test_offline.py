@@ -81,3 +81,18 @@ def test_matplotlib_keeps_its_list_of_fonts_in_our_cache(tmp_path: Path) -> None
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
     written = [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()]
     assert set(written) == {("ours", "matplotlib")}
+
+
+def test_openvino_reports_no_import(tmp_path: Path) -> None:
+    """It would write a client's name into the home folder, and send an event of each import."""
+    pytest.importorskip("openvino")
+    program = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise AssertionError('a connection')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from edgereel.engines.openvino.engine import import_openvino\n"
+        "import_openvino().Core()\n"
+        "assert 'openvino_telemetry' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], env=clean_environment(tmp_path), check=True, timeout=120)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

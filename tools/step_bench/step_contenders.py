@@ -18,7 +18,7 @@ import numpy as np
 from ...bench.contenders.protocol import serve_pipes
 from ...core.errors import EngineError, brief
 from ...engines import EngineOptions, Tensor, get_engine
-from ...engines.openvino.engine import cpu_settings
+from ...engines.openvino.engine import cpu_settings, import_openvino
 from .step_model import denoiser_of, random_inputs
 
 Step = Callable[[], Any]
@@ -56,8 +56,7 @@ def _diffusers(folder: Path, threads: int, dtype_name: str) -> tuple[Step, str]:
 
 def _openvino(folder: Path, threads: int, bundle: str, precision: str) -> tuple[Step, str]:
     """Return OpenVINO on the canonical graph; of int8 weights, with activations quantized by token."""
-    import openvino
-
+    openvino = import_openvino()
     core, settings = openvino.Core(), cpu_settings(precision, threads, bundle == "int8")
     compiled = core.compile_model(core.read_model(denoiser_of(folder, bundle)), "CPU", settings)
     inputs = random_inputs()
