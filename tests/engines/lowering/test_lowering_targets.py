@@ -263,7 +263,10 @@ def test_what_a_target_reads_is_kept(target, kept, expanded):
 
 @pytest.mark.parametrize(("target", "compute"), IN_HALF)
 def test_half_precision_is_where_it_should_be(target, compute):
-    """Products of the layers in half; norms, softmax, sines, the timestep's linears and T5's output in float32."""
+    """Products of the layers in half; norms, softmax, sines, the timestep's linears and T5's output in float32.
+
+    But for norms of query and key, where the target's kernels sum in float32 themselves.
+    """
     half, seen = HALF[compute], Counter()
     for role in ("text_encoder", "denoiser"):
         path = DEMO_REEL / f"{role}.onnx"
@@ -275,7 +278,10 @@ def test_half_precision_is_where_it_should_be(target, compute):
         for node in model.graph.node:
             made = types[node.output[0]]
             if "Norm" in node.op_type or node.op_type in ("Softmax", "ReduceMean", "Sin", "Cos", "Sqrt"):
-                assert made == FLOAT, node.name
+                inside = (
+                    node.op_type in parse_target(target).half_inside and compute == "float16" and role == "denoiser"
+                )
+                assert made == (half if inside else FLOAT), node.name
             elif node.op_type in ("MatMul", "Gemm", "Attention", "MultiHeadAttention"):
                 exact = "time_" in node.name or (node.name.endswith(".wo") and compute == "float16")
                 # Attention without a mask is bfloat16 where float16's is summed in float16: written out, two products.
