@@ -62,6 +62,7 @@ def test_the_running_process_has_loaded_none_of_it(server):
     assert resident < 80 * 1024
 
 
+@pytest.mark.full
 def test_systemd_is_told(tmp_path, served_home):
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:

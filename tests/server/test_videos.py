@@ -155,7 +155,7 @@ def test_events_of_one_video_end_with_it(server):
 
 
 def test_previews_are_pictures_of_the_clip_to_be(server):
-    video = server.create(seed=7, num_inference_steps=8, num_frames=57)
+    video = server.create(seed=7, num_inference_steps=8, num_frames=33)
     answer = until(lambda: (found := server.get(f"/v1/videos/{video['id']}/preview")).status == 200 and found)
     (picture,) = frames_of(answer.body)
     assert picture.shape == (64, 64, 3)
@@ -164,7 +164,7 @@ def test_previews_are_pictures_of_the_clip_to_be(server):
 
 
 def test_cancelling_ends_what_runs_and_the_next_begins(server):
-    long = [server.create(num_frames=61, num_inference_steps=8, seed=seed) for seed in range(4)]
+    long = [server.create(num_frames=33, num_inference_steps=8, seed=seed) for seed in range(4)]
     running = server.wait(long[0]["id"], "in_progress")
     cancelled = server.post(f"/v1/videos/{running['id']}/cancel").json()
     assert (cancelled["status"], cancelled["error"]["code"]) == ("failed", "cancelled")
