@@ -62,6 +62,7 @@ class JobFiles:
         synchronise_folder(self.folder)
         write_text(self.record, json.dumps({**facts, "video_bytes": self.video.stat().st_size}))
         synchronise_folder(self.folder)
+        synchronise_folder(self.folder.parent)
         return self.bytes()
 
     def read_record(self) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -82,6 +83,8 @@ class JobStore:
         """Open or make the database. Raises OutputError, UsageError for a database of a later release."""
         self._lock = threading.Lock()
         with _told(path):
+            with contextlib.suppress(OSError):  # prompts are nobody else's business; SQLite tells what is wrong with it
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._database = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False, isolation_level=None)
             self._database.execute("pragma journal_mode = wal")
             self._database.execute("pragma synchronous = full")

@@ -74,7 +74,7 @@ def make_application(services: Services, first_worker: WorkerProcess | None = No
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         supervisor = services.supervisor
         supervisor.on_stage, supervisor.on_end = services.metrics.stage, services.metrics.end
-        supervisor.on_begin = services.metrics.begin
+        supervisor.on_begin, supervisor.on_death = services.metrics.begin, services.metrics.die
         await supervisor.recover()
         supervisor.start(first_worker)
         watching = asyncio.get_running_loop().create_task(watch(supervisor))

@@ -64,6 +64,10 @@ class Metrics:
         if (accepted := self._accepted_at.pop(id, None)) is not None:
             self.waits.add(time.monotonic() - accepted)
 
+    def die(self) -> None:
+        """Note that a worker ended unasked."""
+        self.worker_deaths += 1
+
     def stage(self, stage: str, seconds: float) -> None:
         """Note what a stage of a finished job took; `total` is all of them."""
         if stage == "total":

@@ -16,7 +16,7 @@ from ..core.errors import OutputError, UsageError, require_packages
 from .configuration import Configuration
 from .supervisor.plan import plan_workers, start_worker
 
-PACKAGES = ("starlette", "uvicorn", "multipart", "wsproto")
+PACKAGES = ("starlette", "uvicorn", "python_multipart", "wsproto")
 _LOCK_SECONDS = 20.0
 
 
@@ -97,7 +97,10 @@ def set_up_logs(configuration: Configuration) -> None:
     )
     log = logging.getLogger("edgereel")
     log.handlers[:] = [handler]
-    log.setLevel(os.environ.get("EDGEREEL_LOG", "INFO").upper())
+    level = os.environ.get("EDGEREEL_LOG", "info").upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise UsageError(f"EDGEREEL_LOG is {level[:40]}: choose from debug, info, warning, error")
+    log.setLevel(level)
     log.propagate = False
 
 

@@ -89,6 +89,7 @@ def run(configuration: Configuration, listener: socket.socket, lock: int | None,
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # anybody could say that he is somebody else
         server_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
         backlog=128,

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...core.errors import OutputError, PromptError, UsageError, one_line
-from ...core.files import remove, whole_file
+from ...core.files import remove, synchronise_folder, whole_file
 from ...jobs.job import Job, new_id
 from ...jobs.settings import JobSettings, SettingError
 from ...jobs.store import Idempotency, KeyReused, QueueFull, StoreFull
@@ -191,6 +191,9 @@ def _keep_picture(picture: UploadFile | Path, folder: Path, path: Path) -> None:
         else:
             with temporary.open("wb") as file:
                 shutil.copyfileobj(picture.file, file)
+    # The record will say that it is there: so it has to be there after a power cut.
+    synchronise_folder(folder)
+    synchronise_folder(folder.parent)
 
 
 def _queue_full(found: Services, waiting: int) -> ApiError:

@@ -30,7 +30,10 @@ def _stream(request: Request, job: Job | None) -> Response:
     found = services(request)
     if found.hub.listeners >= _MOST_LISTENERS:
         raise ApiError(503, "too many listen already", code="too_many_listeners", headers={"Retry-After": "10"})
-    events = _events(found, None if job is None else job.id, request.headers.get("last-event-id"))
+    last_id = request.headers.get("last-event-id")
+    if job is not None and job.is_finished and found.hub.missed(last_id, job.id) == []:
+        return Response(status_code=204)  # a browser that hears of the end asks again, until it is told this
+    events = _events(found, None if job is None else job.id, last_id)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 

@@ -24,6 +24,7 @@ from .worker import CommandRefused, WorkerDied, WorkerProcess
 
 _LOG = logging.getLogger("edgereel.server")
 _LONGEST_PAUSE = 30.0
+_WANTED_SECONDS = 5.0
 _TOLD_IN_QUEUE = 10
 """How many in front of the queue are told that they moved up."""
 ERROR_CODES = {
@@ -40,7 +41,7 @@ ERROR_CODES = {
 
 
 class Supervisor:
-    """Owns the workers. on_begin(id), on_stage(stage, seconds), on_end(job): told for measurement.
+    """Owns the workers. on_begin(id), on_stage(stage, seconds), on_end(job), on_death(): told for measurement.
 
     models: what workers said of theirs, empty before the first is ready.
     """
@@ -61,6 +62,7 @@ class Supervisor:
         self.known = asyncio.Event()
         self.failure: str | None = None
         self.on_end: Callable[[Job], object] = lambda job: None
+        self.on_death: Callable[[], object] = lambda: None
         self.on_begin: Callable[[str], object] = lambda id: None
         self.on_stage: Callable[[str, float], object] = lambda stage, seconds: None
         self.on_film: dict[str, Callable[[dict[str, Any]], object]] = {}
@@ -68,6 +70,7 @@ class Supervisor:
         self._keep_open = () if lock_descriptor is None else (lock_descriptor,)
         self._changed = asyncio.Condition()
         self._changes = 0
+        self._wanted_at = -_WANTED_SECONDS
         self._stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -188,6 +191,7 @@ class Supervisor:
             if slot.is_idle:
                 slot.film = film
                 return slot
+        self._wanted_at = time.monotonic()  # a worker that has not been started is, for who asks again
         return None
 
     async def give_back(self, slot: Slot) -> None:
@@ -228,6 +232,7 @@ class Supervisor:
                 if not self._stopping:
                     _LOG.warning("worker %d: %s", slot.number, error)
                     self.failure = str(error)
+                    self.on_death()
                     slot.deaths += 1
             except Exception:
                 _LOG.exception("worker %d: the server made a mistake", slot.number)
@@ -287,7 +292,8 @@ class Supervisor:
             if not job.facts:  # it was taken in before there was a worker to check it
                 picture = str(files.picture) if job.request.get("picture") else None
                 found = await process.request("check", model=job.model, settings=job.request, picture=picture)
-                job = await asyncio.to_thread(self.store.note, job.id, found["facts"]) or job
+                noted = await asyncio.to_thread(self.store.note, job.id, found["facts"])
+                job = job if noted is None else noted
                 self.publish(job)
             answer = await process.request(
                 "make",
@@ -331,9 +337,9 @@ class Supervisor:
         await self.wake()
 
     def _is_pressed(self) -> bool:
-        """Whether jobs wait although all workers have something to do."""
-        counts = self.store.counts()
-        return counts[QUEUED] > 0 and not any(slot.is_idle for slot in self.slots)
+        """Whether jobs or films wait although all workers have something to do."""
+        wanted = time.monotonic() - self._wanted_at < _WANTED_SECONDS or self.store.counts()[QUEUED] > 0
+        return wanted and not any(slot.is_idle for slot in self.slots)
 
     async def _wait_for(self, ready: Callable[[], bool]) -> None:
         while not ready():

@@ -72,6 +72,11 @@ def test_another_process_sees_what_was_answered(store, tmp_path):
     other.close()
 
 
+def test_nobody_else_reads_prompts(store, tmp_path):
+    add(store)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
 def test_every_change_is_synchronised(store, tmp_path):
     """SQLite's own words: FULL is 2. With NORMAL a power cut takes answered changes."""
     assert store._database.execute("pragma synchronous").fetchone() == (2,)

@@ -101,8 +101,8 @@ def test_lists_have_pages(server, made):
     assert (len(first["data"]), first["has_more"], first["last_id"]) == (2, True, first["data"][-1]["id"])
     second = server.get(f"/v1/videos?limit=2&after={first['last_id']}").json()
     assert not {video["id"] for video in first["data"]} & {video["id"] for video in second["data"]}
-    oldest = server.get("/v1/videos?limit=1&order=asc").json()["data"][0]
-    assert oldest["id"] == made["id"]
+    after = server.get(f"/v1/videos?limit=1&order=asc&after={second['data'][0]['id']}").json()["data"][0]
+    assert after["id"] == first["last_id"]
     for wrong in ("limit=0", "limit=x", "order=up", "page=2"):
         assert server.get(f"/v1/videos?{wrong}").status == 400
     assert server.get("/v1/videos?after=video_" + "0" * 32).status == 404
@@ -148,8 +148,10 @@ def test_events_tell_every_state_and_show_pictures(server):
 def test_events_of_one_video_end_with_it(server):
     video = server.create(**ONE)
     with server.events(f"/v1/videos/{video['id']}/events") as events:
-        states = [data["status"] for _, event, data in events if event == "video"]
-    assert states[-1] == "completed"
+        told = [(number, data["status"]) for number, event, data in events if event == "video"]
+    number, state = told[-1]
+    assert state == "completed"
+    assert server.get(f"/v1/videos/{video['id']}/events", Last_Event_ID=number).status == 204
 
 
 def test_previews_are_pictures_of_the_clip_to_be(server):
