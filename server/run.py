@@ -16,7 +16,7 @@ from ..core.errors import OutputError, UsageError, require_packages
 from .configuration import Configuration
 from .supervisor.plan import plan_workers, start_worker
 
-PACKAGES = ("starlette", "uvicorn", "multipart", "wsproto")
+PACKAGES = ("starlette", "uvicorn", "python_multipart", "wsproto")
 _LOCK_SECONDS = 20.0
 
 

@@ -1,4 +1,4 @@
-"""One server for a file of tests, with the demo, in a process of its own."""
+"""One server for all tests of a process, with the demo, in a process of its own: a start costs three seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def served_home(tmp_path_factory):
     return home(tmp_path_factory.mktemp("served"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory, served_home):
     served = Served(tmp_path_factory.mktemp("server") / "data", "--queue", "20", environment=served_home)
     yield served

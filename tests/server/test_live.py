@@ -175,6 +175,7 @@ def test_sockets_of_other_sites_are_refused(live):
     own.close()
 
 
+@pytest.mark.full
 def test_one_worker_serves_several_models(live):
     videos = [live.create(BALL, model="causal"), live.create(PROMPT, model="edgereel-demo", num_inference_steps=1)]
     assert [live.wait(video["id"])["status"] for video in videos] == ["completed"] * 2

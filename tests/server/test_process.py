@@ -28,7 +28,7 @@ from edgereel.server.supervisor.plan import plan_workers
 from edgereel.server.supervisor.progress import JobProgress
 from edgereel.server.supervisor.slot import Slot
 from edgereel.server.supervisor.supervisor import Supervisor
-from edgereel.server.supervisor.watch import check_workers
+from edgereel.server.supervisor.watch import check_workers, make_room
 
 HEAVY = ("numpy", "onnxruntime", "onnx", "torch", "av", "tokenizers", "openvino", "tensorrt", "PIL", "edgereel.runtime")
 
@@ -62,6 +62,7 @@ def test_the_running_process_has_loaded_none_of_it(server):
     assert resident < 80 * 1024
 
 
+@pytest.mark.full
 def test_systemd_is_told(tmp_path, served_home):
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
@@ -136,6 +137,22 @@ def test_workers_that_hang_or_grow_are_ended(supervisor, limits, slot, beat, rea
     check_workers(owner)
     assert (process.reason is None) == (reason is None)
     assert reason is None or reason in process.reason
+
+
+def test_old_videos_go_and_young_ones_stay(supervisor):
+    """Seconds of serving count: the clock on the wall may say what it likes."""
+    owner = supervisor(keep_seconds=100, keep_bytes=None, free_bytes=0)
+    store, jobs = owner.store, []
+    for _ in range(2):
+        jobs.append(store.add("demo", {"prompt": "a"})[0].id)
+        owner.videos.of(jobs[-1]).folder.mkdir()
+        store.complete(jobs[-1], {}, 10)
+        store._ticks_before += 60
+    assert asyncio.run(make_room(owner))
+    assert store.ids() == {jobs[1]}
+    assert [path.name for path in owner.videos.folder.iterdir()] == [jobs[1]]
+    assert not asyncio.run(make_room(owner, needed=2**60))
+    assert store.ids() == {jobs[1]}
 
 
 def test_only_what_moves_is_progress():

@@ -19,7 +19,7 @@ from helpers.small_disk import small_disk
 
 from edgereel.core import files
 
-LONG = {"num_frames": 61, "num_inference_steps": 8, "seed": 5}
+LONG = {"num_frames": 33, "num_inference_steps": 8, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,10 @@ def test_a_job_whose_worker_dies_is_made_all_the_same(mortal):
     assert first == second
 
 
+@pytest.mark.full
 def test_what_was_sampled_is_not_sampled_again(mortal):
     """Killed while it decodes: the latents that were on the disk are those of the finished clip, by their time."""
-    video = mortal.create(**LONG)
+    video = mortal.create(**{**LONG, "num_frames": 61})
     begun(mortal, video["id"], "decode")
     latents = mortal.data / "videos" / video["id"] / "latents.safetensors"
     before = latents.stat().st_mtime_ns
@@ -65,6 +66,7 @@ def test_what_was_sampled_is_not_sampled_again(mortal):
     assert latents.stat().st_mtime_ns == before
 
 
+@pytest.mark.full
 def test_a_job_that_kills_its_worker_fails_in_the_end_and_the_next_is_made(mortal):
     fatal, next_one = mortal.create(**{**LONG, "seed": 6}), mortal.create(num_inference_steps=1)
     for _ in range(3):
@@ -86,6 +88,7 @@ def test_a_killed_server_loses_nothing(mortal):
     assert all(len(frames_of(mortal.get(f"/v1/videos/{id}/content").body)) == 17 for id in videos)
 
 
+@pytest.mark.full
 def test_a_stopped_server_puts_its_job_back(mortal):
     """SIGTERM: the job may finish in the time there is; nothing is counted against it."""
     video = mortal.create(**{**LONG, "seed": 9})
@@ -95,6 +98,7 @@ def test_a_stopped_server_puts_its_job_back(mortal):
     assert mortal.wait(video["id"])["status"] == "completed"
 
 
+@pytest.mark.full
 def test_files_of_no_job_and_half_written_ones_go(mortal):
     video = mortal.create(num_inference_steps=1)
     mortal.wait(video["id"])
@@ -120,6 +124,7 @@ def test_two_servers_do_not_share_a_folder(mortal, served_home):
     assert "another server" in done.stderr
 
 
+@pytest.mark.full
 def test_oldest_videos_go_first(tmp_path, served_home):
     served = Served(tmp_path / "data", "--keep-size", "60KiB", "--workers", "1", environment=served_home)
     try:
@@ -137,6 +142,7 @@ def test_oldest_videos_go_first(tmp_path, served_home):
         assert served.end() == 0
 
 
+@pytest.mark.full
 def test_a_full_disk_is_told_and_the_server_goes_on(tmp_path, served_home):
     data = tmp_path / "data"
     data.mkdir()
