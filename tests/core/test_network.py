@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
         "mlperf_loadgen",
     ),
     "bench diff": (["bench", "diff", "missing", "missing"], ""),
+    "bench serve": (["bench", "serve", "--jobs", "1", "--clients", "1"], "starlette"),
     "models ls": (["models", "ls"], ""),
     "models add": (["models", "add", REEL, "--name", "mine"], ""),
     "models rm": (["models", "rm", "mine"], ""),

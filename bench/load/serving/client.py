@@ -18,6 +18,7 @@ from ....core.errors import EdgereelError, UsageError, brief, one_line
 
 _LARGEST_ANSWER = 2**30
 _LONGEST_EVENT = 2**22
+_KEPT_SECONDS = 3.0
 
 
 class ServerError(EdgereelError):
@@ -99,6 +100,9 @@ class VideoClient:
         """Return what a request is answered. Raises ServerError where nothing comes."""
         started = time.perf_counter()
         kept = getattr(self._own, "connection", None)
+        if kept is not None and started - self._own.used > _KEPT_SECONDS:
+            self._close(kept)  # the server may let go of it just as a job is asked for
+            kept = None
         try:
             connection = kept or self._connect()
             try:
@@ -190,6 +194,7 @@ class VideoClient:
         connection.request(method, self._root + path, body, {**self._headers, **(headers or {})})
         response = connection.getresponse()
         content = response.read(_LARGEST_ANSWER)
+        self._own.used = time.perf_counter()
         if response.will_close:
             self._close(connection)
         named = {name.lower(): value for name, value in response.getheaders()}
