@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+from ..core.toml import read_toml
 
 PRESETS = Path(__file__).with_name("presets.toml")
+_LARGEST = 2**16
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,4 @@ class Preset:
 @lru_cache(maxsize=1)
 def presets() -> dict[str, Preset]:
     """Return those that come with the package, by name."""
-    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    return {name: Preset(name, **facts) for name, facts in toml.loads(PRESETS.read_text(encoding="utf-8")).items()}
+    return {name: Preset(name, **facts) for name, facts in read_toml(PRESETS, _LARGEST).items()}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UsageError, brief
+from ..core.errors import UsageError
 from ..core.files import read_plain
+from ..core.toml import read_toml
 
 DEFAULT_PORT = 8765
 _SHORTEST_TOKEN = 16
@@ -132,11 +131,9 @@ def read_pin(path: Path) -> str:
 def read_presets(path: Path) -> tuple[dict[str, Any], ...]:
     """Return the named settings of a TOML file: [[preset]] with name, label, size, seconds, fps. Raises UsageError."""
     try:
-        data = _toml(read_plain(path, _LARGEST_PRESETS, follow_links=True).decode("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path}: is no file of presets: {getattr(error, 'strerror', None) or brief(error)}"
-        ) from error
+        data = read_toml(path, _LARGEST_PRESETS)
+    except UsageError as error:
+        raise UsageError(f"{path}: the file of presets {error}") from error
     found = data.get("preset", [])
     if set(data) - {"preset"} or not isinstance(found, list):
         raise UsageError(f"{path}: presets are [[preset]] and nothing else")
@@ -148,10 +145,3 @@ def read_presets(path: Path) -> tuple[dict[str, Any], ...]:
             raise UsageError(f"{path}: preset {number}: its values are texts and numbers")
         preset.setdefault("label", preset["name"])
     return tuple(found)
-
-
-def _toml(content: str) -> dict[str, Any]:
-    # Python 3.10 has none of its own; what both raise is a ValueError.
-    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    data: dict[str, Any] = toml.loads(content)
-    return data
