@@ -7,6 +7,7 @@ import re
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from ...core.errors import UsageError
 from ...jobs.files import MEDIA_TYPES
@@ -88,6 +89,27 @@ async def content(request: Request) -> Response:
     return file_answer(request, str(path), MEDIA_TYPES[variant], headers, name)
 
 
+class _File(FileResponse):
+    """Starlette's, whose refusals of ranges are told in our shape."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI. Raises ApiError before anything is sent."""
+        refused = 0
+
+        async def send_what_is_there(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                refused = int(message["status"])
+            if not refused:
+                await send(message)
+
+        await super().__call__(scope, receive, send_what_is_there)
+        if refused:
+            size = self.headers["content-length"]
+            message = f"Range: no such part of the {size} bytes that there are"
+            raise ApiError(refused, message, code="bad_range", headers={"Content-Range": f"bytes */{size}"})
+
+
 def file_answer(
     request: Request, path: str, media_type: str, headers: dict[str, str], name: str | None = None
 ) -> Response:
@@ -98,7 +120,7 @@ def file_answer(
         information = os.stat(path, follow_symlinks=False)
     except OSError as error:
         raise ApiError(404, "its file is not there any more", code="file_gone") from error
-    answer = FileResponse(path, headers=headers, media_type=media_type, filename=name, stat_result=information)
+    answer = _File(path, headers=headers, media_type=media_type, filename=name, stat_result=information)
     tag = answer.headers["etag"]
     wanted = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
     if tag in wanted or "*" in wanted:
