@@ -141,7 +141,7 @@ class _Preview:
         # Only a clip's first frame can be decoded by itself.
         if chunk or self._spent > _SHARE_OF_PREVIEWS * (started - self._started):
             return
-        picture = self._reel.decoder.first_picture(latents, self._job.settings.decoder)
+        picture = self._reel.decoder.first_picture(latents, self._reel.bundle.manifest.preview_decoder)
         if picture is not None:
             encoded = base64.b64encode(jpeg_bytes(picture)).decode("ascii")
             self._tell("preview", job=self._job.id, step=self._stage()[1] + 1, jpeg=encoded)

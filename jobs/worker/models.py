@@ -132,11 +132,8 @@ def describe_model(name: str, manifest: Manifest) -> dict[str, Any]:
     defaults, condition = manifest.defaults, manifest.condition
     in_stream = manifest.stream is not None and manifest.roles.encoder_first is not None
     first = manifest.held is not None or in_stream or (condition is not None and condition.first != "no")
-    vocabulary = getattr(manifest, "vocabulary", None)
     return {
         "name": name,
-        "vocabulary": None if vocabulary is None else vocabulary.model_dump(mode="json"),
-        "examples": list(getattr(manifest, "examples", [])),
         "title": manifest.name,
         "digest": manifest.digest,
         "width": defaults.width,
