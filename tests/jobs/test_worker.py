@@ -130,7 +130,7 @@ def test_the_last_preview_is_the_clip(models, tmp_path):
     asked = job(tmp_path, keep=True, num_inference_steps=4)
     shown = []
     reel = models.reel("demo")
-    reel.on_clean = lambda latents: shown.append((latents.copy(), reel.decoder.first_picture(latents)))
+    reel.on_clean = lambda latents, _: shown.append((latents.copy(), reel.decoder.first_picture(latents)))
     try:
         video = reel.generate(PROMPT, seed=7, frames=9, steps=4)
     finally:
@@ -161,7 +161,7 @@ def test_previews_change_nothing(models, tmp_path):
 def test_a_decoder_that_has_no_place_beside_the_denoiser_shows_nothing(tmp_path):
     with edgereel.load(engine="cpu", threads=1, memory="195MiB") as reel:
         shown = []
-        reel.on_clean = lambda latents: shown.append(reel.decoder.first_picture(latents))
+        reel.on_clean = lambda latents, _: shown.append(reel.decoder.first_picture(latents))
         video = reel.generate(PROMPT, frames=9, steps=2)
         assert reel.graphs.plan.components["decoder"].placement == "swapped"
         assert shown == [None, None]
