@@ -32,12 +32,17 @@ def tool(tmp_path, name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env={**helpers_environment(), **home(tmp_path)})
 
 
+def rows_of(table):
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    return {row[0]: row[1] for row in cells if len(row) == 2}
+
+
 @pytest.mark.full
 def test_nothing_is_lost_when_processes_are_killed(tmp_path, small):
     options = ["--rounds", 6, "--bundle", small, "--prompt", "a red ball", "--prompt", "the green square slides"]
     done = tool(tmp_path, "kill_server", *options, "--data", tmp_path / "data")
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = dict(line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.count("|") == 3)
+    rows = rows_of(done.stdout)
     assert int(rows["accepted"]) > 0
     assert rows["lost"] == rows["corrupt"] == rows["run twice to the end"] == "0"
     assert int(rows["completed"]) + int(rows["given up after three starts, and said so"]) == int(rows["accepted"])
@@ -52,7 +57,7 @@ def test_nothing_is_lost_when_the_power_is_cut(tmp_path, small):
         pytest.skip("needs root, mkfs.ext4 and the right to mount")
     done = tool(tmp_path, "cut_power", "--cuts", 4, "--bundle", small, "--prompt", "a red ball", "--scratch", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = dict(line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.count("|") == 3)
+    rows = rows_of(done.stdout)
     assert rows["lost"] == rows["corrupt"] == "0"
     assert int(rows["jobs accepted before a cut, over all cuts"]) > 0
     lost, of = rows["for comparison, lines written without fsync"].removesuffix(" lost").split(" of ")
