@@ -1,20 +1,25 @@
-"""Tune the full decoder, and train the tiny one, on films whose latents are cached: the encoder stays as it is."""
+"""Tune the full decoder on films whose latents are cached, and train the tiny one on its pictures: the encoder stays as it is.
+
+Films are decoded whole: what a decoder remembers after many frames is not what it has at a clip's beginning.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..films import FIRST, render_film
+from ..films import render_film
 from ..training import whole_clip
 from ..training.muon import muon_and_adamw, set_learning_rate
+from ..training.precision import mixed_precision
 from ..training.run_folder import RunFolder
 from ..training.vae import to_pictures
 from .autoencoder import open_autoencoder
@@ -25,10 +30,6 @@ from .tiny_decoder import TinyDecoder
 FULL_STAGE, TINY_STAGE = "decoder", "tiny_decoder"
 SAVE_EVERY = 50
 LOG_EVERY = 10
-# Latent frames of a window; of one from the middle of a film, so many pictures are not learned from, since what the
-# decoder would remember before them is missing.
-WINDOW = 5
-_UNSURE = 5
 
 
 def open_full_decoder(growth: Growth, run: RunFolder) -> Any:
@@ -52,30 +53,45 @@ def train_full_decoder(growth: Growth, run: RunFolder) -> bool:
     vae = open_full_decoder(growth, run)
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(False)
-    config = vae.config
-    mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1)
-    deviation = torch.tensor(config.latents_std).view(1, -1, 1, 1, 1)
-
-    def decode(latents: Tensor) -> Tensor:
-        return whole_clip.decode(vae, latents * deviation + mean)
-
-    return _train(
-        growth, run, FULL_STAGE, vae, decode, growth.decoder_steps, growth.decoder_learning_rate, growth.decoder_batch
-    )
+    schedule = Schedule(growth.decoder_steps, growth.decoder_learning_rate)
+    return _train(growth, run, FULL_STAGE, vae, partial(_decode, vae), draw_pictures(growth, run), schedule)
 
 
 def train_tiny_decoder(growth: Growth, run: RunFolder) -> bool:
     """Train the tiny decoder until the steps are done or the run's time is over; return whether they are done."""
     torch.manual_seed(growth.seed)
-    tiny = TinyDecoder(open_autoencoder(growth, run).config.z_dim)
+    vae = open_full_decoder(growth, run).requires_grad_(False)
+    tiny = TinyDecoder(vae.config.z_dim)
 
     def decode(latents: Tensor) -> Tensor:
-        pictures: Tensor = tiny(latents)[0] * 2 - 1
-        return pictures
+        with mixed_precision(latents.device):
+            pictures: Tensor = tiny(latents)[0]
+        return pictures.float() * 2 - 1
 
-    return _train(
-        growth, run, TINY_STAGE, tiny, decode, growth.tiny_decoder_steps, growth.tiny_learning_rate, growth.tiny_batch
-    )
+    def films(step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for latents in _draw_latents(growth, run, step):
+            with torch.no_grad():
+                pictures = _decode(vae, latents).clamp(-1, 1)
+            yield latents, pictures
+
+    schedule = Schedule(growth.tiny_decoder_steps, growth.tiny_learning_rate)
+    return _train(growth, run, TINY_STAGE, tiny, decode, films, schedule)
+
+
+def _decode(vae: Any, latents: Tensor) -> Tensor:
+    """Return pictures [B, 3, T, H, W] in [-1, 1], not clamped, of normalised latents."""
+    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    deviation = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    with mixed_precision(latents.device):
+        return whole_clip.decode(vae, latents * deviation + mean).float()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps a decoder is trained, and its peak learning rate."""
+
+    steps: int
+    learning_rate: float
 
 
 def _train(
@@ -84,29 +100,27 @@ def _train(
     stage: str,
     model: torch.nn.Module,
     decode: Callable[[Tensor], Tensor],
-    steps: int,
-    learning_rate: float,
-    batch: int,
+    films: Callable[[int], Iterator[tuple[Tensor, Tensor]]],
+    schedule: Schedule,
 ) -> bool:
-    """Learn to decode windows of cached films; what is saved is both the weights and their average."""
-    optimizers = muon_and_adamw(model, lr=learning_rate)
+    """Learn to decode films, latents and pictures from a step on; what is saved is both the weights and their average."""
+    optimizers = muon_and_adamw(model, lr=schedule.learning_rate)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     step = 0
     if state := run.load(stage):
         step = state["step"]
-        if step >= steps:
+        if step >= schedule.steps:
             return True
         model.load_state_dict(state["model"])
         average = state["average"]
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-    windows = draw_windows(growth, run, batch, step)
+    drawn = films(step)
     started, errors = time.monotonic(), []
-    while step < steps and not run.out_of_time():
-        set_learning_rate(optimizers, learning_rate * learning_rate_factor(step, steps, warmup=20))
-        latents, pictures, sure = next(windows)
-        decoded = decode(latents)
-        difference = (decoded - pictures)[:, :, sure:]
+    while step < schedule.steps and not run.out_of_time():
+        set_learning_rate(optimizers, schedule.learning_rate * learning_rate_factor(step, schedule.steps, 20))
+        latents, pictures = next(drawn)
+        difference = decode(latents) - pictures
         error = difference.square().mean()
         loss = error + 0.02 * difference.abs().mean()
         model.zero_grad(set_to_none=True)
@@ -124,37 +138,43 @@ def _train(
             psnr = 10 * math.log10(4 / float(np.mean(errors)))
             run.log(stage, step=step, psnr=psnr, seconds=time.monotonic() - started)
             errors = []
-        if step % SAVE_EVERY == 0 or step == steps or run.out_of_time():
+        if step % SAVE_EVERY == 0 or step == schedule.steps or run.out_of_time():
             saved = [optimizer.state_dict() for optimizer in optimizers]
             run.save(stage, {"model": model.state_dict(), "average": average, "optimizers": saved, "step": step})
-    return step >= steps
+    return step >= schedule.steps
 
 
-def draw_windows(growth: Growth, run: RunFolder, batch: int, step: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Yield latents, their pictures and how many of those are unsure; each film gives two windows, its first and another."""
+def draw_pictures(growth: Growth, run: RunFolder) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
+    """Return what yields, from a step on, normalised latents [B, C, F, h, w] and the pictures [B, 3, T, H, W] they are of."""
+
+    def films(step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            index, piece, _ = _draw_piece(growth, run, step)
+            width, height = growth.formats[index % len(growth.formats)]
+            drawn, rng = draw_films(growth, index)
+            for start in range(0, len(drawn), growth.decoder_batch):
+                some = drawn[start : start + growth.decoder_batch]
+                clips = np.stack([render_film(film, rng, height=height, width=width) for film in some])
+                yield piece.latents[start : start + len(some)].float(), to_pictures(clips, torch.device("cpu"))
+                step += 1
+
+    return films
+
+
+def _draw_latents(growth: Growth, run: RunFolder, step: int) -> Iterator[Tensor]:
+    """Yield normalised latents [B, C, F, h, w] of films, from a step on."""
     while True:
-        pieces = [index for index in range(growth.film_pieces) if load_piece(run, index) is not None]
-        rng = np.random.RandomState(growth.seed + step)
-        index = pieces[rng.randint(len(pieces))]
-        piece = load_piece(run, index)
-        assert piece is not None
-        for films, clips in _rendered(growth, index, piece, batch):
-            pictures = to_pictures(clips, torch.device("cpu"))
-            yield films[:, :, :WINDOW].float(), pictures[:, :, :FIRST], 0
-            start = rng.randint(1, films.shape[2] - WINDOW + 1)
-            first = 4 * start
-            window = pictures[:, :, first : first + 4 * WINDOW - 3]
-            yield films[:, :, start : start + WINDOW].float(), window, _UNSURE
-            step += 2
+        _, piece, rng = _draw_piece(growth, run, step)
+        for _ in range(len(piece.latents) // growth.tiny_batch):
+            yield piece.latents[torch.from_numpy(rng.permutation(len(piece.latents))[: growth.tiny_batch])].float()
+            step += 1
 
 
-def _rendered(growth: Growth, index: int, piece: Piece, batch: int) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
-    """Yield a piece's films as they were rendered for it, with their latents."""
-    width, height = growth.formats[index % len(growth.formats)]
-    films, rng = draw_films(growth, index)
-    clips = []
-    for number, film in enumerate(films):
-        clips.append(render_film(film, rng, height=height, width=width))
-        if len(clips) == batch:
-            yield piece.latents[number + 1 - batch : number + 1], np.stack(clips)
-            clips = []
+def _draw_piece(growth: Growth, run: RunFolder, step: int) -> tuple[int, Piece, np.random.RandomState]:
+    """Return the number of a cached piece, the piece, and random numbers: a step's own."""
+    rng = np.random.RandomState(growth.seed + step)
+    there = [index for index in range(growth.film_pieces) if (run.folder / f"films_{index:03}.state").exists()]
+    index = there[rng.randint(len(there))]
+    piece = load_piece(run, index)
+    assert piece is not None
+    return index, piece, rng

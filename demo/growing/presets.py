@@ -56,12 +56,12 @@ class Growth:
     rounds: int = 60
     round_films: int = 8
     own_after: int = 80
-    decoder_steps: int = 800
-    decoder_batch: int = 4
+    decoder_steps: int = 400
+    decoder_batch: int = 2
     decoder_learning_rate: float = 1e-3
     tiny_decoder_steps: int = 2200
-    tiny_batch: int = 4
-    tiny_learning_rate: float = 3e-3
+    tiny_batch: int = 2
+    tiny_learning_rate: float = 1e-3
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:

@@ -38,6 +38,9 @@ class MemoryBlock(nn.Module):
         self.conv = nn.Sequential(
             _conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
         )
+        # A block begins as little more than its input: what begins larger is soon all below zero, and stays there.
+        with torch.no_grad():
+            self.conv[4].weight.mul_(0.1)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         """x, before: [N, width, h, w]."""

@@ -19,7 +19,7 @@ from edgereel.demo.growing import gauges
 from edgereel.demo.growing.autoencoder import train_autoencoder
 from edgereel.demo.growing.checkpoint import write_grown
 from edgereel.demo.growing.context import Context, denoise, stack
-from edgereel.demo.growing.decoders import draw_windows, open_tiny_decoder, train_full_decoder, train_tiny_decoder
+from edgereel.demo.growing.decoders import draw_pictures, open_tiny_decoder, train_full_decoder, train_tiny_decoder
 from edgereel.demo.growing.evaluate import candidate
 from edgereel.demo.growing.latents import Tokens, cache_piece
 from edgereel.demo.growing.presets import Growth
@@ -135,10 +135,11 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def test_cached_latents_belong_to_the_films_that_are_rendered_again(grown: RunFolder) -> None:
-    """The decoders' windows pair latents with pictures: the encoder, given those pictures, says the same latents."""
-    latents, pictures, unsure = next(draw_windows(SMALL, grown, 2, 0))
+    """The decoders' films pair latents with pictures: the encoder, given those pictures, says the same latents."""
+    films = draw_pictures(SMALL, grown)(0)
+    next(films)
+    latents, pictures = next(films)
     vae = candidate(SMALL, grown, "teacher:2").vae
-    assert unsure == 0
     assert torch.allclose(gauges.encode_pictures(vae, pictures), latents, atol=2e-2)
 
 
