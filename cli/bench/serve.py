@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.errors import Cancelled, UsageError
-from ..core.interrupts import interrupts_wait
-from .bench import bench
-from .bench_options import PromptsOption
-from .options import EngineOption, FormatSizeOption, JsonOption, MemoryOption, StepsOption, ThreadsOption, parse_format
-from .terminal import print_json, stage_progress
+from ...core.errors import Cancelled, UsageError
+from ...core.interrupts import interrupts_wait
+from ..options import EngineOption, FormatSizeOption, JsonOption, MemoryOption, StepsOption, ThreadsOption, parse_format
+from ..terminal import print_json, stage_progress
+from .options import PromptsOption
+from .run import bench
 
 
 @bench.command()
@@ -66,11 +66,11 @@ def serve(
 ) -> None:
     """Offer jobs to a server: throughput, waits, first previews, answers while it works, failures."""
     with interrupts_wait():
-        from ..bench.load.serving.figures import serve_markdown
-        from ..bench.load.serving.load import Offer
-        from ..bench.load.serving.run import OwnServer, prompts_of, run_serve
-        from ..runtime.batch import read_prompts
-        from ..server.configuration import read_secret
+        from ...bench.load.serving.figures import serve_markdown
+        from ...bench.load.serving.load import Offer
+        from ...bench.load.serving.run import OwnServer, prompts_of, run_serve
+        from ...runtime.batch import read_prompts
+        from ...server.configuration import read_secret
 
     own = {
         "--bundle": bundle,

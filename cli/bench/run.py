@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..core.errors import Cancelled, UsageError
-from ..core.interrupts import interrupts_wait
-from .application import app
-from .bench_options import (
+from ...core.errors import Cancelled, UsageError
+from ...core.interrupts import interrupts_wait
+from ..application import app
+from ..options import EngineOption, FormatSizeOption, JsonOption, MemoryOption, ThreadsOption, parse_format, parse_size
+from ..terminal import print_json, show_note, stage_progress
+from .options import (
     AgainstOption,
     BundlesArgument,
     CheckpointOption,
@@ -30,11 +32,9 @@ from .bench_options import (
     StepsOption,
     TransformerOption,
 )
-from .options import EngineOption, FormatSizeOption, JsonOption, MemoryOption, ThreadsOption, parse_format, parse_size
-from .terminal import print_json, show_note, stage_progress
 
 if TYPE_CHECKING:
-    from ..bench.records.record import Record, Timing
+    from ...bench.records.record import Record, Timing
 
 _PARTIAL = "what was measured until then is in the record, which is marked partial"
 
@@ -64,11 +64,11 @@ def run(
 ) -> None:
     """Measure every stage of making clips, cold and warm, and write the record into a folder."""
     with interrupts_wait():
-        from ..bench.contenders.peers import find_peers
-        from ..bench.records.diff import read
-        from ..bench.records.earlier import with_earlier
-        from ..bench.run import run_bench
-        from ..runtime.batch import read_prompts
+        from ...bench.contenders.peers import find_peers
+        from ...bench.records.diff import read
+        from ...bench.records.earlier import with_earlier
+        from ...bench.run import run_bench
+        from ...runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
     counts = None if steps is None else _counts("--steps", steps)
@@ -125,7 +125,7 @@ def diff(
 ) -> None:
     """Compare two records stage by stage, and name what else they differ in."""
     with interrupts_wait():
-        from ..bench.records import diff as comparing
+        from ...bench.records import diff as comparing
 
     found = comparing.diff(comparing.read(first), comparing.read(second))
     too_slow = [] if fail_over is None else found.slower(fail_over)
@@ -169,9 +169,9 @@ def soak(
 ) -> None:
     """Make many clips in one process and tell whether it fails, grows or slows down."""
     with interrupts_wait():
-        from ..bench.load.soak import SoakLimits, run_soak
-        from ..bench.report.results import soak_markdown
-        from ..runtime.batch import read_prompts
+        from ...bench.load.soak import SoakLimits, run_soak
+        from ...bench.report.results import soak_markdown
+        from ...runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
     with _measuring(output), stage_progress() as progress:
@@ -211,8 +211,8 @@ def live(
 ) -> None:
     """Watch a stream: pictures a second, seconds until another prompt is seen, and whether memory grows."""
     with interrupts_wait():
-        from ..bench.load.live import live_markdown, run_live
-        from ..runtime.batch import read_prompts
+        from ...bench.load.live import live_markdown, run_live
+        from ...runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
     with stage_progress() as progress:
@@ -261,9 +261,9 @@ def mlperf(
 ) -> None:
     """Run MLPerf's load generator as its text-to-video task does, and tell whether the test is valid."""
     with interrupts_wait():
-        from ..bench.load.mlperf import run_mlperf
-        from ..bench.report.results import mlperf_markdown
-        from ..runtime.batch import read_prompts
+        from ...bench.load.mlperf import run_mlperf
+        from ...bench.report.results import mlperf_markdown
+        from ...runtime.batch import read_prompts
 
     chosen = None if prompts is None else read_prompts(prompts)
     with _measuring(output), stage_progress() as progress:
@@ -290,7 +290,7 @@ def mlperf(
 @contextmanager
 def _measuring(output: Path) -> Iterator[None]:
     """Have the report's folder ready for the block; one that is interrupted measured nothing, and that is said."""
-    from ..bench.records.folder import report_folder
+    from ...bench.records.folder import report_folder
 
     with report_folder(output):
         try:
@@ -302,9 +302,9 @@ def _measuring(output: Path) -> Iterator[None]:
 
 def _show(record: Record, output: Path, as_json: bool) -> None:
     """Write record and page of `bench run`, and print its rows."""
-    from ..bench.records.folder import write_record
-    from ..bench.report import markdown_table, write_report
-    from ..bench.report.peers import has_peers, peer_table
+    from ...bench.records.folder import write_record
+    from ...bench.report import markdown_table, write_report
+    from ...bench.report.peers import has_peers, peer_table
 
     path, pages = write_record(record, output), write_report(record, output)
     if as_json:
@@ -326,8 +326,8 @@ def _finish(record: Record, output: Path, found: dict[str, Any] | str, interrupt
 
     found: facts for a program, or text for people.
     """
-    from ..bench.records.folder import write_record
-    from ..bench.report import write_report
+    from ...bench.records.folder import write_record
+    from ...bench.report import write_report
 
     path, pages = write_record(record, output), write_report(record, output)
     if isinstance(found, str):
