@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 from edgereel.tools.footage import footage
-from edgereel.tools.watermark_table import measure, table, unmarked
+from edgereel.tools.watermark_table import Frames, footage_clip, measure, table, unmarked
 
 pytestmark = pytest.mark.lean
 
 
+def _six_pictures(width: int, height: int, seed: int) -> Frames:
+    return list(footage(seed, width, height, 6))
+
+
 def test_a_table_of_a_small_clip_and_one_without_a_mark():
-    row = {"kind": "272x208", **measure(list(footage(3, 272, 208, 6)), 3)}
+    row = {"kind": "272x208", **measure(_six_pictures, 272, 208, 3)}
     plain = {"kind": "unmarked", **unmarked(0)}
     assert row["found"]["as written"][0]
     assert not any(wrong for _, _, wrong in row["found"].values())
@@ -25,7 +29,7 @@ def test_a_table_of_a_small_clip_and_one_without_a_mark():
 
 @pytest.mark.full
 def test_the_promises_at_832x480():
-    rows = [measure(list(footage(seed, 832, 480, 13)), seed) for seed in range(8)]
+    rows = [measure(footage_clip, 832, 480, seed) for seed in range(8)]
     assert min(row["psnr"] for row in rows) >= 42
     assert np.mean([row["growth"] for row in rows]) < 1.25
     read = {attack: np.mean([row["found"][attack][0] for row in rows]) for attack in rows[0]["found"]}
