@@ -7,7 +7,7 @@ each just before it is needed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -160,4 +160,11 @@ def _report_of_all(reports: Mapping[int, EngineReport], segments: int) -> Engine
         precisions[report.precision] = None
         for provider, count in report.nodes.items():
             nodes[provider] = nodes.get(provider, 0) + count
-    return replace(first, precision=" and ".join(precisions), nodes=nodes, streamed=segments)
+    return replace(first, precision=_precision_of_all(precisions), nodes=nodes, streamed=segments)
+
+
+def _precision_of_all(precisions: Iterable[str]) -> str:
+    """Return what is told of a whole graph: where some linears are quantized, it is those that are told of."""
+    told = list(precisions)
+    quantized = [precision for precision in told if not precision.startswith("float32")]
+    return " and ".join(quantized or told)

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,15 @@ def pytest_make_collect_report(
 def helpers_environment() -> dict[str, str]:
     """The environment of a process that imports what the tests can, their helpers too."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _none_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache, models, keys and logs out of what a file's tests share: fixtures of modules come first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEREEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EDGEREEL_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from ..graphs.read import read_graph, reading
 from ..options import PICTURES, Activations, Compute, Part
 from .targets import Target
 
-VERSION = 6
+VERSION = 7
 """Part of every key in the cache: raise it whenever a rewrite gives another graph than before."""
 _FOLDER = "lowered"
 

@@ -22,6 +22,7 @@ from edgereel.bench.contenders.stages import (
 from edgereel.bench.rows import compare_in_turns, timing_of
 from edgereel.core.errors import EngineError
 from edgereel.core.progress import Span
+from edgereel.runtime.video.output import Written
 
 CLIPS = 7
 DELAYS = {"text_encoder": 0.09, "denoiser": 0.06, "decoder_first": 0.075, "decoder_next": 0.045, "writer": 0.02}
@@ -42,10 +43,12 @@ def clips(tmp_path_factory):
     graphs, folder = SlowGraphs(DELAYS), tmp_path_factory.mktemp("clips")
 
     def write(output, frames, *_):
+        count = 0
         for _ in frames:
             graphs.sleep("writer")
+            count += 1
         output.path.write_bytes(b"clip")
-        return 1
+        return Written(count, None)
 
     made = []
     with pytest.MonkeyPatch.context() as patch, graphs.open(folder) as reel:

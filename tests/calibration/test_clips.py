@@ -76,9 +76,9 @@ def test_clips_are_made_as_asked_for(monkeypatch):
     made, told = [], []
     make = Reel.make
 
-    def note(self, asked, on_progress=None):
+    def note(self, asked, *hooks):
         made.append(asked.complete(self.bundle.manifest))
-        return make(self, asked, on_progress)
+        return make(self, asked, *hooks)
 
     monkeypatch.setattr(Reel, "make", note)
     settings = ClipSettings(

@@ -15,6 +15,11 @@ COMMANDS = [
     ["embed", "missing.txt"],
     ["continue", "missing.mp4", "a red ball bounces over the ocean"],
     ["live", "a red ball bounces over the ocean"],
+    ["serve"],
+    ["story", "make", "missing.yaml", "-o", "film.mp4"],
+    ["story", "take", "missing.yaml", "scene"],
+    ["story", "timeline", "missing.yaml", "-o", "film.otio"],
+    ["matrix", "missing.yaml"],
     ["calibrate", "missing.reel", "--prompts", "missing.txt", "-o", "stats.safetensors"],
     ["quantize", "missing.reel", "-o", "new.reel"],
     ["compare", "missing.reel", "other.reel"],
@@ -22,10 +27,15 @@ COMMANDS = [
     ["bench", "soak"],
     ["bench", "mlperf"],
     ["bench", "live"],
+    ["bench", "serve"],
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[: 1 + (command[0] == "bench")]))
+def _name(command: list[str]) -> str:
+    return " ".join(command[: 1 + (command[0] in ("bench", "story"))])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=_name)
 @pytest.mark.parametrize("threads", [2**31, 10**20, THREADS_PER_CORE * machine_cores() + 1])
 def test_too_many_threads(command, threads, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -48,4 +58,4 @@ def test_every_command_that_takes_threads_is_tried():
         if any(parameter.name == "threads" for parameter in command.params):
             yield name
 
-    assert set(taking(get_command(cli.app), "")) == {" ".join(c[: 1 + (c[0] == "bench")]) for c in COMMANDS}
+    assert set(taking(get_command(cli.app), "")) == set(map(_name, COMMANDS))

@@ -332,6 +332,7 @@ def test_manifest_describes_the_graphs_as_they_are(kind, request):
     assert list(roles.decoder_next.outputs) == ["frames", *(f"{name}_next" for name in states)]
 
 
+@pytest.mark.full  # test_weights.py compares two exports in every run
 def test_the_same_checkpoint_gives_the_same_bytes(half, tmp_path):
     """In a new process with another hash seed: nothing may depend on the order of a set or on addresses."""
     script = (
