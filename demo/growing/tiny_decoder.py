@@ -35,12 +35,11 @@ class MemoryBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(
-            _conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
-        )
+        last = _conv(width, width)
         # A block begins as little more than its input: what begins larger is soon all below zero, and stays there.
         with torch.no_grad():
-            self.conv[4].weight.mul_(0.1)
+            last.weight.mul_(0.1)
+        self.conv = nn.Sequential(_conv(2 * width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), last)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         """x, before: [N, width, h, w]."""
