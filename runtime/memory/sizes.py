@@ -237,6 +237,7 @@ class _Counted:
 
     def __init__(self, bundle: Bundle, engine: Engine, options: EngineOptions) -> None:
         self._bundle, self._engine, self._options = bundle, engine, options
+        self._counted: dict[tuple[str, tuple[int, ...], Part | None], GraphCosts] = {}
 
     def inputs(self, name: str, part: Part) -> dict[str, tuple[int | str, ...]]:
         """Return the shape of each input of a part of a graph, in the extents' names."""
@@ -262,6 +263,12 @@ class _Counted:
         return ComponentSizes(weights, largest, int(max(0, costs.activation_bytes - context) * margin))
 
     def _costs(self, name: str, latents: tuple[int, ...], part: Part | None) -> GraphCosts:
+        key = (name, latents, part)
+        if key not in self._counted:
+            self._counted[key] = self._count(name, latents, part)
+        return self._counted[key]
+
+    def _count(self, name: str, latents: tuple[int, ...], part: Part | None) -> GraphCosts:
         manifest = self._bundle.manifest
         activations = manifest.roles.graphs()[name].activations or "float"
         model = self._engine.graph_to_run(self.path(name), replace(self._options, activations=activations, part=part))
