@@ -28,7 +28,7 @@ from .latents_file import SUFFIX as LATENTS_SUFFIX
 from .latents_file import latents_path, read_video, write_latents
 from .memory.plan import MemoryPlan
 from .reel import Reel, load
-from .request import OpenRequest
+from .request import OpenRequest, Request
 from .streaming import Stream
 from .video.output import SUFFIXES, Output, check_format, format_of
 
@@ -180,11 +180,7 @@ def run_jobs(
         files = asked.files
         asked = asked.with_pictures(reel.bundle.manifest)
         request = asked.complete(reel.bundle.manifest)
-        size = request.width, request.height
-        jobs = [
-            replace(job, output=job.output.at(request.fps).marked(marks, label, *size).judged(classifier))
-            for job in jobs
-        ]
+        jobs = [replace(job, output=_ready(job.output, request, marks, label, classifier)) for job in jobs]
         _check_prompts(jobs, reel, on_progress)
         _make_folder(jobs[0].output.given.parent)
         for job in jobs:
@@ -199,6 +195,17 @@ def run_jobs(
             if keep_latents:
                 record["latents"] = str(_keep_latents(video, job.output, reel, private))
             yield record
+
+
+def _ready(
+    output: Output,
+    request: Request,
+    marks: Marks | None,
+    label: Label | None,
+    classifier: FrameClassifier | None,
+) -> Output:
+    """Return an output that was checked, ready for a request's pictures. Raises UsageError, GeometryError."""
+    return output.at(request.fps).marked(marks, label, request.width, request.height).judged(classifier)
 
 
 def _show(output: Output, private: bool, video: Video) -> None:
@@ -231,8 +238,7 @@ def decode_file(
         reel.only_decodes = True
         video = read_video(latents, reel, decoder)
         request = video.request
-        written = checked.at(request.fps).marked(marks, label, request.width, request.height)
-        written = written.judged(classifier)
+        written = _ready(checked, request, marks, label, classifier)
         marked = video.write(written, private=private, on_progress=on_progress)
         return _record(request.settings(), written, reel, {}, 0, marked)
 
@@ -265,8 +271,7 @@ def continue_file(
         else:
             video = continue_video_file(reel, clip, asked, seconds, on_progress)
         request = video.request
-        written = checked.at(request.fps).marked(marks, label, request.width, request.height)
-        written = written.judged(classifier)
+        written = _ready(checked, request, marks, label, classifier)
         marked = _write(video, written, reel, private, on_progress)
         record = _record(request.settings(), written, reel, {}, reel.embedder.cached, marked)
         if keep_latents:
@@ -296,8 +301,7 @@ def write_stream(
     checked = Output.check(output)
     with options.open(bundle, on_progress) as reel, Stream(reel, asked, seconds, then, on_progress) as stream:
         request = stream.request
-        written = checked.at(request.fps).marked(marks, label, request.width, request.height)
-        written = written.judged(classifier)
+        written = _ready(checked, request, marks, label, classifier)
         count = max(1, round(seconds * stream.request.fps))
         check = FrameCheck()
 
