@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import Cancelled, EdgereelError, EngineError, OutputError, UsageError
-from ...core.files import check_file_target, sha256_of, whole_file
+from ...core.files import check_file_target, sha256_of
 from ...core.progress import Progress, report_progress
 from ...media.label import Label
 from ...media.lettering import Lettering
@@ -25,7 +25,7 @@ from ...runtime.decoding.frame_check import FrameCheck
 from ...runtime.pictures.fit import fit_picture
 from ...runtime.reel import Reel
 from ...runtime.video.output import Output
-from ...runtime.video.png import encode_png
+from ..film.pictures import write_still
 from .manifest import Manifest
 from .rows import CampaignFile, Row, campaign_rows, read_campaign
 
@@ -242,8 +242,7 @@ def _write_sheet(path: Path, videos: Sequence[tuple[str, Path]]) -> None:
     tiles += [np.full((height, width, 3), 16, np.uint8)] * (-len(tiles) % across)
     lines = [np.concatenate(tiles[at : at + across], axis=1) for at in range(0, len(tiles), across)]
     sheet = np.concatenate(lines, axis=0)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(encode_png(np.ascontiguousarray(sheet), file_metadata(None, {"ai_generated": True})))
+    write_still(path, np.ascontiguousarray(sheet))
 
 
 def _tiles(videos: Sequence[tuple[str, Path]]) -> Iterator[Picture]:
@@ -267,12 +266,9 @@ def _middle(path: Path) -> Picture:
 
     try:
         with av.open(str(path)) as container:
-            pictures = [
-                frame.to_ndarray(format="rgb24")
-                for frame, _ in zip(container.decode(video=0), range(500), strict=False)
-            ]
+            frames = list(islice(container.decode(video=0), 500))
     except av.FFmpegError as error:
         raise ValueError(str(error)) from error
-    if not pictures:
+    if not frames:
         raise ValueError("no picture")
-    return np.asarray(pictures[len(pictures) // 2], np.uint8)
+    return np.asarray(frames[len(frames) // 2].to_ndarray(format="rgb24"), np.uint8)

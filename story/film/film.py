@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError, one_line
-from ...core.files import check_file_target, whole_file, write_text
+from ...core.files import check_file_target, write_text
 from ...core.machine import peak_host_memory
 from ...core.progress import Progress, report_progress
 from ...media.captions import write_captions
@@ -27,12 +27,11 @@ from ...runtime.batch import ReelOptions
 from ...runtime.clip import file_metadata
 from ...runtime.reel import Reel
 from ...runtime.video.output import Output
-from ...runtime.video.png import encode_png
 from ..script.checks import check_story
 from ..script.source import read_source
 from ..script.story import StoryFile, read_story
 from .facts import film_facts, film_settings, scene_work
-from .pictures import film_pictures
+from .pictures import film_pictures, write_still
 from .plan import FilmPlan, plan_film
 from .scenes import SceneMaker
 from .speech import spoken
@@ -262,6 +261,4 @@ def _write_beside(beside: dict[str, Path], plan: FilmPlan, tracks: Tracks, poste
         elif kind == "narration":
             write_text(path, spoken_text(plan))
         elif poster.picture is not None:
-            title = None if private else plan.file.story.title
-            with whole_file(path) as temporary:
-                temporary.write_bytes(encode_png(poster.picture, file_metadata(title, {"ai_generated": True})))
+            write_still(path, poster.picture, None if private else plan.file.story.title)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.files import whole_file
 from ...media.cards import draw_card
 from ...media.lettering import Lettering
 from ...media.transitions import dissolve, faded
+from ...runtime.clip import file_metadata
 from ...runtime.decoding.frame_check import FrameCheck
 from ...runtime.pictures.fit import fit_picture
+from ...runtime.video.png import encode_png
 from .plan import FilmPlan, PlannedScene
 from .scenes import SceneMaker
 
 Picture = NDArray[np.uint8]
+
+
+def write_still(path: Path, picture: Picture, title: str | None = None) -> None:
+    """Write a picture, uint8 [H, W, 3], as a PNG file that says what made it. Raises OutputError."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(encode_png(picture, file_metadata(title, {"ai_generated": True})))
 
 
 def film_pictures(plan: FilmPlan, maker: SceneMaker, lettering: Lettering | None) -> Iterator[Picture]:

@@ -12,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import UsageError
-from ...core.files import check_file_target, whole_file, write_text
+from ...core.files import check_file_target, write_text
 from ...core.progress import Progress, report_progress
 from ...media.cards import Card, draw_card
 from ...media.lettering import Lettering
 from ...runtime.batch import ReelOptions
-from ...runtime.clip import file_metadata
 from ...runtime.pictures.fit import fit_picture
 from ...runtime.sampling.noise import LARGEST_SEED
-from ...runtime.video.png import encode_png
 from ..script.source import read_source
 from ..script.story import StoryFile, read_story
 from .film import FilmOptions, load_story
+from .pictures import write_still
 from .plan import plan_film
 from .scenes import SceneMaker
 from .store import Store
@@ -84,8 +83,7 @@ def make_takes(
             rows.append((str(seed), [pictures[at] for at in np.linspace(0, len(pictures) - 1, _SHOWN).astype(int)]))
             takes.append({"seed": seed, "key": plan.scenes[index].key, "made": name in maker.made})
         report_progress(on_progress, "takes", count, count)
-    with whole_file(sheet) as temporary:
-        temporary.write_bytes(encode_png(contact_sheet(rows), file_metadata(None, {"ai_generated": True})))
+    write_still(sheet, contact_sheet(rows))
     return {"scene": name, "takes": takes, "sheet": str(sheet)}
 
 
