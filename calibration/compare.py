@@ -21,6 +21,7 @@ from ..engines import EngineOptions, Tensor, get_engine
 from ..engines.wrapped import ObservedEngine
 from ..quality import metrics
 from ..quality.metrics import Clip
+from ..runtime.clip import Video
 from ..runtime.reel import Reel
 from ..runtime.request import Request
 from .clips import ClipSettings, check_count, estimate_in_words
@@ -202,7 +203,19 @@ def _clips(
         for prompt, seed in jobs:
             seen.clear()
             video = reel.generate(prompt, seed=seed, **settings.given())
-            yield np.stack(list(video)), np.stack([*seen[1:], video.latents[0]])
+            yield np.stack(list(video)), _path(seen, video, bundle)
+
+
+def _path(seen: list[NDArray[np.float32]], video: Video, bundle: Bundle) -> NDArray[np.float32]:
+    """Return the latents after each step [steps, C, F, H, W] in the clip's own size; of a stream, those of its first chunk.
+
+    A chunk is whole where the clip is its beginning, and a first stage is smaller.
+    """
+    final = video.latents[0]
+    of_clip = seen[: video.request.steps] if bundle.manifest.stream is not None else seen
+    frames = min(final.shape[1], of_clip[-1].shape[1])
+    steps = [each[:, :frames] for each in of_clip[1:] if each.shape[2:] == final.shape[2:]]
+    return np.stack([*steps, final[:, :frames]])
 
 
 def _figures(

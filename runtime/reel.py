@@ -221,6 +221,8 @@ class Reel:
     def _preview(self, request: Request, latents: NDArray[np.float32]) -> Video:
         """Return a video of latents that are not done."""
         manifest = self.bundle.manifest
+        # A stream's chunk is whole where a shorter clip is its beginning.
+        latents = latents[:, :, : latent_shape(manifest.latent, request.width, request.height, request.frames)[2]]
         width, height, frames = clip_size(manifest.latent, latents.shape)
         decoder = manifest.preview_decoder if request.decoder is not None else None
         shown = replace(request, width=width, height=height, frames=frames, overlap=0, decoder=decoder)

@@ -5,38 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .. import gauges
 from ..evaluate import held_out_captions
-from ..training.denoiser import Models
+from ..gauges import Figures
 from ..training.run_folder import RunFolder
-from . import gauges
-from .decoders import open_full_decoder, open_tiny_decoder
-from .gauges import Candidate, Figures
-from .latents import decode_latents, to_uint8
-from .presets import GROWTHS, Growth
-from .rolling import FewSteps, Guided, Sampler
-from .student import open_student
-from .teacher import open_teacher
+from .candidate import Candidate, autoencoder, candidate
+from .latents import to_uint8
+from .presets import GROWTHS
 
 _TABLES = ("autoencoder", "text", "picture", "streams", "prompts", "tiny")
-
-
-def candidate(growth: Growth, run: RunFolder, name: str) -> Candidate:
-    """Return `teacher:STEPS` or `student:STEPS` of a run."""
-    kind, _, steps = name.partition(":")
-    models, vae = open_teacher(growth, run), open_full_decoder(growth, run)
-    sampler: Sampler = Guided(int(steps), growth.sampling_shift, growth.guidance)
-    if kind == "student":
-        models = Models(models.text_encoder, open_student(growth, run, models))
-        sampler = FewSteps(int(steps), growth.sampling_shift)
-    elif kind != "teacher":
-        raise SystemExit(f"{name}: write teacher:STEPS or student:STEPS")
-    return Candidate(growth, models, sampler, vae, partial(decode_latents, vae))
 
 
 def measure(
@@ -44,7 +26,7 @@ def measure(
 ) -> dict[str, Figures]:
     """Return the rows of one table for one candidate and format, by title."""
     if table == "autoencoder":
-        return {"": gauges.autoencoder(made, open_tiny_decoder(made.growth, run), size, count)}
+        return {"": autoencoder(made, run, size, count)}
     if table == "text":
         shown = gauges.text_to_video(made, size, count)
         shown["displacement"] /= gauges.true_displacement(size, count)
@@ -58,7 +40,7 @@ def measure(
         }
     if table == "prompts":
         return {"": gauges.changed_prompt(made, size, count)}
-    return {"": gauges.tiny_decoder(made, open_tiny_decoder(made.growth, run), size, count)}
+    return {"": gauges.another_decoder(made, made.tiny(run), size, count)}
 
 
 def sheet(made: Candidate, size: tuple[int, int], path: Path, chunks: int, rows: int = 6) -> None:

@@ -47,7 +47,7 @@ class Growth:
     context_noise: float = 0.12
     text_steps: int = 1500
     sampling_shift: float = 3.0
-    guidance: float = 3.0
+    guidance: float = 5.0
     student_steps: int = 2000
     student_batch: int = 4
     student_learning_rate: float = 1.5e-3

@@ -175,7 +175,7 @@ async def _checked(found: Services, model: str, settings: JobSettings, picture: 
     try:
         facts = await found.supervisor.check(model, settings.to_json(), path, _CHECK_SECONDS)
     except CommandRefused as error:
-        code, message = ERROR_CODES.get(error.kind), str(error).replace(f"{path}: ", "")
+        code, message = ERROR_CODES.get(error.kind), str(error).replace(f"{path}: ", "the picture ")
         if code is None or error.kind in ("OutOfMemory", "BundleError"):
             raise ApiError(500, message, code="worker_failed") from error
         param = PICTURE if "picture" in message else _PARAMS.get(error.kind)

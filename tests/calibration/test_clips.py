@@ -8,6 +8,7 @@ import time
 
 import pytest
 from conftest import DEMO_REEL, edit_manifest
+from helpers.causal_bundle import write_causal_bundle
 
 from edgereel.bundle.reader import open_bundle
 from edgereel.calibration import clips, quantize
@@ -96,6 +97,15 @@ def test_clips_are_made_as_asked_for(monkeypatch):
     assert len(made) == 4
     assert {(each.width, each.height, each.frames, each.recipe) for each in made} == {(32, 48, 9, settings.recipe)}
     assert {each.guidances for each in made} == {(1.5,)}
+
+
+@pytest.mark.parametrize("frames", [1, 3, 9])
+def test_clips_of_streams_are_compared_whatever_their_length(tmp_path, frames):
+    """Shorter than a chunk, one, and several, of which the first one's steps are compared."""
+    reel = write_causal_bundle(tmp_path / "causal.reel")
+    settings = ClipSettings(size=(8, 6), frames=frames, steps=3)
+    (same,) = compare_bundles(reel, reel, prompts=["a red ball"], settings=settings).clips
+    assert same.drift == [0.0] * 3
 
 
 def test_settings_of_clips_that_nobody_makes(tmp_path, prompts):

@@ -13,15 +13,15 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from safetensors.torch import load_file
 
+from edgereel.demo import gauges
 from edgereel.demo.evaluate import held_out_captions
 from edgereel.demo.films import Film, draw_film, render_film
-from edgereel.demo.growing import gauges
 from edgereel.demo.growing.autoencoder import train_autoencoder
+from edgereel.demo.growing.candidate import candidate
 from edgereel.demo.growing.checkpoint import write_grown
 from edgereel.demo.growing.context import Context, denoise, stack
-from edgereel.demo.growing.decoders import draw_pictures, open_tiny_decoder, train_full_decoder, train_tiny_decoder
-from edgereel.demo.growing.evaluate import candidate
-from edgereel.demo.growing.latents import Tokens, cache_piece
+from edgereel.demo.growing.decoders import draw_pictures, train_full_decoder, train_tiny_decoder
+from edgereel.demo.growing.latents import Tokens, cache_piece, encode_pictures, to_uint8
 from edgereel.demo.growing.presets import Growth
 from edgereel.demo.growing.rolling import FewSteps, Guided, Roller
 from edgereel.demo.growing.rollouts import LEVELS, follow_teacher, load_round
@@ -140,7 +140,7 @@ def test_cached_latents_belong_to_the_films_that_are_rendered_again(grown: RunFo
     next(films)
     latents, pictures = next(films)
     vae = candidate(SMALL, grown, "teacher:2").vae
-    assert torch.allclose(gauges.encode_pictures(vae, pictures), latents, atol=2e-2)
+    assert torch.allclose(encode_pictures(vae, pictures), latents, atol=2e-2)
 
 
 def test_the_text_encoder_stays_after_its_last_step(grown: RunFolder) -> None:
@@ -162,8 +162,8 @@ def test_a_student_goes_on_with_its_own_films_and_makes_films(grown: RunFolder) 
     made = candidate(SMALL, grown, "student:2")
     figures = gauges.hand_overs(made, (32, 32), streams=1, chunks=2)
     assert all(np.isfinite(value) for value in figures.values())
-    figures = gauges.tiny_decoder(made, open_tiny_decoder(SMALL, grown), (48, 32), clips=1)
-    assert figures["psnr_to_full"] > 0
+    figures = gauges.another_decoder(made, made.tiny(grown), (48, 32), clips=1)
+    assert figures["psnr"] > 0
 
 
 def test_a_trajectory_ends_where_the_guided_sampler_does(grown: RunFolder) -> None:
@@ -227,8 +227,8 @@ def test_a_kept_picture_is_as_near_as_the_autoencoder_brings_it(grown: RunFolder
     for subject, _ in held_out_captions(2):
         film = render_film(Film((gauges.shot_of(subject),)), rng, height=48, width=32)
         picture = to_pictures(film[None, :1], torch.device("cpu"))
-        again = made.decode(gauges.encode_pictures(made.vae, picture))
-        errors.append(10 * np.log10(4 / (again - picture).square().mean().item()))
+        again = to_uint8(made.decode(encode_pictures(made.vae, picture)))
+        errors.append(gauges.psnr(again[0, 0], film[0]))
     assert figures["kept_db"] == pytest.approx(np.mean(errors), abs=0.05)
 
 

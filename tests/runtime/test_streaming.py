@@ -295,3 +295,13 @@ def test_pictures_are_planned_for_where_they_go_in(bundle):
         plan_bundle(bundle, engine="cpu", uses=Uses(pictures=pictures)) for pictures in (False, True)
     )
     assert set(with_pictures.components) - set(plain.components) == {"encoder"}
+
+
+@pytest.mark.parametrize("frames", [1, 3, 9])
+def test_previews_are_no_longer_than_the_clip(reel, frames):
+    """A chunk is sampled whole where a clip is its beginning."""
+    shown = []
+    video = reel.generate(BALL, frames=frames, steps=2, on_preview=lambda preview: shown.append(list(preview)))
+    assert len(list(video)) == frames
+    assert shown
+    assert max(len(pictures) for pictures in shown) <= frames

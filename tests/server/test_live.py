@@ -149,6 +149,17 @@ def test_what_no_film_begins_with(live):
     clips.close()
 
 
+def test_a_picture_that_cannot_be_read_is_the_fault_of_that_field(bundle, tmp_path, served_home):
+    """Of a model that takes pictures; what is wrong is said without the server's own name for the file."""
+    served = Served(tmp_path / "data", "--bundle", str(bundle), environment=served_home)
+    until(lambda: served.get("/ready").status == 200)
+    broken = ("input_reference", "a.jpg", jpeg_bytes(np.zeros((8, 8, 3), np.uint8))[:-9])
+    answer = served.form("/v1/videos", {"prompt": BALL}, broken)
+    assert served.end() == 0
+    assert (answer.status, answer.json()["error"]["param"]) == (400, "input_reference")
+    assert answer.json()["error"]["message"].startswith("the picture ")
+
+
 def test_floods_and_large_messages_end_the_film(live):
     large = SocketClient(live.port, "/v1/live")
     large.say_text(json.dumps({"type": "start", "prompt": "a" * 10**5}))

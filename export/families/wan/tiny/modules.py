@@ -101,6 +101,7 @@ class TinyStream(nn.Module):
         super().__init__()
         self.compute = compute
         self.shape, self.decoder = tiny.shape, tiny.decoder
+        self.steps = _pointwise_first(list(tiny.decoder))
         cast_weights(self.decoder, compute)
         self.scaled = scale is not None
         self.mean: torch.Tensor
@@ -114,7 +115,7 @@ class TinyStream(nn.Module):
         hidden = (hidden * self.std + self.mean if self.scaled else hidden).to(self.compute)
         given, made, frames, first = iter(states), [], 1, not states
         blocks = BLOCKS * len(self.shape.grow)
-        for layer in self.decoder:
+        for layer in self.steps:
             if isinstance(layer, MemoryBlock):
                 before = torch.zeros_like(hidden[::frames]) if first else next(given).to(self.compute).squeeze(2)
                 made.append(hidden[frames - 1 :: frames].unsqueeze(2).float())
@@ -154,6 +155,15 @@ class TinyNext(TinyStream):
 def state_sizes(shape: TinyShape) -> list[tuple[int, int]]:
     """Return (channels, factor of the latents' height and width) of every state."""
     return [(shape.widths[stage], 2**stage) for stage in range(len(shape.grow)) for _ in range(BLOCKS)]
+
+
+def _pointwise_first(layers: list[nn.Module]) -> list[nn.Module]:
+    """Return the same work, where frames grow before pixels are copied: there is a quarter of them then."""
+    order = list(layers)
+    for index in range(len(order) - 1):
+        if isinstance(order[index], nn.Upsample) and isinstance(order[index + 1], Grow):
+            order[index : index + 2] = order[index + 1], order[index]
+    return order
 
 
 def _pictures(unit: torch.Tensor) -> torch.Tensor:
