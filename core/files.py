@@ -149,6 +149,26 @@ def sweep(folder: Path, *, alone: bool = False) -> None:
                 remove(folder / name)
 
 
+def keep_within(folder: Path, suffix: str, limit: int) -> None:
+    """Remove files of a suffix, those not used for longest first, until they have at most `limit` bytes; the newest one stays.
+
+    A file was used when it was last changed: who reads one calls os.utime. What cannot be removed is left.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.suffix == suffix and not path.name.startswith("."):
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found)[:-1]:
+        if total <= limit:
+            return
+        remove(path)
+        total -= size
+
+
 def folder_prefix(prefix: str) -> str:
     """Return how the name of a temporary folder begins that `sweep` takes away when this process is gone.
 

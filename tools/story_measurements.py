@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["edit", "kill", "hour", "matrix"])
     parser.add_argument("--count", type=int, default=50, help="kills, or rows of the matrix")
+    parser.add_argument("--format", help="the size of the film that is edited, by default the model's own")
     parser.add_argument("--minutes", type=float, default=60, help="how long the long film is")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="edgereel-story-"))
@@ -40,7 +41,7 @@ def main() -> None:
     try:
         shutil.copytree(STORIES, folder / "stories")
         measures: dict[str, Callable[[], dict[str, Any]]] = {
-            "edit": lambda: _edit(folder),
+            "edit": lambda: _edit(folder, arguments.format),
             "kill": lambda: _kill(folder, arguments.count),
             "hour": lambda: _hour(folder, arguments.minutes),
             "matrix": lambda: _matrix(folder, arguments.count),
@@ -60,16 +61,18 @@ def _run(*arguments: object) -> dict[str, float]:
     return {"clock_s": round(time.perf_counter() - started, 2), "processor_s": round(taken, 2)}
 
 
-def _edit(folder: Path) -> dict[str, Any]:
+def _edit(folder: Path, format: str | None) -> dict[str, Any]:
     story, film = folder / "stories" / "film.yaml", folder / "film.mp4"
-    first = _run("story", "make", story, "-o", film, "--threads", 1)
-    again = _run("story", "make", story, "-o", film, "--threads", 1)
+    command = ["story", "make", story, "-o", film, "--threads", 1, *([] if format is None else ["--format", format])]
+    first = _run(*command)
+    size = film.stat().st_size
+    again = _run(*command)
     text = story.read_text(encoding="utf-8")
     story.write_text(
         text.replace("{friend} circles around among the trees", "{friend} bounces among the trees"), "utf-8"
     )
-    edited = _run("story", "make", story, "-o", film, "--threads", 1)
-    return {"first": first, "nothing_changed": again, "one_scene_of_eight_changed": edited}
+    edited = _run(*command)
+    return {"first": first, "nothing_changed": again, "one_scene_of_eight_changed": edited, "bytes": size}
 
 
 def _kill(folder: Path, count: int) -> dict[str, Any]:
