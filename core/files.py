@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -149,10 +149,11 @@ def sweep(folder: Path, *, alone: bool = False) -> None:
                 remove(folder / name)
 
 
-def keep_within(folder: Path, suffix: str, limit: int) -> None:
+def keep_within(folder: Path, suffix: str, limit: int, needed: Collection[Path] = ()) -> None:
     """Remove files of a suffix, those not used for longest first, until they have at most `limit` bytes; the newest one stays.
 
-    A file was used when it was last changed: who reads one calls os.utime. What cannot be removed is left.
+    A file was used when it was last changed: who reads one calls os.utime. needed: what stays in any case. What cannot be removed
+    is left.
     """
     found = []
     with contextlib.suppress(OSError):
@@ -165,8 +166,9 @@ def keep_within(folder: Path, suffix: str, limit: int) -> None:
     for _, size, path in sorted(found)[:-1]:
         if total <= limit:
             return
-        remove(path)
-        total -= size
+        if path not in needed:
+            remove(path)
+            total -= size
 
 
 def folder_prefix(prefix: str) -> str:

@@ -28,7 +28,7 @@ from ...runtime.batch import ReelOptions
 from ...runtime.clip import file_metadata
 from ...runtime.reel import Reel
 from ...runtime.video.output import Output
-from ..script.checks import check_story
+from ..script.checks import check_story, inside
 from ..script.source import read_source
 from ..script.story import StoryFile, read_story
 from .facts import film_facts, film_settings, scene_work
@@ -229,7 +229,7 @@ def _write(
     """Write the film, and return what became of its marks, None where it has none."""
     settings = film_settings(plan, reel, private=private)
     metadata = file_metadata(None if private else plan.file.story.title, settings)
-    origin = Origin(film_settings(plan, reel, private=True))
+    origin = Origin(film_settings(plan, reel, private=True), _inputs(plan))
 
     def done(count: int) -> None:
         report_progress(on_progress, "film", count, plan.pictures)
@@ -244,7 +244,18 @@ def _write(
         # It is another one in each film, and lies over all pictures.
         encoder.encoded = plan.pictures
         return target.write(counted(), metadata, plan.pictures, origin).marks
-    return target.join(encoder.files(done), metadata, origin).marks
+    with encoder:
+        return target.join(encoder.files(done), metadata, replace(origin, scenes=encoder.clips)).marks
+
+
+def _inputs(plan: FilmPlan) -> tuple[Path, ...]:
+    """Return the pictures that scenes begin with, each once."""
+    found = []
+    for scene in plan.scenes:
+        picture = plan.file.story.scenes[scene.number].origin.picture
+        if picture is not None and scene.request is not None:
+            found.append(inside(plan.file, ("scenes", scene.number, "from"), picture))
+    return tuple(dict.fromkeys(found))
 
 
 def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:

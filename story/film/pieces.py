@@ -20,7 +20,7 @@ from typing import Any
 import av
 
 from ...core.errors import OutputError
-from ...core.files import folder_prefix, keep_within, remove, sweep
+from ...core.files import folder_prefix, keep_within, output_errors, remove, sweep
 from ...core.paths import find_cache_folder
 from ...core.version import __version__
 from ...media.captions import Caption, shown_on
@@ -32,6 +32,8 @@ from .plan import FilmPlan
 
 LIMIT = 8 * 2**30
 SUFFIX = ".mp4"
+INGREDIENTS = 100
+"""Clips that a signed film names: each is hashed once more, and its name is in the file."""
 _FEWEST = 4
 """Pictures of a piece: each begins with one that is encoded whole, which for fewer is dear."""
 
@@ -51,7 +53,7 @@ def film_pieces(plan: FilmPlan) -> list[tuple[Stretch, ...]]:
 
 
 class PieceEncoder:
-    """Gives a film's pieces as files: those that are kept, the others as they are encoded.
+    """Gives a film's pieces as files: those that are kept, the others as they are encoded. They are there for a `with` block.
 
     target: what the film is written as. captions: see FilmPictures. threads: of the reel. encoded: how many pictures had to be.
     """
@@ -69,6 +71,8 @@ class PieceEncoder:
         self.encoded = 0
         self._plan, self._target, self._pictures, self._limit = plan, target, pictures, limit
         self._captions, self._threads = captions, threads
+        self._pieces, self._paths = film_pieces(plan), list[Path]()
+        self._stack = contextlib.ExitStack()
         self._common = {
             "release": __version__,
             "encoder": [av.__version__, {name: list(each) for name, each in sorted(av.library_versions.items())}],
@@ -80,27 +84,32 @@ class PieceEncoder:
             "letters": None if lettering is None else _letters(lettering),
         }
 
-    def files(self, done: Callable[[int], object]) -> Iterator[Path]:
-        """Yield the pieces' files; each may go when the next one is asked for. done: is told of pictures as they are encoded."""
+    def __enter__(self) -> PieceEncoder:
+        """Have a folder for the pieces: the user's, or one beside the film that goes at the end."""
         user = find_cache_folder()
-        with contextlib.ExitStack() as stack:
-            folder = None if user is None else user / "pieces"
-            try:
-                if folder is not None:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    sweep(folder)
-            except OSError:
-                folder = None
-            if folder is None or not os.access(folder, os.W_OK):
-                beside = self._target.path.parent
-                prefix = folder_prefix(".edgereel-pieces-")
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=beside, prefix=prefix)))
-            yield from self._files(folder, done)
+        folder = None if user is None else user / "pieces"
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                sweep(folder)
+        except OSError:
+            folder = None
+        if folder is None or not os.access(folder, os.W_OK):
+            prefix = folder_prefix(".edgereel-pieces-")
+            with output_errors(self._target.path):
+                made = tempfile.TemporaryDirectory(dir=self._target.path.parent, prefix=prefix)
+            folder = Path(self._stack.enter_context(made))
+        self._paths = [folder / (self._key(piece) + SUFFIX) for piece in self._pieces]
+        return self
 
-    def _files(self, folder: Path, done: Callable[[int], object]) -> Iterator[Path]:
+    def __exit__(self, *error: object) -> None:
+        """Remove the folder where it was not the user's."""
+        self._stack.close()
+
+    def files(self, done: Callable[[int], object]) -> Iterator[Path]:
+        """Yield the pieces' files. done: is told of pictures as they are encoded. Raises what Output.write raises."""
         pictures, at = self._pictures(), 0
-        for piece in film_pieces(self._plan):
-            path = folder / (self.key(piece) + SUFFIX)
+        for piece, path in zip(self._pieces, self._paths, strict=True):
             if not _kept(path, _count(piece)):
 
                 def seen(frames: Iterator[Picture], at: int = at) -> Iterator[Picture]:
@@ -110,12 +119,22 @@ class PieceEncoder:
 
                 self._target.piece(path, seen(pictures.of(piece)))
                 self.encoded += _count(piece)
+                keep_within(path.parent, SUFFIX, self._limit, set(self._paths))
             at += _count(piece)
             done(at)
             yield path
-            keep_within(folder, SUFFIX, self._limit)
 
-    def key(self, piece: Sequence[Stretch]) -> str:
+    @property
+    def clips(self) -> tuple[Path, ...]:
+        """Return the files of pieces that show what the model made, each once, INGREDIENTS at most."""
+        found = [
+            path
+            for piece, path in zip(self._pieces, self._paths, strict=True)
+            if any(self._plan.scenes[each.scene].request is not None and not each.dissolves for each in piece)
+        ]
+        return tuple(dict.fromkeys(found))[:INGREDIENTS]
+
+    def _key(self, piece: Sequence[Stretch]) -> str:
         """Return the hash of all that decides a piece's packets."""
         facts: dict[str, Any] = {**self._common, "stretches": [self._stretch(each) for each in piece]}
         if self._captions is not None:

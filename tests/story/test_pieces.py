@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,31 @@ def test_without_a_cache_and_with_damaged_pieces_it_is_the_same(tmp_path, monkey
 def test_a_film_of_fewer_pictures_than_a_piece(tmp_path: Path, pictures: int):
     path = write_story(tmp_path / "film.yaml", f"title: x\nscenes:\n  - {{card: a, pictures: {pictures}}}\n")
     assert make_film(path, tmp_path / "film.mp4", FilmOptions(bundle=DEMO_REEL), REEL)["encoded"] == pictures
+
+
+@pytest.mark.extras
+def test_a_signed_film_names_its_clips_and_a_reader_believes_it(tmp_path, monkeypatch):
+    """c2pa's own reader: the manifest is valid, and each clip that the model made is an ingredient."""
+    c2pa = pytest.importorskip("c2pa")
+    from edgereel.provenance import keys
+    from edgereel.provenance.keys import own_root
+    from edgereel.provenance.marks import Marks
+    from edgereel.provenance.verify.report import examine
+
+    device = keys.create("Test Booth 7", tmp_path / "keys")
+    path = write_story(tmp_path / "film.yaml", STORY.replace("name: b, prompt: a red", "name: b, prompt: a blue"))
+    options = FilmOptions(bundle=DEMO_REEL, marks=Marks(False, keys.load(device), required=True))
+    for encoded in (27, 0):
+        record = make_film(path, tmp_path / "film.mp4", options, REEL)
+        assert (record["marks"]["signed"], record["encoded"]) == (True, encoded)
+        report = examine(tmp_path / "film.mp4", own_root(device))
+        assert (report.signature.state, report.signature.inputs) == ("trusted", 2)
+        with c2pa.Reader(str(tmp_path / "film.mp4")) as reader:
+            manifest = json.loads(reader.json())
+        active = manifest["manifests"][manifest["active_manifest"]]
+        assert [(each["title"], each["relationship"]) for each in active["ingredients"]] == [
+            ("scene 1", "componentOf"),
+            ("scene 2", "componentOf"),
+        ]
+        actions = next(each for each in active["assertions"] if each["label"].startswith("c2pa.actions"))
+        assert [each["action"] for each in actions["data"]["actions"]] == ["c2pa.created", "c2pa.placed"]
