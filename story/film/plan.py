@@ -21,13 +21,13 @@ from ...runtime.memory.sizes import Uses
 from ...runtime.pictures.fit import Fit
 from ...runtime.reel import Reel
 from ...runtime.request import OpenRequest, Request
+from ...runtime.shapes import PictureSize, film_size
 from ...runtime.streaming import check_seconds
 from ...runtime.video.frame_rate import FrameRate, frame_rate
 from ..script.checks import card_of, inside, narration_sound, prompt_of
 from ..script.path import follow, followers, scene_numbers
 from ..script.source import Place
 from ..script.story import Scene, StoryFile
-from .size import FilmSize, film_size
 from .store import scene_key
 
 _CARD_SECONDS = 2.0
@@ -65,7 +65,7 @@ class FilmPlan:
 
     file: StoryFile
     scenes: tuple[PlannedScene, ...]
-    size: FilmSize
+    size: PictureSize
     fps: FrameRate
     pictures: int
     peak: int
