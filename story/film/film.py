@@ -150,6 +150,7 @@ def write_plan(
     beside = _beside(target.path, plan, tracks)
     facts = film_facts(plan, reel, store)
     maker = SceneMaker(plan, reel, store, private=options.private)
+    store.need(scene.key for scene in plan.scenes if scene.key is not None)
     sampled = _seconds(reel, "text", "denoise")
     maker.make_all(on_progress)
     sampled = _seconds(reel, "text", "denoise") - sampled
