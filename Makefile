@@ -52,10 +52,10 @@ test-gpu-stand-ins: $(VENV)/dev.done ## Run the cuda engine on stand-ins for CUD
 test-server: $(VENV)/dev.done ## Try the server with 2,000 requests made from its own description, and 200 rounds of kill -9
 	$(BIN)/python -m pytest -m full tests/server
 
-test-browser: $(VENV)/dev.done ## Try the page in a real Chromium: apt-get install chromium
+test-browser: $(VENV)/dev.done ## Try the page and a film in a real Chromium: apt-get install chromium
 	@command -v chromium >/dev/null || { echo "there is no chromium: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,browser]"
-	$(BIN)/python -m pytest -m browser tests/server/page
+	$(BIN)/python -m pytest -m browser tests/server/page tests/story
 
 test-offline-install: $(VENV)/dev.done ## Pack everything, install it where there is no network as another user, make a video there; as root
 	$(BIN)/python -m pytest -m offline_install

@@ -90,7 +90,8 @@ DecoderOption = Annotated[
 FormatSizeOption = Annotated[
     str | None,
     typer.Option(
-        metavar="WxH", help="Picture size in pixels, or the name of one of the bundle's formats, see inspect."
+        metavar="WxH",
+        help="Picture size in pixels, the name of one of the bundle's formats, see inspect, or a shape: wide, vertical, square, …",
     ),
 ]
 

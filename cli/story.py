@@ -47,12 +47,16 @@ def new(
     twine: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Make it of a tale that Twine's Twison format exported.")
     ] = None,
+    ink: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Make it of a tale that Ink compiled: its text and choices."),
+    ] = None,
 ) -> None:
     """Write a story to begin with, every line of it explained."""
     with interrupts_wait():
         from ..story.script.beginning import write_beginning
 
-    write_beginning(output, fountain, twine)
+    write_beginning(output, fountain, twine, ink)
     print(f"{one_line(output)}  (edgereel story make {one_line(output)} -o film.mp4)")
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -147,6 +147,28 @@ def sweep(folder: Path, *, alone: bool = False) -> None:
             ours = (match["place"] or match["folder_place"]) == _place()
             if alone or (ours and not _runs(int(match["process"] or match["folder_process"]))):
                 remove(folder / name)
+
+
+def keep_within(folder: Path, suffix: str, limit: int, needed: Collection[Path] = ()) -> None:
+    """Remove files of a suffix, those not used for longest first, until they have at most `limit` bytes; the newest one stays.
+
+    A file was used when it was last changed: who reads one calls os.utime. needed: what stays in any case. What cannot be removed
+    is left.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.suffix == suffix and not path.name.startswith("."):
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found)[:-1]:
+        if total <= limit:
+            return
+        if path not in needed:
+            remove(path)
+            total -= size
 
 
 def folder_prefix(prefix: str) -> str:

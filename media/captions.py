@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -48,25 +50,39 @@ def check_caption(text: str) -> str:
     return kept
 
 
+def shown_on(captions: Sequence[Caption], fps: Fraction, first: int, count: int) -> list[tuple[int, int, str]]:
+    """Return which captions `count` pictures of a film show, from its picture `first` on: (first one, one after the last, text).
+
+    captions: in order, one at a time. Pictures are counted from `first`.
+    """
+    shown = []
+    for caption in captions:
+        begin = max(0, math.ceil(caption.start * fps / 1000) - first)
+        end = min(count, math.ceil(caption.end * fps / 1000) - first)
+        if begin < end:
+            shown.append((begin, end, caption.text))
+    return shown
+
+
 def burned(
-    frames: Iterable[NDArray[np.uint8]], captions: Sequence[Caption], fps: float, lettering: Lettering
+    frames: Iterable[NDArray[np.uint8]], shown: Sequence[tuple[int, int, str]], lettering: Lettering
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield frames, uint8 [H, W, 3], with captions drawn into their lower third, white with a dark edge.
 
-    captions: in order, one at a time. Raises GeometryError where one does not fit.
+    shown: see shown_on. Raises GeometryError where one does not fit.
     """
-    waiting = list(reversed(captions))
-    shown: tuple[Caption, NDArray[np.float32], NDArray[np.float32]] | None = None
+    waiting = list(reversed(shown))
+    drawn: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     for index, frame in enumerate(frames):
-        now = index * 1000 / fps
-        while waiting and waiting[-1].end <= now:
+        while waiting and waiting[-1][1] <= index:
             waiting.pop()
-        if not waiting or waiting[-1].start > now:
+            drawn = None
+        if not waiting or waiting[-1][0] > index:
             yield frame
             continue
-        if shown is None or shown[0] is not waiting[-1]:
-            shown = (waiting[-1], *caption_cover(waiting[-1].text, frame.shape[1], frame.shape[0], lettering))
-        _, ink, shade = shown
+        if drawn is None:
+            drawn = caption_cover(waiting[-1][2], frame.shape[1], frame.shape[0], lettering)
+        ink, shade = drawn
         result = frame.astype(np.float32)
         part = result[-ink.shape[0] :]
         part *= (1 - 0.8 * shade * (1 - ink))[..., None]

@@ -18,12 +18,12 @@ def dissolve(before: Sequence[Picture], after: Iterator[Picture]) -> Iterator[Pi
         yield mix(picture, next(after), index / (len(before) + 1))
 
 
-def faded(pictures: Iterator[Picture], count: int, first: int, last: int) -> Iterator[Picture]:
-    """Yield `count` pictures whose first ones come out of black and whose last ones go into it.
+def faded(pictures: Iterator[Picture], count: int, first: int, last: int, at: int = 0) -> Iterator[Picture]:
+    """Yield pictures of `count`, whose first ones come out of black and whose last ones go into it.
 
-    first, last: how many; together at most `count`.
+    first, last: how many; together at most `count`. at: which of them the first one is that `pictures` has.
     """
-    for index, picture in enumerate(pictures):
+    for index, picture in enumerate(pictures, start=at):
         light = min(1.0, (index + 1) / (first + 1), (count - index) / (last + 1))
         yield picture if light == 1 else np.rint(picture * np.float32(light)).astype(np.uint8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,15 +84,6 @@ class Marks:
     def begin(self, format: str, origin: Origin) -> ClipMarks:
         """Return the marks of one clip, which `check` takes, as its frames are written."""
         return ClipMarks(self, format, origin)
-
-    def seal_joined(self, path: Path, format: str, origin: Origin) -> dict[str, Any]:
-        """Sign a finished file that was joined from clips without encoding them anew, and return what became of its marks.
-
-        Its frames keep the watermarks of its scenes; it has none of its own. The file has not its name yet. Raises OutputError.
-        """
-        marks = ClipMarks(replace(self, watermark=False), format, origin)
-        marks.seal(path)
-        return marks.record()
 
 
 class ClipMarks:

@@ -205,7 +205,7 @@ def _ready(
     classifier: FrameClassifier | None,
 ) -> Output:
     """Return an output that was checked, ready for a request's pictures. Raises UsageError, GeometryError."""
-    return output.at(request.fps).marked(marks, label, request.width, request.height).judged(classifier)
+    return output.at(request.fps).marked(marks, label, *request.shown_size).judged(classifier)
 
 
 def _show(output: Output, private: bool, video: Video) -> None:

@@ -52,9 +52,10 @@ class Video:
         return self.request.frames - self.request.overlap
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        return self._pictures(None)
+        return iter(self.request.cut(self.made_pictures()))
 
-    def _pictures(self, on_progress: Progress | None) -> Iterator[NDArray[np.uint8]]:
+    def made_pictures(self, on_progress: Progress | None = None) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures as the model made them, before their shape is cut out. on_progress: see save."""
         pictures = self._decoder.pictures(self.latents, self._size, on_progress, self.request.decoder, self.noise)
         return islice(pictures, self.request.overlap, None)
 
@@ -101,7 +102,7 @@ class Video:
         show, OutputError where it cannot be written, Cancelled where on_progress returns False.
         """
         output = Output.check(path).at(self.request.fps)
-        output = output.marked(marks, label, self.request.width, self.request.height)
+        output = output.marked(marks, label, *self.request.shown_size)
         self.write(output, private=private, on_progress=on_progress)
         return output.path
 
@@ -116,7 +117,7 @@ class Video:
         def counted() -> Iterator[NDArray[np.uint8]]:
             report_progress(on_progress, "decode", 0, len(self))
             check = FrameCheck()
-            for done, picture in enumerate(self._pictures(on_progress), start=1):
+            for done, picture in enumerate(self.request.cut(self.made_pictures(on_progress)), start=1):
                 check.add(picture)
                 yield picture
                 report_progress(on_progress, "decode", done, len(self))

@@ -61,7 +61,7 @@ def continue_video(
     if goes_on_from_latents(manifest):
         given = video.latents
     else:
-        pictures = GivenPictures(list(deque(video, maxlen=request.overlap)))
+        pictures = GivenPictures(list(deque(video.made_pictures(), maxlen=request.overlap)))
     denoising, encoded = maker.prepare(request, pictures, on_progress)
     return maker.sample(request, denoising, encoded if given is None else given, on_progress)
 
@@ -91,7 +91,8 @@ def continued_request(manifest: Manifest, asked: OpenRequest, before: Request, s
     overlap = before.frames
     if not goes_on_from_latents(manifest):
         overlap = _unit(manifest, min(before.frames - before.overlap, _most_pictures(manifest)), "the clip")
-    return _request(manifest, asked, (before.width, before.height), before.fps, overlap, seconds)
+    request = _request(manifest, asked, (before.width, before.height), before.fps, overlap, seconds)
+    return replace(request, shown=before.shown)
 
 
 def continue_file(

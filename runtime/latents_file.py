@@ -109,6 +109,9 @@ def read_video(path: Path, reel: Reel, decoder: str | None = None) -> Video:
         raise UsageError(f"{path}: latents of {latents.shape[1]} channels, the decoder takes {geometry.channels}")
     if clip_size(geometry, latents.shape) != (request.width, request.height, request.frames):
         raise UsageError(f"{path}: the latents are not of the size that the settings say: it is damaged")
+    sides = zip(request.shown_size, (request.width, request.height), strict=True)
+    if not all(1 <= shown <= made for shown, made in sides):
+        raise UsageError(f"{path}: the size that is shown is not one of the clip's: it is damaged")
     if (decoder_noise(reel.bundle.manifest, request.decoder, (1,), NoiseSource(0)) is None) != (noise is None):
         raise UsageError(f"{path}: the noise that goes with the latents does not fit the decoder: it is damaged")
     return reel.video(request, latents, noise)

@@ -8,7 +8,7 @@ import numbers
 import operator
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..bundle.geometry import clip_size, latent_shape
 from ..bundle.manifest import FORMAT_NAME, Manifest, Recipe
 from ..core.errors import GeometryError, UsageError
+from ..media.presets import presets
 from .conditioning import GivenPictures, check_pictures
 from .memory.sizes import Uses, contexts_of, decoder_graphs
 from .pictures.file import read_picture
@@ -27,6 +28,7 @@ from .pictures.fit import FITS, Fit, Picture, fit_picture
 from .sampling.noise import LARGEST_SEED
 from .sampling.recipes import schedule_of
 from .sampling.stages import Stage, check_second, stages_of
+from .shapes import shape_size
 from .video.frame_rate import FrameRate, frame_rate
 
 
@@ -35,7 +37,8 @@ class OpenRequest:
     """What a caller asks for; None leaves it to the bundle's recipe and defaults.
 
     negative_prompt: what the video should not show. seed: 0 to 2**32 - 1; None is 0. guidance: classifier-free, 0 to 100;
-    1 and below turns it off. size: (width, height) in pixels, or the name of one of the bundle's formats. fps: 1 to 240,
+    1 and below turns it off. size: (width, height) in pixels, or the name of one of the bundle's formats or of a shape, which
+    is cut out of the size nearest to it, see media/presets.toml. fps: 1 to 240,
     also a fraction, see frame_rate. latents: initial noise, float32 [1, C, F, H, W], unit normal, instead of the seed's;
     what the sampler draws later on stays the seed's. sampler, recipe, decoder: names. image, last_image: the clip's first
     and last picture, a PNG, JPEG or WebP file or pixels uint8 [H, W, 3]. fit: how pictures of another shape become the
@@ -133,7 +136,7 @@ class OpenRequest:
                 f"a negative prompt has no effect at guidance {max(guidances):g}{made_for}: leave it out, or choose more "
                 "guidance"
             )
-        size, frames = named_size(manifest, self.size), self.frames
+        (size, shown), frames = named_size(manifest, self.size), self.frames
         if self.latents is not None:
             size, frames = _size_of_latents(manifest, self.latents, size, frames)
         width, height, frames = manifest.defaults.complete(size, frames)
@@ -160,6 +163,7 @@ class OpenRequest:
             last_image=_hash(self.last_image),
             fit=self.fit,
             decoder=chosen_decoder(manifest, self.decoder),
+            shown=shown,
         )
 
     def _check_two_stages(self, recipe: Recipe) -> None:
@@ -178,7 +182,8 @@ class Request:
 
     guidances: classifier-free guidance of each denoiser. shift: None where the recipe has none. image, last_image: sha256 of
     the pixels given, None where none are. decoder: None where the bundle has only one. overlap: pictures at the beginning that
-    are another clip's, which this one continues, and are not shown; frames counts them.
+    are another clip's, which this one continues, and are not shown; frames counts them. shown: (width, height) that is cut out
+    of the pictures, None where they are shown whole.
     """
 
     prompt: str
@@ -199,6 +204,17 @@ class Request:
     fit: str | None = None
     decoder: str | None = None
     overlap: int = 0
+    shown: tuple[int, int] | None = None
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) of the pictures that are shown."""
+        return self.shown or (self.width, self.height)
+
+    def cut(self, pictures: Iterable[Picture]) -> Iterable[Picture]:
+        """Return pictures, uint8 [H, W, 3], as they are shown."""
+        size = self.shown
+        return pictures if size is None else (fit_picture(picture, *size) for picture in pictures)
 
     def chosen_recipe(self, manifest: Manifest) -> Recipe:
         """Return the recipe that it names, of the bundle that it was completed from."""
@@ -216,7 +232,7 @@ class Request:
 
         What the clip does without is left out: pictures, a choice of decoders, an earlier clip.
         """
-        without = {name for name in ("image", "last_image", "fit", "decoder") if getattr(self, name) is None}
+        without = {name for name in ("image", "last_image", "fit", "decoder", "shown") if getattr(self, name) is None}
         plain = {name: value for name, value in asdict(self).items() if name not in without}
         if not self.overlap:
             del plain["overlap"]
@@ -227,16 +243,25 @@ def _is_format_name(size: object) -> bool:
     return isinstance(size, str) and re.fullmatch(FORMAT_NAME, size) is not None
 
 
-def named_size(manifest: Manifest, size: tuple[int, int] | str | None) -> tuple[int, int] | None:
-    """Return (width, height) of a size that may be the name of one of the bundle's formats. Raises UsageError."""
+def named_size(
+    manifest: Manifest, size: tuple[int, int] | str | None
+) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Return (width, height) that is made, None for the bundle's own, and that is shown, None for all of it.
+
+    size: also the name of one of the bundle's formats, or of a shape. Raises UsageError for another name.
+    """
     if not isinstance(size, str):
-        return size
+        return size, None
     formats = manifest.defaults.formats
-    if size not in formats:
-        known = f"choose from {', '.join(formats)}, or write" if formats else "it has no named ones: write"
-        raise UsageError(f"this bundle has no format {_told(size)}: {known} it as WIDTHxHEIGHT, for example 64x64")
-    width, height = formats[size]
-    return width, height
+    if size in formats:
+        width, height = formats[size]
+        return (width, height), None
+    if (shape := shape_size(manifest, size)) is not None:
+        return shape.made, None if shape.shown == shape.made else shape.shown
+    known = ", ".join([*formats, *(name for name in presets() if name not in formats)])
+    raise UsageError(
+        f"there is no format {_told(size)}: choose from {known}, or write it as WIDTHxHEIGHT, for example 64x64"
+    )
 
 
 def chosen_decoder(manifest: Manifest, asked: str | None) -> str | None:

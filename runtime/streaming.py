@@ -30,6 +30,7 @@ from .denoise import Denoising
 from .memory.plan import MemoryPlan
 from .memory.sizes import DECODER, streaming_graphs
 from .open_graphs import OpenGraphs
+from .pictures.fit import fit_picture
 from .request import OpenRequest, Request
 from .sampling.noise import NoiseSource
 
@@ -160,7 +161,7 @@ class Stream:
             raise
         if self._left is not None:
             self._left -= 1
-        return picture
+        return picture if self.request.shown is None else fit_picture(picture, *self.request.shown)
 
     def __enter__(self) -> Stream:
         return self

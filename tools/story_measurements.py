@@ -1,9 +1,10 @@
-"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements edit|kill|hour|matrix
+"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements edit|kill|hour|matrix|watch
 
     edit      one scene of eight is changed: how long making the film again takes, beside making it the first time
     kill      the film is killed with SIGKILL at random moments until it is made: is it the same to the byte?
     hour      a film of an hour: memory as it grows, and how far apart pictures, sound and captions end
     matrix    rows of a campaign beside as many single commands
+    watch     a scene is changed while --watch runs: how long after saving the preview is there, and the film
 
 Each works in a folder of its own, which it removes. Nothing of the user's is touched.
 """
@@ -31,8 +32,9 @@ STORIES = Path(__file__).resolve().parent.parent / "examples" / "stories"
 def main() -> None:
     """Measure one of them and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix"])
-    parser.add_argument("--count", type=int, default=50, help="kills, or rows of the matrix")
+    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix", "watch"])
+    parser.add_argument("--count", type=int, default=50, help="kills, rows of the matrix, or changes that are watched")
+    parser.add_argument("--format", help="the size of the film that is edited, by default the model's own")
     parser.add_argument("--minutes", type=float, default=60, help="how long the long film is")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="edgereel-story-"))
@@ -40,10 +42,11 @@ def main() -> None:
     try:
         shutil.copytree(STORIES, folder / "stories")
         measures: dict[str, Callable[[], dict[str, Any]]] = {
-            "edit": lambda: _edit(folder),
+            "edit": lambda: _edit(folder, arguments.format),
             "kill": lambda: _kill(folder, arguments.count),
             "hour": lambda: _hour(folder, arguments.minutes),
             "matrix": lambda: _matrix(folder, arguments.count),
+            "watch": lambda: _watch(folder, arguments.count),
         }
         print(json.dumps(measures[arguments.what](), indent=1))
     finally:
@@ -60,16 +63,18 @@ def _run(*arguments: object) -> dict[str, float]:
     return {"clock_s": round(time.perf_counter() - started, 2), "processor_s": round(taken, 2)}
 
 
-def _edit(folder: Path) -> dict[str, Any]:
+def _edit(folder: Path, format: str | None) -> dict[str, Any]:
     story, film = folder / "stories" / "film.yaml", folder / "film.mp4"
-    first = _run("story", "make", story, "-o", film, "--threads", 1)
-    again = _run("story", "make", story, "-o", film, "--threads", 1)
+    command = ["story", "make", story, "-o", film, "--threads", 1, *([] if format is None else ["--format", format])]
+    first = _run(*command)
+    size = film.stat().st_size
+    again = _run(*command)
     text = story.read_text(encoding="utf-8")
     story.write_text(
         text.replace("{friend} circles around among the trees", "{friend} bounces among the trees"), "utf-8"
     )
-    edited = _run("story", "make", story, "-o", film, "--threads", 1)
-    return {"first": first, "nothing_changed": again, "one_scene_of_eight_changed": edited}
+    edited = _run(*command)
+    return {"first": first, "nothing_changed": again, "one_scene_of_eight_changed": edited, "bytes": size}
 
 
 def _kill(folder: Path, count: int) -> dict[str, Any]:
@@ -173,6 +178,53 @@ def _matrix(folder: Path, count: int) -> dict[str, Any]:
             alone[kind] = round(alone[kind] + seconds, 2)
     times = {kind: round(alone[kind] / together[kind], 2) for kind in alone}
     return {"rows": len(rows), "matrix": together, "single_commands": alone, "times": times}
+
+
+def _watch(folder: Path, count: int) -> dict[str, Any]:
+    story, film = folder / "stories" / "film.yaml", folder / "film.mp4"
+    text = story.read_text(encoding="utf-8")
+    places = ["in the snow", "over the ocean", "in the desert", "over the lava", "in the forest"]
+    command = [
+        sys.executable,
+        "-m",
+        "edgereel",
+        "story",
+        "make",
+        str(story),
+        "-o",
+        str(film),
+        "--watch",
+        "--threads",
+        "1",
+    ]
+    seen: dict[str, list[dict[str, float]]] = {"preview": [], "film": []}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        saved, before = 0.0, _processor_of(process.pid)
+        for turn in range(count + 1):  # the first one makes everything
+            for kind in seen:
+                line = process.stdout.readline()
+                assert line.startswith(str(film.with_suffix(".preview.mp4") if kind == "preview" else film)), line
+                now = _processor_of(process.pid)
+                if turn:
+                    times = {"clock_s": round(time.time() - saved, 2), "processor_s": round(now - before, 2)}
+                    seen[kind].append(times)
+            before, saved = _processor_of(process.pid), time.time()
+            change = f"{{friend}} circles around {places[turn % len(places)]}"
+            temporary = story.with_suffix(".new")
+            temporary.write_text(text.replace("{friend} circles around among the trees", change), "utf-8")
+            os.replace(temporary, story)
+    finally:
+        process.kill()
+        process.wait()
+    return {"changes": count, **seen}
+
+
+def _processor_of(process: int) -> float:
+    """Return the seconds of a processor that a process took so far, its threads' too."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

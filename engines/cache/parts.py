@@ -15,14 +15,16 @@ from .files import begins_with, count, delete
 from .store import is_entry
 
 ENGINES: Final = "engines"
-OURS: Final = frozenset({ENGINES, "lowered", "embeddings", "costs", "pictures", "speech", "timings", "matplotlib"})
+OURS: Final = frozenset(
+    {ENGINES, "lowered", "embeddings", "costs", "pictures", "pieces", "speech", "timings", "matplotlib"}
+)
 """The folders that edgereel makes. EDGEREEL_CACHE may name a folder with other things in it: these are never cleared."""
 
 
 _EMBEDDING: Final = re.compile(r"[0-9a-f]{64}\.embedding")
 _EMBEDDING_BEGINS: Final = b"edgereel embed "
-_SCENE: Final = re.compile(r"[0-9a-f]{64}\.(mkv|wav)")
-_SCENE_BEGINS: Final = (bytes.fromhex("1a45dfa3"), b"RIFF")
+_SCENE: Final = re.compile(r"[0-9a-f]{64}\.(mkv|mp4|wav)")
+_SCENE_BEGINS: Final = (bytes.fromhex("1a45dfa3"), bytes.fromhex("00000020") + b"ftyp", b"RIFF")
 
 
 class CachePart(NamedTuple):
@@ -85,5 +87,5 @@ def _is_embedding(path: Path) -> bool:
 
 
 def _is_scene(path: Path) -> bool:
-    """Return whether a file is a scene's pictures or words, which picture_cache.py and speech.py of story/film/ wrote."""
+    """Return whether a file is of a story: what picture_cache.py, pieces.py or speech.py of story/film/ wrote."""
     return bool(_SCENE.fullmatch(path.name)) and any(begins_with(path, each) for each in _SCENE_BEGINS)

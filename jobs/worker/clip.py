@@ -88,9 +88,9 @@ class ClipMaker:
             video = self._kept(job, reel) or self._sample(job, reel, on_progress)
         finally:
             reel.on_clean = None
-        marks = marks_of(job.mark, video.request.width, video.request.height)
+        marks = marks_of(job.mark, *video.request.shown_size)
         output = Output.check(job.files.video).at(video.request.fps)
-        output = output.marked(marks, None, video.request.width, video.request.height)
+        output = output.marked(marks, None, *video.request.shown_size)
         marked = video.write(output, private=job.private, on_progress=on_progress)
         on_progress("stills", 0, 1)
         write_stills(

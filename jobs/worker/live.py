@@ -63,7 +63,8 @@ class LiveFilm:
         with reel.stream(asked.prompt, **given) as stream:
             request = stream.request
             fps = float(request.fps)
-            self._tell("film", film=self.id, width=request.width, height=request.height, fps=fps)
+            width, height = request.shown_size
+            self._tell("film", film=self.id, width=width, height=height, fps=fps)
             while (reason := self._wait()) is None:
                 with self._changed:
                     prompt, self._prompt = self._prompt, None

@@ -154,8 +154,8 @@ def facts_of(request: Request) -> dict[str, Any]:
     """Return what a completed request comes to, in the words of the HTTP interface."""
     return {
         "seed": request.seed,
-        "width": request.width,
-        "height": request.height,
+        "width": request.shown_size[0],
+        "height": request.shown_size[1],
         "num_frames": request.frames,
         "fps": float(request.fps) if request.fps != int(request.fps) else int(request.fps),
         "num_inference_steps": request.steps,

@@ -80,8 +80,7 @@ class Mp4Sink(Sink):
         """See Sink.start."""
         require_encoder(_ENCODER, "H.264")
         self._path = temporary
-        # faststart puts the index before the pictures, so that a browser can play while it loads.
-        self._container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = open_mp4(temporary, self._metadata)
         self._stream = self._container.add_stream(
             _ENCODER, rate=self._fps, options={"crf": str(self._crf), "rc-lookahead": _LOOKAHEAD, "x264-params": _X264}
         )
@@ -92,7 +91,6 @@ class Mp4Sink(Sink):
         # Untagged colours are guessed by players, and differently by size and player.
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
-        self._container.metadata.update(self._metadata)
         if self._tracks is not None:
             self._beside = TracksWriter(self._container, self._tracks)
 
@@ -115,15 +113,28 @@ class Mp4Sink(Sink):
         self._container.mux(self._stream.encode())
         if self._beside is not None:
             self._beside.finish()
-        self._container.close()
-        if self._spatial is not None:
-            mark_spatial(self._path, self._spatial)
-        packet = xmp_packet({})
-        with self._path.open("ab") as file:
-            file.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)
+        end_mp4(self._container, self._path, self._spatial)
 
     def close(self) -> None:
         """See Sink.close."""
         if self._container is not None:
             with contextlib.suppress(Exception):
                 self._container.close()
+
+
+def open_mp4(path: Path, metadata: Mapping[str, str]) -> OutputContainer:
+    """Begin an MP4 that says of itself what metadata has."""
+    # faststart puts the index before the pictures, so that a browser can play while it loads.
+    container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+    container.metadata.update(metadata)
+    return container
+
+
+def end_mp4(container: OutputContainer, path: Path, spatial: Spatial | None) -> None:
+    """Close an MP4 that has all its packets, and write what FFmpeg does not: the boxes of spatial pictures, and XMP."""
+    container.close()
+    if spatial is not None:
+        mark_spatial(path, spatial)
+    packet = xmp_packet({})
+    with path.open("ab") as file:
+        file.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)

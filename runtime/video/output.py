@@ -16,6 +16,7 @@ from ...provenance.claim import Origin
 from ...provenance.marks import Marks
 from .frame_rate import FrameRate, told
 from .gif import GifSink
+from .joined import join_pieces
 from .mp4 import Mp4Sink
 from .png import PngFolderSink, check_folder_target
 from .sink import Frame, Sink, write_frames
@@ -147,6 +148,27 @@ class Output:
 
         number = write_frames(self.path, frames, self._sink(metadata, count), seal)
         return Written(number, None if marking is None else marking.record())
+
+    def join(self, pieces: Iterable[Path], metadata: Mapping[str, str], origin: Origin) -> Written:
+        """Write an MP4 of pieces that `piece` made, by their packets; see join_pieces. Nothing is laid over them any more.
+
+        Marks must have no watermark. Raises OutputError where writing fails, or signing where that is required.
+        """
+        assert self.fps is not None, "an output is written at a speed: see Output.at"
+        marking = None
+        if self.marks is not None:
+            assert not self.marks.watermark, "a watermark is laid over all pictures of a clip"
+            marking = self.marks.begin(self.format, origin)
+        seal = None if marking is None else marking.seal
+        number = join_pieces(self.path, pieces, self.fps, metadata, self.tracks, self.spatial, seal)
+        return Written(number, None if marking is None else marking.record())
+
+    def piece(self, path: Path, frames: Iterable[Frame]) -> None:
+        """Write frames, with the output's label, as a piece of this MP4, to a file of its own. Raises what write raises."""
+        assert self.fps is not None, "an output is written at a speed: see Output.at"
+        if self.label is not None:
+            frames = self.label.over(frames)
+        write_frames(path, frames, Mp4Sink(self.fps, {}, self.crf))
 
     def _sink(self, metadata: Mapping[str, str], count: int | None) -> Sink:
         assert self.fps is not None, "an output is written at a speed: see Output.at"

@@ -19,8 +19,8 @@ from ...core.files import read_plain
 from ...core.progress import Progress, report_progress
 from ...runtime.reel import Reel
 from ...runtime.request import OpenRequest, Request
+from ...runtime.shapes import PictureSize, film_size
 from ...runtime.video.frame_rate import FrameRate, frame_rate
-from ..film.size import FilmSize, film_size
 from ..film.store import scene_key
 from ..script.checks import inside_folder
 from ..script.source import Source, error_at, read_source
@@ -49,7 +49,7 @@ class Row:
     pair: str | None
     asked: OpenRequest
     request: Request
-    size: FilmSize
+    size: PictureSize
     fps: FrameRate
     key: str
 
@@ -79,7 +79,7 @@ class _RowMaker:
         self._numerics = reel.numerics()
         self._names: dict[str, int] = {}
         self._checked: set[str] = set()
-        self._sizes: dict[str | None, FilmSize] = {}
+        self._sizes: dict[str | None, PictureSize] = {}
 
     def row(self, number: int, values: dict[str, tuple[str, Any]]) -> Row:
         """Return one row. Raises SourceError."""
@@ -126,7 +126,7 @@ class _RowMaker:
             self._checked.add(prompt)
         return prompt
 
-    def _size(self, format: Any) -> FilmSize:
+    def _size(self, format: Any) -> PictureSize:
         if format not in self._sizes:
             self._sizes[format] = film_size(self._reel.bundle.manifest, None if format is None else str(format))
         return self._sizes[format]

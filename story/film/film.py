@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from ...runtime.batch import ReelOptions
 from ...runtime.clip import file_metadata
 from ...runtime.reel import Reel
 from ...runtime.video.output import Output
-from ..script.checks import check_story
+from ..script.checks import check_story, inside
 from ..script.source import read_source
 from ..script.story import StoryFile, read_story
 from .facts import film_facts, film_settings, scene_work
-from .pictures import film_pictures, write_still
+from .pictures import FilmPictures, film_stretches, write_still
+from .pieces import PieceEncoder
 from .plan import FilmPlan, plan_film
 from .scenes import SceneMaker
 from .speech import spoken
@@ -148,14 +150,19 @@ def write_plan(
     beside = _beside(target.path, plan, tracks)
     facts = film_facts(plan, reel, store)
     maker = SceneMaker(plan, reel, store, private=options.private)
+    store.need(scene.key for scene in plan.scenes if scene.key is not None)
     sampled = _seconds(reel, "text", "denoise")
     maker.make_all(on_progress)
     sampled = _seconds(reel, "text", "denoise") - sampled
     started, decoded = time.perf_counter(), _seconds(reel, "decode")
-    poster = _Poster(plan)
-    pictures = _counted(film_pictures(plan, maker, lettering), plan.pictures, on_progress)
-    marks = _write(plan, reel, target, poster, pictures, options.private, lettering)
-    _write_beside(beside, plan, tracks, poster, options.private)
+    captions = tracks.captions if plan.file.story.burn else None
+
+    def pictures() -> FilmPictures:
+        return FilmPictures(plan, maker, lettering, captions)
+
+    encoder = PieceEncoder(plan, target, pictures, lettering, captions, reel.threads)
+    marks = _write(plan, reel, target, pictures, encoder, options.private, on_progress)
+    _write_beside(beside, plan, tracks, _poster(plan, target, pictures()), options.private)
     _note_speeds(plan, reel, maker, sampled, _seconds(reel, "decode") - decoded)
     record = {
         **facts,
@@ -163,6 +170,7 @@ def write_plan(
         "beside": {kind: str(each) for kind, each in beside.items()},
         "made": maker.made,
         "decoded": maker.decoded,
+        "encoded": encoder.encoded,
         "seconds_taken": {"scenes": round(sampled, 4), "film": round(time.perf_counter() - started, 4)},
         "peak_host_bytes": peak_host_memory(),
     }
@@ -199,46 +207,56 @@ def _screen(plan: FilmPlan, screen: Callable[[str], str]) -> None:
             raise plan.file.source.error(place, "the policy takes words out of this prompt: leave them out")
 
 
-class _Poster:
-    """Keeps the film's picture for its poster as it passes: from the middle of the first scene that is none of text."""
-
-    def __init__(self, plan: FilmPlan) -> None:
-        clips = [scene for scene in plan.scenes if scene.card is None] or list(plan.scenes)
-        self._left = clips[0].start + clips[0].pictures // 2
-        self.picture: Picture | None = None
-
-    def watch(self, picture: Picture) -> None:
-        """See each picture as it is written."""
-        if self._left == 0 or self.picture is None:
-            self.picture = picture.copy()
-        self._left -= 1
-
-
-def _counted(pictures: Iterator[Picture], total: int, on_progress: Progress | None) -> Iterator[Picture]:
-    report_progress(on_progress, "film", 0, total)
-    for done, picture in enumerate(pictures, start=1):
-        yield picture
-        report_progress(on_progress, "film", done, total)
+def _poster(plan: FilmPlan, target: Output, pictures: FilmPictures) -> Picture:
+    """Return the film's picture for its poster: from the middle of the first scene that is none of text."""
+    clips = [scene for scene in plan.scenes if scene.card is None] or list(plan.scenes)
+    at = clips[0].start + clips[0].pictures // 2
+    stretch = next(each for each in film_stretches(plan) if at < each.start + each.count)
+    if not stretch.dissolves:
+        stretch = replace(stretch, start=at, count=1)
+    found = islice(pictures.of([stretch]), at - stretch.start, None)
+    return next(found if target.label is None else iter(target.label.over(found)))
 
 
 def _write(
     plan: FilmPlan,
     reel: Reel,
     target: Output,
-    poster: _Poster,
-    pictures: Iterator[Picture],
+    pictures: Callable[[], FilmPictures],
+    encoder: PieceEncoder,
     private: bool,
-    lettering: Lettering | None,
+    on_progress: Progress | None,
 ) -> dict[str, Any] | None:
     """Write the film, and return what became of its marks, None where it has none."""
-    if plan.file.story.burn and target.tracks is not None and lettering is not None:
-        from ...media.captions import burned
-
-        pictures = burned(pictures, target.tracks.captions, float(plan.fps), lettering)
     settings = film_settings(plan, reel, private=private)
     metadata = file_metadata(None if private else plan.file.story.title, settings)
-    origin = Origin(film_settings(plan, reel, private=True))
-    return target.write(pictures, metadata, plan.pictures, origin, watch=poster.watch).marks
+    origin = Origin(film_settings(plan, reel, private=True), _inputs(plan))
+
+    def done(count: int) -> None:
+        report_progress(on_progress, "film", count, plan.pictures)
+
+    def counted() -> Iterator[Picture]:
+        for number, picture in enumerate(pictures().all(), start=1):
+            yield picture
+            done(number)
+
+    done(0)
+    if target.marks is not None and target.marks.watermark:
+        # It is another one in each film, and lies over all pictures.
+        encoder.encoded = plan.pictures
+        return target.write(counted(), metadata, plan.pictures, origin).marks
+    with encoder:
+        return target.join(encoder.files(done), metadata, replace(origin, scenes=encoder.clips)).marks
+
+
+def _inputs(plan: FilmPlan) -> tuple[Path, ...]:
+    """Return the pictures that scenes begin with, each once."""
+    found = []
+    for scene in plan.scenes:
+        picture = plan.file.story.scenes[scene.number].origin.picture
+        if picture is not None and scene.request is not None:
+            found.append(inside(plan.file, ("scenes", scene.number, "from"), picture))
+    return tuple(dict.fromkeys(found))
 
 
 def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:
@@ -254,11 +272,11 @@ def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:
     return beside
 
 
-def _write_beside(beside: dict[str, Path], plan: FilmPlan, tracks: Tracks, poster: _Poster, private: bool) -> None:
+def _write_beside(beside: dict[str, Path], plan: FilmPlan, tracks: Tracks, poster: Picture, private: bool) -> None:
     for kind, path in beside.items():
         if kind in ("srt", "vtt"):
             write_captions(path, tracks.captions)
         elif kind == "narration":
             write_text(path, spoken_text(plan))
-        elif poster.picture is not None:
-            write_still(path, poster.picture, None if private else plan.file.story.title)
+        else:
+            write_still(path, poster, None if private else plan.file.story.title)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import EngineError, OutputError
-from ...core.files import remove, replace_file, sweep, temporary_beside
+from ...core.files import keep_within, remove, replace_file, sweep, temporary_beside
 from ...core.paths import find_cache_folder
 
 Picture = NDArray[np.uint8]
@@ -35,8 +35,11 @@ class PictureCache:
         self._folder = folder if folder is not None or user is None else user / "pictures"
         self._limit = limit
 
-    def read(self, key: str, count: int) -> Iterator[Picture] | None:
-        """Return a scene's pictures, uint8 [H, W, 3], None where they are not all there. key: see picture_key."""
+    def read(self, key: str, count: int, first: int = 0) -> Iterator[Picture] | None:
+        """Return a scene's pictures, uint8 [H, W, 3], from one of them on; None where they are not all there.
+
+        key: see picture_key.
+        """
         if self._folder is None:
             return None
         path = self._folder / (key + _SUFFIX)
@@ -48,7 +51,7 @@ class PictureCache:
             os.utime(path)
         except (OSError, av.FFmpegError, IndexError):
             return None
-        return _read(path, count)
+        return _read(path, count, first)
 
     def keeping(self, key: str, pictures: Iterator[Picture], count: int) -> Iterator[Picture]:
         """Yield the pictures of a scene as they are, and keep them when they are all there."""
@@ -72,7 +75,8 @@ class PictureCache:
                     with contextlib.suppress(OSError, av.FFmpegError, OutputError):
                         writer.close()
                         replace_file(temporary, temporary.with_name(key + _SUFFIX))
-                        self._make_room()
+                        sweep(temporary.parent)
+                        keep_within(temporary.parent, _SUFFIX, self._limit)
                 yield picture
                 if number == count:
                     return
@@ -82,23 +86,6 @@ class PictureCache:
                     writer.close()
             if temporary is not None:
                 remove(temporary)
-
-    def _make_room(self) -> None:
-        """Remove those not used for longest until the folder keeps to its limit."""
-        assert self._folder is not None
-        sweep(self._folder)
-        found = []
-        for path in self._folder.iterdir():
-            with contextlib.suppress(OSError):
-                if path.suffix == _SUFFIX and not path.name.startswith("."):
-                    status = path.stat()
-                    found.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found)[:-1]:
-            if total <= self._limit:
-                return
-            remove(path)
-            total -= size
 
 
 def picture_key(key: str, decoder: str | None, threads: int | None) -> str:
@@ -129,11 +116,12 @@ class _Writer:
             self._stream = None  # type: ignore[assignment]
 
 
-def _read(path: Path, count: int) -> Iterator[Picture]:
+def _read(path: Path, count: int, first: int) -> Iterator[Picture]:
     number = 0
     with contextlib.suppress(OSError, av.FFmpegError), av.open(str(path), format="matroska") as container:
         for frame in container.decode(video=0):
-            yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            if number >= first:
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
             number += 1
     if number != count:
         remove(path)

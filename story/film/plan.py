@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from ...bundle.geometry import nearest_frames
@@ -20,13 +21,13 @@ from ...runtime.memory.sizes import Uses
 from ...runtime.pictures.fit import Fit
 from ...runtime.reel import Reel
 from ...runtime.request import OpenRequest, Request
+from ...runtime.shapes import PictureSize, film_size
 from ...runtime.streaming import check_seconds
 from ...runtime.video.frame_rate import FrameRate, frame_rate
 from ..script.checks import card_of, inside, narration_sound, prompt_of
-from ..script.path import follow
+from ..script.path import follow, followers, scene_numbers
 from ..script.source import Place
 from ..script.story import Scene, StoryFile
-from .size import FilmSize, film_size
 from .store import scene_key
 
 _CARD_SECONDS = 2.0
@@ -64,7 +65,7 @@ class FilmPlan:
 
     file: StoryFile
     scenes: tuple[PlannedScene, ...]
-    size: FilmSize
+    size: PictureSize
     fps: FrameRate
     pictures: int
     peak: int
@@ -89,7 +90,8 @@ def plan_film(
     """Return the plan of a story that `check_story` took. Nothing is sampled.
 
     format: in the place of the story's. choices: see path.follow. lettering: see check_story. overrides: settings of every
-    request, such as the recipe and decoder of a preview. Raises SourceError for what the model cannot do, by scene and line.
+    request, such as the recipe and decoder of a preview. Raises SourceError for what the model cannot do, by scene and line, in
+    scenes that are not shown too.
     """
     planner = _Planner(file, reel, format, lettering, overrides or {})
     planner.check_prompts()
@@ -98,6 +100,7 @@ def plan_film(
         report_progress(on_progress, "plan scenes", done, len(shown))
         planner.add(number)
     report_progress(on_progress, "plan scenes", len(shown), len(shown))
+    planner.check_others()
     return planner.finish()
 
 
@@ -143,10 +146,47 @@ class _Planner:
 
     def add(self, number: int) -> None:
         """Add the scene of that number in the file."""
+        scene, origin = self._file.story.scenes[number], None
+        if self._goes_on(number, scene):
+            origin = self._origin(number, scene)
+        before = self._scenes[-1] if self._scenes else None
+        planned = self._planned(number, before, None if origin is None else self._scenes[origin])
+        start = self._length - (planned.blend if planned.transition == "dissolve" else 0)
+        self._scenes.append(replace(planned, start=start, origin=origin))
+        self._length = start + planned.pictures
+
+    def check_others(self) -> None:
+        """Raise SourceError for what is wrong in scenes that the film does not show, and in steps that it does not take."""
+        scenes, numbers = self._file.story.scenes, scene_numbers(self._file)
+        steps = {(before.number, after.number) for before, after in pairwise(self._scenes)}
+        known = {scene.number: scene for scene in self._scenes}
+        # A scene after another one can be longer or shorter than elsewhere, and what follows it depends on that.
+        seen = {(scene.number, scene.pictures, scene.blend) for scene in self._scenes}
+        waiting = [*self._scenes]
+        while waiting:
+            before = waiting.pop()
+            for number in followers(self._file, before.number, numbers):
+                if (before.number, number) in steps:
+                    continue
+                origin, scene = None, scenes[number]
+                if self._goes_on(number, scene):
+                    origin = before if scene.origin.scene is None else known[numbers[scene.origin.scene]]
+                planned = self._planned(number, before, origin)
+                known.setdefault(number, planned)
+                if (state := (number, planned.pictures, planned.blend)) not in seen:
+                    seen.add(state)
+                    waiting.append(planned)
+        for number, scene in enumerate(scenes):
+            if number not in known:  # no way leads there yet
+                self._goes_on(number, scene)
+                self._planned(number, None, None)
+
+    def _planned(self, number: int, before: PlannedScene | None, origin: PlannedScene | None) -> PlannedScene:
+        """Return the scene of that number as it is after another one, but for its place. Raises SourceError."""
         scene = self._file.story.scenes[number]
         place: Place = ("scenes", number)
         try:
-            planned = self._card(number, scene) if scene.card is not None else self._clip(number, scene)
+            planned = self._card(number, scene) if scene.card is not None else self._clip(number, scene, origin)
         except (UsageError, PlanError) as error:
             if type(error).__name__ == "SourceError":
                 raise
@@ -160,11 +200,9 @@ class _Planner:
         self._check_captions(number, scene, planned)
         transition = scene.transition or self._file.story.transition
         blend = 0 if transition.kind == "cut" else max(1, round(transition.seconds * self._fps))
-        start = self._length
-        if not self._scenes:
+        if before is None:
             blend = blend if transition.kind == "fade" else 0
         else:
-            before = self._scenes[-1]
             least = min(before.pictures - before.blend, planned.pictures)
             if blend >= least:
                 raise self._file.source.error(
@@ -172,11 +210,7 @@ class _Planner:
                     f"a {transition.kind} of {blend} pictures is longer than a scene beside it: make it shorter than "
                     f"{float(least / Fraction(self._fps)):g} s",
                 )
-            if transition.kind == "dissolve":
-                start -= blend
-        kind = transition.kind if blend else "cut"
-        self._scenes.append(replace(planned, start=start, transition=kind, blend=blend))
-        self._length = start + planned.pictures
+        return replace(planned, transition=transition.kind if blend else "cut", blend=blend)
 
     def finish(self) -> FilmPlan:
         """Return the plan. Raises UsageError where the film is longer than its format may be."""
@@ -196,7 +230,7 @@ class _Planner:
                 raise self._file.source.error(("scenes", number, "card"), str(error)) from error
         return PlannedScene(number, self._names[number], 0, pictures, "cut", 0, card)
 
-    def _clip(self, number: int, scene: Scene) -> PlannedScene:
+    def _clip(self, number: int, scene: Scene, origin: PlannedScene | None) -> PlannedScene:
         story, manifest = self._file.story, self._manifest
         prompt = prompt_of(self._file, number)
         asked = OpenRequest(
@@ -207,21 +241,22 @@ class _Planner:
             decoder=story.decoder,
         )
         asked = replace(asked, **self._overrides)
-        origin = self._origin(number, scene)
         seconds = scene.seconds
         if scene.pictures is not None:
             seconds = float(scene.pictures / Fraction(self._fps))
         if origin is not None:
-            before = self._scenes[origin]
-            assert before.request is not None
-            request = continued_request(manifest, asked, before.request, seconds)
+            if origin.request is None:
+                raise self._file.source.error(
+                    ("scenes", number, "from"), "before it comes a card, and no scene goes on from one"
+                )
+            request = continued_request(manifest, asked, origin.request, seconds)
             pictures = request.frames - request.overlap
             if scene.pictures not in (None, pictures):
                 raise GeometryError(
                     f"{scene.pictures} pictures are not possible where it goes on: the nearest is {pictures}"
                 )
             joined = goes_on_from_latents(manifest)
-            continues: str | None = before.key
+            continues: str | None = origin.key
         else:
             picture = scene.origin.picture
             if picture is not None:
@@ -249,40 +284,41 @@ class _Planner:
             asked=asked,
             request=request,
             seconds=seconds,
-            origin=origin,
             joined=joined,
             key=scene_key(manifest.digest, request, self._numerics, continues),
         )
 
-    def _origin(self, number: int, scene: Scene) -> int | None:
-        """Return the scene of the film that one goes on from, None where it begins anew. Raises SourceError."""
+    def _goes_on(self, number: int, scene: Scene) -> bool:
+        """Tell whether a scene goes on from another one. Raises SourceError where the model cannot do what it asks for."""
         kind, place = scene.origin.kind, ("scenes", number, "from")
         if kind == "none":
-            return None
-        able = can_continue(self._manifest)
-        try:
-            if kind == "picture":
+            return False
+        if kind == "picture":
+            try:
                 check_pictures(self._manifest, first=True, last=False)
-                return None
-        except UsageError as error:
-            raise self._file.source.error(place, str(error)) from error
-        if not able:
+            except UsageError as error:
+                raise self._file.source.error(place, str(error)) from error
+            return False
+        if not can_continue(self._manifest):
             if self._file.story.continuity == "if-possible":
-                return None
+                return False
             raise self._file.source.error(
                 place,
                 f"the bundle {self._manifest.name} makes clips of a prompt alone, so no scene goes on from another: leave it "
                 "out, take another bundle, or write continuity: if-possible",
             )
-        if kind == "previous":
+        return True
+
+    def _origin(self, number: int, scene: Scene) -> int:
+        """Return the scene of the film, the last one of its name, that one goes on from. Raises SourceError."""
+        if scene.origin.scene is None:
             found = len(self._scenes) - 1
         else:
-            wanted = self._names.index(str(scene.origin.scene))
+            wanted = self._names.index(scene.origin.scene)
             found = max((index for index, each in enumerate(self._scenes) if each.number == wanted), default=-1)
         if found < 0:
+            place = ("scenes", number, "from")
             raise self._file.source.error(place, "what it goes on from does not come before it in the film")
-        if self._scenes[found].card is not None:
-            raise self._file.source.error(place, "before it comes a card, and no scene goes on from one")
         return found
 
     def _plan_memory(self, request: Request, pictures: bool) -> None:

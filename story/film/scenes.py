@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from ...core.errors import EngineError
 from ...core.progress import Progress, report_progress
 from ...runtime.clip import Video
 from ...runtime.continuation import continue_video
+from ...runtime.decoding.frame_check import FrameCheck
 from ...runtime.reel import Reel
 from .picture_cache import PictureCache, picture_key
 from .plan import FilmPlan, PlannedScene
@@ -88,20 +90,31 @@ class SceneMaker:
             run = [index]
         yield run
 
-    def pictures(self, run: list[int]) -> Iterator[Picture]:
-        """Yield the pictures of scenes that are decoded as one, in the size that the model makes."""
+    def pictures(self, run: list[int], first: int = 0) -> Iterator[Picture]:
+        """Yield the pictures of scenes that are decoded as one, from one of them on, in the size that the model makes.
+
+        Raises EngineError where a scene shows nothing, and what decoding raises.
+        """
         scenes = [self._plan.scenes[index] for index in run]
         keys = [picture_key(scene.key or "", self._decoder(scene), self._reel.threads) for scene in scenes]
-        kept = [self._cache.read(key, scene.pictures) for key, scene in zip(keys, scenes, strict=True)]
+        skipped = [
+            max(0, min(first - before, scene.pictures)) for scene, before in zip(scenes, _before(scenes), strict=True)
+        ]
+        kept = [
+            self._cache.read(key, scene.pictures, skip) for key, scene, skip in zip(keys, scenes, skipped, strict=True)
+        ]
         if all(each is not None for each in kept):
-            for each in kept:
-                yield from each or ()
+            for each, scene, skip in zip(kept, scenes, skipped, strict=True):
+                if skip < scene.pictures:
+                    yield from each or ()
             return
-        decoded = self._decode(run)
+        decoded, number = self._decode(run), 0
         for key, scene in zip(keys, scenes, strict=True):
-            for picture in self._cache.keeping(key, decoded, scene.pictures):
+            for picture in self._cache.keeping(key, _checked(decoded, scene.pictures), scene.pictures):
                 self.decoded += 1
-                yield picture
+                if number >= first:
+                    yield picture
+                number += 1
 
     def _decode(self, run: list[int]) -> Iterator[Picture]:
         first, last = self._plan.scenes[run[0]], self._plan.scenes[run[-1]]
@@ -151,3 +164,19 @@ class SceneMaker:
             }
         self._store.put(scene.key, video, reel, record, private=self._private)
         self.made.append(scene.name)
+
+
+def _checked(pictures: Iterator[Picture], count: int) -> Iterator[Picture]:
+    """Yield a scene's pictures, the last one when it is known that they show something. Raises EngineError."""
+    check = FrameCheck()
+    for number in range(1, count + 1):
+        picture = next(pictures)
+        check.add(picture)
+        if number == count:
+            check.finish()
+        yield picture
+
+
+def _before(scenes: list[PlannedScene]) -> list[int]:
+    """Return for each scene how many pictures the ones before it have."""
+    return list(accumulate((scene.pictures for scene in scenes[:-1]), initial=0))

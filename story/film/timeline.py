@@ -43,7 +43,9 @@ def write_timeline(
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
-        maker = SceneMaker(plan, reel, Store(options.store), private=options.private)
+        store = Store(options.store)
+        store.need(scene.key for scene in plan.scenes if scene.key is not None)
+        maker = SceneMaker(plan, reel, store, private=options.private)
         maker.make_all(on_progress)
         files = []
         for index, scene in enumerate(plan.scenes):

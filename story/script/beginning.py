@@ -11,23 +11,29 @@ from ...core.files import write_text
 _TEMPLATE = Path(__file__).with_name("film.yaml")
 
 
-def write_beginning(path: Path, screenplay: Path | None = None, tale: Path | None = None) -> Path:
-    """Write a story to begin with; screenplay: a Fountain script that it is made of; tale: one of Twine's. Nothing is replaced.
+def write_beginning(
+    path: Path, screenplay: Path | None = None, tale: Path | None = None, ink: Path | None = None
+) -> Path:
+    """Write a story to begin with. Nothing is replaced.
 
-    Raises UsageError, OutputError.
+    screenplay, tale, ink: what it is made of, a Fountain script or a tale of Twine's or Ink's. Raises UsageError, OutputError.
     """
     if os.path.lexists(path):
         raise OutputError(f"{path}: is there already: name another file")
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise UsageError(f"{path}: a story is a .yaml file")
-    if screenplay is not None and tale is not None:
-        raise UsageError("give --fountain or --twine, not both")
+    if sum(each is not None for each in (screenplay, tale, ink)) > 1:
+        raise UsageError("give one of --fountain, --twine and --ink")
     if tale is not None:
         from .twine import story_of_tale
 
         return write_text(path, story_of_tale(tale))
-    if screenplay is None:
-        return write_text(path, _TEMPLATE.read_text(encoding="utf-8"))
-    from .fountain import story_of_screenplay
+    if ink is not None:
+        from .ink import story_of_ink
 
-    return write_text(path, story_of_screenplay(screenplay))
+        return write_text(path, story_of_ink(ink))
+    if screenplay is not None:
+        from .fountain import story_of_screenplay
+
+        return write_text(path, story_of_screenplay(screenplay))
+    return write_text(path, _TEMPLATE.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from ...media.captions import check_caption
 from ...media.cards import Card
 from ...media.lettering import Lettering
 from ...media.sound import wav_seconds
-from .path import scene_numbers
+from .path import always_before, scene_numbers
 from .source import Place, Source
 from .story import Scene, StoryFile, filled
 
@@ -140,29 +140,24 @@ def _check_ways(file: StoryFile) -> None:
 
 
 def _check_origins(file: StoryFile) -> None:
-    """Raise SourceError for scenes that go on from what is not there, from a card, or in a circle."""
+    """Raise SourceError for scenes that go on from what is not there, from a card, or from what some way does not show before."""
     numbers, scenes = scene_numbers(file), file.story.scenes
     if scenes[0].origin.kind == "previous":
         raise file.source.error(("scenes", 0, "from"), "nothing comes before the first scene")
-    by_name = {}
+    before: dict[int, int] | None = None
     for number, scene in enumerate(scenes):
+        if (name := scene.origin.scene) is None:
+            continue
         place = ("scenes", number, "from")
-        if scene.origin.scene is not None:
-            if scene.origin.scene not in numbers:
-                raise file.source.error(place, f"there is no scene {scene.origin.scene!r}")
-            by_name[number] = numbers[scene.origin.scene]
-            if scenes[by_name[number]].card is not None:
-                raise file.source.error(place, f"{scene.origin.scene} is a card, and no scene goes on from one")
-    for start in by_name:
-        at: int | None = start
-        for _ in range(len(scenes) + 1):
-            assert at is not None
-            origin = scenes[at].origin.kind
-            at = by_name.get(at, at - 1 if origin == "previous" and at > 0 else None)
-            if at is None:
-                break
-            if at == start:
-                raise file.source.error(("scenes", start, "from"), "goes on from itself, by way of other scenes")
+        if name not in numbers:
+            raise file.source.error(place, f"there is no scene {name!r}")
+        if numbers[name] == number:
+            raise file.source.error(place, "goes on from itself")
+        if scenes[numbers[name]].card is not None:
+            raise file.source.error(place, f"{name} is a card, and no scene goes on from one")
+        before = always_before(file) if before is None else before
+        if number in before and not before[number] >> numbers[name] & 1:
+            raise file.source.error(place, f"{name} does not come before it on every way that leads here")
 
 
 def _check_texts(file: StoryFile, number: int, scene: Scene, lettering: Lettering | None) -> None:

@@ -51,6 +51,55 @@ def follow(file: StoryFile, choices: Sequence[int] | None = None) -> list[int]:
     return shown
 
 
+def followers(file: StoryFile, at: int, numbers: dict[str, int]) -> list[int]:
+    """Return the scenes that may follow a scene, by their number; none where the story ends with it.
+
+    numbers: see scene_numbers; it has every name that a way leads to.
+    """
+    scenes = file.story.scenes
+    scene = scenes[at]
+    if scene.choices:
+        return list(dict.fromkeys(numbers[choice.goto] for choice in scene.choices))
+    if scene.goto is not None:
+        return [numbers[scene.goto]]
+    return [] if scene.ends or at + 1 == len(scenes) else [at + 1]
+
+
+def always_before(file: StoryFile) -> dict[int, int]:
+    """Return the scenes that come before a scene on every way to it, itself among them, as bits, for each that a way leads to.
+
+    These are a graph's dominators, by their equations (Allen, 1970), in reverse postorder.
+    """
+    numbers = scene_numbers(file)
+    ways: dict[int, list[int]] = {}
+    order: list[int] = []
+    stack = [(0, iter(ways.setdefault(0, followers(file, 0, numbers))))]
+    while stack:
+        at, left = stack[-1]
+        following = next((each for each in left if each not in ways), None)
+        if following is None:
+            order.append(at)
+            stack.pop()
+        else:
+            stack.append((following, iter(ways.setdefault(following, followers(file, following, numbers)))))
+    order.reverse()
+    leading: dict[int, list[int]] = {at: [] for at in order}
+    for at in order:
+        for following in ways[at]:
+            leading[following].append(at)
+    before = {at: 1 if at == 0 else -1 for at in order}
+    changed = True
+    while changed:
+        changed = False
+        for at in order[1:]:
+            common = -1
+            for each in leading[at]:
+                common &= before[each]
+            if (common | 1 << at) != before[at]:
+                before[at], changed = common | 1 << at, True
+    return before
+
+
 def scene_numbers(file: StoryFile) -> dict[str, int]:
     """Return the number, from 0, of each scene by its name."""
     return {name: number for number, name in enumerate(file.story.names())}

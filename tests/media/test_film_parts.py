@@ -10,7 +10,7 @@ import pytest
 from helpers.story_files import write_wav
 
 from edgereel.core.errors import GeometryError, UsageError
-from edgereel.media.captions import Caption, burned, check_caption, write_captions
+from edgereel.media.captions import Caption, burned, check_caption, shown_on, write_captions
 from edgereel.media.cards import Card, draw_card, parse_colour
 from edgereel.media.lettering import Lettering
 from edgereel.media.presets import presets
@@ -67,7 +67,11 @@ def test_a_caption_has_no_empty_lines():
 
 def test_captions_are_drawn_when_they_are_shown():
     frames = [np.full((90, 120, 3), 90, np.uint8)] * 10
-    shown = list(burned(iter(frames), [Caption(200, 400, "hello")], 10, Lettering()))
+    when = shown_on([Caption(0, 90, "before"), Caption(200, 400, "hello")], Fraction(10), 0, 10)
+    assert when == [(0, 1, "before"), (2, 4, "hello")]
+    assert shown_on([Caption(200, 400, "hello")], Fraction(10), 3, 9) == [(0, 1, "hello")]
+    assert shown_on([Caption(200, 400, "hello")], Fraction(10), 4, 9) == []
+    shown = list(burned(iter(frames), when[1:], Lettering()))
     assert [not np.array_equal(frame, frames[0]) for frame in shown] == [False, False, True, True] + [False] * 6
     assert np.array_equal(shown[2][:60], frames[0][:60])
     assert shown[2].max() > 240

@@ -229,16 +229,11 @@ def test_a_film_that_was_joined_is_signed_with_its_scenes(signed, module_identit
     """Nothing is encoded anew: the film keeps its scenes' watermark, has none of its own, and names them as ingredients."""
     from edgereel.provenance.claim import Origin
     from edgereel.provenance.verify.report import examine
+    from edgereel.runtime.video.output import Output
 
     film = tmp_path / "film.mp4"
-    with av.open(str(signed[0])) as source, av.open(str(film), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    marks = Marks(True, module_identity, required=True, maker=module_identity.maker)
-    record = marks.seal_joined(film, "mp4", Origin({"scenes": 2}, scenes=(signed[0], signed[0])))
+    target = Output.check(film).at(8).marked(Marks(False, module_identity, required=True), None, 192, 144)
+    record = target.join([signed[0]] * 2, {}, Origin({"scenes": 2}, scenes=(signed[0], signed[0]))).marks
     assert (record["signed"], record["watermark"]) == (True, None)
     report = examine(film, own_root(device))
     assert (report.signature.state, report.signature.inputs) == ("trusted", 2)

@@ -66,7 +66,13 @@ BAD = {
     "from each other": (
         f"{GOOD}    from: {{scene: two}}\n  - name: two\n    prompt: a\n    from: previous\n",
         5,
-        "goes on from itself",
+        "two does not come before it on every way",
+    ),
+    "from what one way passes by": (
+        f"{GOOD}    choices: [{{text: a, goto: two}}, {{text: b, goto: end}}]\n  - name: two\n    prompt: a\n"
+        "  - name: end\n    prompt: a\n    from: {scene: two}\n",
+        10,
+        "two does not come before it on every way",
     ),
     "from a card": (f"{TOP}  - {{name: c, card: x}}\n  - prompt: a\n    from: {{scene: c}}\n", 5, "is a card"),
     "goto nowhere": (f"{GOOD}    goto: two\n", 5, "there is no scene 'two'"),
@@ -115,6 +121,41 @@ BAD_FOR_THE_MODEL = {
 }
 
 
+ASIDE = (
+    f"{GOOD}    choices: [{{text: a, goto: end}}, {{text: b, goto: aside}}]\n  - {{name: end, card: End, ends: true}}\n"
+)
+NOT_SHOWN = {
+    "an unknown word": ("prompt: a red zeppelin", 0, 'know: "zeppelin"'),
+    "a length that the model cannot do": ("prompt: a red ball\n    pictures: 18", 1, "(aside): "),
+    "continuity": ("prompt: a red ball\n    from: previous", 1, "no scene goes on from another"),
+    "continuity by name": ("prompt: a red ball\n    from: {scene: one}", 1, "no scene goes on from another"),
+    "a picture": ("prompt: a red ball\n    from: {picture: a.png}", 1, "takes no picture"),
+    "a long transition": (
+        "prompt: a red ball\n    transition: {kind: dissolve, seconds: 20}",
+        1,
+        "longer than a scene beside it",
+    ),
+    "a caption after the end": (
+        "prompt: a red ball\n    seconds: 1\n    captions: [{text: a, at: 9}]",
+        2,
+        "ends at 9 s",
+    ),
+    "words after the end": ("card: a\n    narration: {file: long.wav}", 1, "words end at 3.00 s"),
+    "a card that is too full": (f"card: {'word ' * 60}", 0, "does not fit into"),
+    "a card that is too full further on": (
+        f"card: a\n    choices: [{{text: c, goto: end}}, {{text: d, goto: far}}]\n  - name: far\n    card: {'word ' * 60}",
+        3,
+        "does not fit into",
+    ),
+    "a step that a transition is too long for": (
+        "card: a\n    pictures: 3\n    goto: far\n  - name: far\n    card: b\n    transition: {kind: fade, seconds: 1}",
+        5,
+        "a fade of 8 pictures is longer",
+    ),
+}
+"""Each: what the scene says that the first choice passes by, the line of it from 0, and what is said."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stories") / "here"
@@ -161,6 +202,25 @@ def test_refused_for_the_model(folder, demo, name):
     with pytest.raises(UsageError) as refused:
         plan_film(file, demo, lettering=lettering)
     assert said in refusal(path, line, refused.value)
+
+
+@pytest.mark.parametrize("name", NOT_SHOWN)
+def test_refused_in_a_scene_that_is_not_shown(folder, demo, name):
+    text, line, said = NOT_SHOWN[name]
+    story = f"fps: 8\n{ASIDE}  - name: aside\n    {text}\n"
+    path = write_story(folder / "film.yaml", story)
+    file, lettering = load_story(path)
+    with pytest.raises(UsageError) as refused:
+        plan_film(file, demo, lettering=lettering, choices=[1])
+    assert said in refusal(path, story.split("name: aside\n")[0].count("\n") + 2 + line, refused.value)
+
+
+def test_a_scene_that_no_way_leads_to_is_checked(folder, demo):
+    path = write_story(folder / "film.yaml", f"{GOOD}    ends: true\n  - card: {'word ' * 60}\n")
+    file, lettering = load_story(path)
+    with pytest.raises(UsageError) as refused:
+        plan_film(file, demo, lettering=lettering)
+    assert "does not fit into" in refusal(path, 6, refused.value)
 
 
 def test_a_file_that_is_too_large(tmp_path):

@@ -21,7 +21,7 @@ from edgereel.media.lettering import Lettering
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.reel import load
 from edgereel.story.film.film import FilmOptions, describe_film, load_story, make_film
-from edgereel.story.film.pictures import film_pictures
+from edgereel.story.film.pictures import FilmPictures
 from edgereel.story.film.plan import plan_film
 from edgereel.story.film.scenes import SceneMaker
 from edgereel.story.film.store import Store
@@ -112,7 +112,7 @@ def test_pictures_are_the_clips_and_what_lies_between(made):
     file, lettering = load_story(folder / "film.yaml")
     with load(DEMO_REEL, "cpu", threads=1) as reel:
         plan = plan_film(file, reel, lettering=lettering)
-        shown = list(film_pictures(plan, SceneMaker(plan, reel, Store(options.store)), lettering))
+        shown = list(FilmPictures(plan, SceneMaker(plan, reel, Store(options.store)), lettering).all())
         one = list(reel.generate("a red ball bounces over the ocean", seed=3, frames=9))
         two = list(reel.generate("a blue star rises in the forest", seed=5, frames=9))
     card = draw_card(plan.scenes[0].card, 64, 64, Lettering())
@@ -212,7 +212,7 @@ def test_scenes_that_go_on_are_one_film(tmp_path):
         maker = SceneMaker(plan, reel, Store(tmp_path / "store"))
         maker.make_all(None)
         assert list(maker.runs()) == [[0, 1, 2], [3]]
-        shown = np.stack(list(film_pictures(plan, maker, lettering)))
+        shown = np.stack(list(FilmPictures(plan, maker, lettering).all()))
         a = reel.generate("a red ball", frames=9)
         b = a.continue_("the green ball", seconds=2)
         c = b.continue_("a square bounces", seconds=1)

@@ -21,6 +21,9 @@ def test_they_come_back_without_loss(tmp_path):
     back = cache.read(KEY, 5)
     assert back is not None
     assert np.array_equal(np.stack(list(back)), np.stack(PICTURES))
+    rest = cache.read(KEY, 5, 3)
+    assert rest is not None
+    assert np.array_equal(np.stack(list(rest)), np.stack(PICTURES[3:]))
     assert cache.read(KEY, 4) is None
     assert cache.read(picture_key("a", None, 2), 5) is None
 

@@ -1,14 +1,14 @@
-"""The size that a model makes pictures in, and the size that the film has, for a shape that was asked for."""
+"""The size that a model makes pictures in, and the size that is shown, for a shape that was asked for by name."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from ...bundle.geometry import latent_shape
-from ...bundle.manifest import Manifest
-from ...core.errors import GeometryError, UsageError
-from ...media.presets import presets
+from ..bundle.geometry import latent_shape
+from ..bundle.manifest import Manifest
+from ..core.errors import GeometryError, UsageError
+from ..media.presets import presets
 
 Size = tuple[int, int]
 _MORE = 1.05
@@ -16,8 +16,8 @@ _MORE = 1.05
 
 
 @dataclass(frozen=True)
-class FilmSize:
-    """made: (width, height) that the model makes; shown: that of the film, both even. seconds, crf: see Preset."""
+class PictureSize:
+    """made: (width, height) that the model makes; shown: that of a film, both even. seconds, crf: see Preset."""
 
     made: Size
     shown: Size
@@ -25,7 +25,7 @@ class FilmSize:
     crf: int = 18
 
 
-def film_size(manifest: Manifest, format: str | None) -> FilmSize:
+def film_size(manifest: Manifest, format: str | None) -> PictureSize:
     """Return the sizes for a format: the bundle's name for one, a preset's, or WIDTHxHEIGHT; None for the bundle's own size.
 
     A preset's shape is cut out of the size nearest to it; WIDTHxHEIGHT is scaled to where the model cannot do it itself.
@@ -34,13 +34,12 @@ def film_size(manifest: Manifest, format: str | None) -> FilmSize:
     defaults = manifest.defaults
     own = (defaults.width, defaults.height)
     if format is None:
-        return FilmSize(own, _even(own))
+        return PictureSize(own, _even(own))
     if format in defaults.formats:
         width, height = defaults.formats[format]
-        return FilmSize((width, height), _even((width, height)))
-    if (preset := presets().get(format)) is not None:
-        made = nearest_shape(manifest, preset.width / preset.height)
-        return FilmSize(made, _within(made, preset.width / preset.height), preset.seconds, preset.crf)
+        return PictureSize((width, height), _even((width, height)))
+    if (named := shape_size(manifest, format)) is not None:
+        return named
     match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", format, re.ASCII)
     if match is None:
         known = ", ".join([*defaults.formats, *(name for name in presets() if name not in defaults.formats)])
@@ -51,8 +50,17 @@ def film_size(manifest: Manifest, format: str | None) -> FilmSize:
     try:
         latent_shape(manifest.latent, *size, 1)
     except GeometryError:
-        return FilmSize(nearest_shape(manifest, size[0] / size[1]), size)
-    return FilmSize(size, size)
+        return PictureSize(nearest_shape(manifest, size[0] / size[1]), size)
+    return PictureSize(size, size)
+
+
+def shape_size(manifest: Manifest, name: str) -> PictureSize | None:
+    """Return the sizes for a shape of media/presets.toml: it is cut out of the size nearest to it. None for another name."""
+    if (preset := presets().get(name)) is None:
+        return None
+    ratio = preset.width / preset.height
+    made = nearest_shape(manifest, ratio)
+    return PictureSize(made, _within(made, ratio), preset.seconds, preset.crf)
 
 
 def nearest_shape(manifest: Manifest, ratio: float) -> Size:
