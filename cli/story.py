@@ -13,7 +13,17 @@ from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
 from ..core.units import format_bytes
 from .application import app
-from .options import BundleOption, EngineOption, JsonOption, MemoryOption, PrivateOption, ThreadsOption, reel_options
+from .options import (
+    BundleOption,
+    EngineOption,
+    JsonOption,
+    LabelOption,
+    MarkOption,
+    MemoryOption,
+    PrivateOption,
+    ThreadsOption,
+    reel_options,
+)
 from .terminal import print_json, show_note, stage_progress
 
 if TYPE_CHECKING:
@@ -34,6 +44,13 @@ FilmFormatOption = Annotated[
 ]
 FontOption = Annotated[
     Path | None, typer.Option(metavar="FILE.ttf", help="Letters on cards and in pictures. Default DejaVu Sans.")
+]
+FilmPolicyOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
+]
+SpeakOption = Annotated[
+    str | None, typer.Option(help="espeak-ng: have that program speak narrations without a recording.")
 ]
 
 
@@ -82,26 +99,13 @@ def make(
     font: FontOption = None,
     bundle: BundleOption = None,
     private: PrivateOption = False,
-    mark: Annotated[
-        str,
-        typer.Option(
-            help="Besides the note in the metadata: watermark, signature (see provenance init), all, or none.",
-            envvar="EDGEREEL_MARK",
-        ),
-    ] = "none",
+    mark: MarkOption = "none",
     require_signature: Annotated[
         bool, typer.Option("--require-signature", help="Write no film that could not be signed.")
     ] = False,
-    label: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Write this into the pictures; icon: the letters AI in a box.")
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
-    ] = None,
-    speak: Annotated[
-        str | None, typer.Option(help="espeak-ng: have that program speak narrations without a recording.")
-    ] = None,
+    label: LabelOption = None,
+    policy: FilmPolicyOption = None,
+    speak: SpeakOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -138,6 +142,62 @@ def make(
         print_json(facts)
     else:
         _print_film(facts)
+
+
+@story.command("play")
+def play(
+    file: StoryArgument,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of this machine's own address; 0 takes a free one.")
+    ] = 8766,
+    idle: Annotated[
+        float | None,
+        typer.Option(
+            min=5, max=86400, metavar="SECONDS", help="Go back to the beginning when nobody has chosen for so long."
+        ),
+    ] = None,
+    format: FilmFormatOption = None,
+    font: FontOption = None,
+    bundle: BundleOption = None,
+    private: PrivateOption = False,
+    mark: MarkOption = "none",
+    require_signature: Annotated[
+        bool, typer.Option("--require-signature", help="Write no film that could not be signed.")
+    ] = False,
+    label: LabelOption = None,
+    policy: FilmPolicyOption = None,
+    speak: SpeakOption = None,
+    memory: MemoryOption = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Play a story in the browser, live: choices are buttons, and what each leads to is made ahead. Ctrl-C ends it.
+
+    Marks and label are those of the films that visitors save of the way that they went.
+    """
+    with interrupts_wait():
+        from ..server.play.run import play_story
+
+    command = {
+        "story": str(file.absolute()),
+        "bundle": None if bundle is None else str(bundle),
+        "format": format,
+        "font": None if font is None else str(font.absolute()),
+        "private": private,
+        "mark": mark,
+        "require_signature": require_signature,
+        "label": label,
+        "policy": policy,
+        "speaker": speak,
+        "memory": memory,
+        "engine": engine,
+        "threads": threads,
+    }
+
+    def tell(title: str, address: str) -> None:
+        print(one_line(f"{title}: {address}"), flush=True)
+
+    play_story("edgereel.story.play", command, port, idle, tell, show_note)
 
 
 @story.command("timeline")

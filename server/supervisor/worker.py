@@ -42,14 +42,19 @@ class WorkerProcess:
     reason: why it was ended, where somebody here did that. last_beat: when it last said anything, time.monotonic.
     """
 
-    def __init__(self, environment: dict[str, str] | None = None, keep_open: Sequence[int] = ()) -> None:
-        """environment: added to this process's own. keep_open: descriptors that it inherits. Raises EngineError."""
+    def __init__(
+        self, environment: dict[str, str] | None = None, keep_open: Sequence[int] = (), module: str = MODULE
+    ) -> None:
+        """environment: added to this process's own. keep_open: descriptors that it inherits. module: what it runs.
+
+        Raises EngineError.
+        """
         apart: dict[str, Any] = {"start_new_session": True, "pass_fds": tuple(keep_open)}
         if os.name == "nt":
             apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
         try:
             self._process = subprocess.Popen(
-                python_command(MODULE),
+                python_command(module),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -1,0 +1,93 @@
+"""Playing a story from the start to the end: the process that makes it is opened first, since it knows what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ...core import errors
+from ...core.errors import EdgereelError, EngineError, require_packages
+from ...core.interrupts import temporary_folder
+from ..configuration import Configuration
+from ..run import PACKAGES, listening
+from ..supervisor.worker import CommandRefused, WorkerProcess
+
+_STOP_SECONDS = 12.0
+
+
+def play_story(
+    module: str,
+    story: dict[str, Any],
+    port: int,
+    idle_seconds: float | None,
+    on_ready: Callable[[str, str], object],
+    note: Callable[[str], object],
+) -> None:
+    """Play a story on this machine's own address until a signal ends it.
+
+    module: what runs in the process that plays. story: its `open` command. port: 0 for a free one. idle_seconds: see Theatre.
+    on_ready: told the title and the address, once it can be played. note: told lines for who runs it. Raises UsageError,
+    MissingExtraError, and what the process refuses the story with.
+    """
+    require_packages(PACKAGES, "serve", "playing a story")
+    with temporary_folder("edgereel-play-") as folder:
+        configuration = Configuration(folder, port=port)
+        with listening(configuration) as listener:
+            process = WorkerProcess(module=module)
+            try:
+                asyncio.run(_play(process, story, configuration, listener, idle_seconds, on_ready, note))
+            finally:
+                process.close()
+                if not process.wait(_STOP_SECONDS):
+                    process.kill("it did not end")
+
+
+async def _play(
+    process: WorkerProcess,
+    story: dict[str, Any],
+    configuration: Configuration,
+    listener: socket.socket,
+    idle_seconds: float | None,
+    on_ready: Callable[[str, str], object],
+    note: Callable[[str], object],
+) -> None:
+    from ..event_loop import Server, uvicorn_config
+    from .application import make_play_application
+    from .theatre import Theatre
+
+    theatre = Theatre(process, configuration.data, idle_seconds, note)
+    server: Server | None = None
+
+    def end() -> None:
+        if server is not None:
+            server.should_exit = True
+
+    process.attach(theatre.hear, end)
+    try:
+        theatre.show(await process.request("open", **story))
+    except CommandRefused as error:
+        raise error_of(error) from None
+    application = make_play_application(theatre, configuration)
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    server = Server(
+        uvicorn_config(application, "off"),
+        lambda address: on_ready(str(theatre.facts["title"]), address),
+        theatre.is_closing.set,
+    )
+    await server.serve(sockets=[listener])
+    if not process.is_running:
+        raise EngineError(f"the story has ended: {process.how_it_ended()}")
+
+
+def error_of(refusal: CommandRefused) -> EdgereelError:
+    """Return the error that a process refused a command with, as it would be raised here."""
+    kind = getattr(errors, refusal.kind, EngineError)
+    with contextlib.suppress(TypeError):
+        if issubclass(kind, EdgereelError):
+            error: EdgereelError = kind(str(refusal))
+            return error
+    return EngineError(str(refusal))
