@@ -102,6 +102,8 @@ class _Visit:
             try:
                 message = await read_message(self._socket, self._theatre.idle_seconds)
                 self._rate.count()
+                if message.get("type") == "stop":
+                    return
                 await self._do(message)
             except Refused as error:
                 if error.code == "too_slow":
@@ -127,7 +129,7 @@ class _Visit:
             if self._filming is None:
                 self._filming = asyncio.ensure_future(self._make_film())
         elif kind != "here":
-            raise Refused("bad_message", "a message is choose, credit, film or here")
+            raise Refused("bad_message", "a message is choose, credit, film, here or stop")
 
     async def _make_film(self) -> None:
         """Have the film made of the way that was gone, and tell where it is."""
