@@ -41,7 +41,7 @@ async def _visit(socket: WebSocket) -> None:
     choices = start.get("choices", [])
     if start.get("type") != "start" or not isinstance(choices, list) or len(choices) > _MOST_CHOICES:
         raise Refused("no_start", "the first message is start, with a list of choices or none")
-    if not all(isinstance(choice, int) and 1 <= choice <= _MOST_OFFERED for choice in choices):
+    if not all(type(choice) is int and 1 <= choice <= _MOST_OFFERED for choice in choices):
         raise Refused("bad_message", f"choices are numbers from 1 to {_MOST_OFFERED}")
     visit = _Visit(socket, theatre, secrets.token_hex(8))
     try:

@@ -157,7 +157,7 @@ class WorkerProcess:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), self._process.stdout:
             while (line := self._process.stdout.readline(LONGEST_LINE)).endswith("\n"):
                 try:
                     said = json.loads(line)
@@ -173,7 +173,7 @@ class WorkerProcess:
 
     def _read_words(self) -> None:
         assert self._process.stderr is not None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), self._process.stderr:
             while line := self._process.stderr.readline(_LONGEST_WORDS):
                 if words := line.strip():
                     self._words.append(one_line(words))

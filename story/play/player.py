@@ -111,24 +111,28 @@ class Player:
 
     def run(self) -> None:
         """Make piece after piece until `close`."""
-        while True:
-            with self._changed:
-                for dropped in self._dropped:
-                    dropped.close()
-                self._dropped.clear()
-                if self._closed:
-                    break
-                visit, tape = self._most_urgent()
-                waiting = any(each.tape is None for each in self._visits.values())
-                if tape is None and not waiting:
-                    self._changed.wait()
-                    continue
-            if waiting:
-                self._seat_all()
-            elif tape is not None:
-                self._work(visit, tape)
+        while self._go_on():
+            pass
         with self._filming:  # its end is told by `film`
             pass
+
+    def _go_on(self) -> bool:
+        """Do what is most urgent, or wait for something; return whether there is to be more."""
+        with self._changed:
+            while self._dropped:
+                self._dropped.pop().close()
+            if self._closed:
+                return False
+            visit, tape = self._most_urgent()
+            is_awaited = any(each.tape is None for each in self._visits.values())
+            if tape is None and not is_awaited:
+                self._changed.wait()
+                return True
+        if is_awaited:
+            self._seat_all()
+        elif tape is not None:
+            self._work(visit, tape)
+        return True
 
     def _work(self, visit: Visit | None, tape: Tape) -> None:
         """Make one piece of a tape."""

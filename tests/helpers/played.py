@@ -21,6 +21,7 @@ class Played:
     """`edgereel story play` of a file. lines: what it said on stderr."""
 
     def __init__(self, story: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+        self.story = story
         command = python_command("edgereel", "story", "play", str(story), "--port", "0", "--threads", "1", *options)
         self.process = subprocess.Popen(
             command,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from helpers.page_browser import SCHEMES, SIZES, Visit, axe_finds, chromium
+from helpers.page_browser import Visit, axe_finds, chromium
 from helpers.played import Played
 from helpers.served import frames_of
-from helpers.story_files import write_story, write_wav
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 TALE = ROOT / "examples" / "stories" / "tale.yaml"
@@ -68,7 +66,11 @@ def test_a_tale_from_its_beginning_to_its_film(
     page.wait_for_selector("[data-action=save]")
     assert page.text_content("#said") == "The end · Your way: 2, 2"
     assert axe_finds(page) == []
-    last = np.array(page.evaluate(PIXELS)).reshape(64, 64, 4)[..., :3] if page.evaluate("document.getElementById('picture').width") == 64 else None
+    last = (
+        np.array(page.evaluate(PIXELS)).reshape(64, 64, 4)[..., :3]
+        if page.evaluate("document.getElementById('picture').width") == 64
+        else None
+    )
     with page.expect_download() as download:
         press("[data-action=save]")
     download.value.save_as(tmp_path / "film.mp4")
