@@ -1,9 +1,10 @@
-"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements edit|kill|hour|matrix
+"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements edit|kill|hour|matrix|play
 
     edit      one scene of eight is changed: how long making the film again takes, beside making it the first time
     kill      the film is killed with SIGKILL at random moments until it is made: is it the same to the byte?
     hour      a film of an hour: memory as it grows, and how far apart pictures, sound and captions end
     matrix    rows of a campaign beside as many single commands
+    play      from a choice to the first picture of what follows, as a client sees it; with what was made ahead, and without
 
 Each works in a folder of its own, which it removes. Nothing of the user's is touched.
 """
@@ -31,8 +32,8 @@ STORIES = Path(__file__).resolve().parent.parent / "examples" / "stories"
 def main() -> None:
     """Measure one of them and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix"])
-    parser.add_argument("--count", type=int, default=50, help="kills, or rows of the matrix")
+    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix", "play"])
+    parser.add_argument("--count", type=int, default=50, help="kills, rows of the matrix, or rounds of play")
     parser.add_argument("--minutes", type=float, default=60, help="how long the long film is")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="edgereel-story-"))
@@ -44,6 +45,7 @@ def main() -> None:
             "kill": lambda: _kill(folder, arguments.count),
             "hour": lambda: _hour(folder, arguments.minutes),
             "matrix": lambda: _matrix(folder, arguments.count),
+            "play": lambda: _play(folder, arguments.count),
         }
         print(json.dumps(measures[arguments.what](), indent=1))
     finally:
@@ -173,6 +175,12 @@ def _matrix(folder: Path, count: int) -> dict[str, Any]:
             alone[kind] = round(alone[kind] + seconds, 2)
     times = {kind: round(alone[kind] / together[kind], 2) for kind in alone}
     return {"rows": len(rows), "matrix": together, "single_commands": alone, "times": times}
+
+
+def _play(folder: Path, count: int) -> dict[str, Any]:
+    from edgereel.tools.play_measurement import measure_play
+
+    return measure_play(folder / "stories" / "tale.yaml", folder, count)
 
 
 if __name__ == "__main__":
