@@ -5,9 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from ..film.pictures import darkening
 from ..film.plan import PlannedScene
 from ..film.timing import film_captions
+from .pictures import darkening
 from .show import Show, Way, offered
 
 

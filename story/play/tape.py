@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from ...core.progress import Progress
 from ...runtime.reel import Reel
 from ...runtime.video.jpeg import jpeg_bytes
-from ..film.pictures import film_pictures
 from ..film.scenes import SceneMaker
 from ..film.store import Store
 from .cues import way_cues
+from .pictures import way_pictures
 from .show import Show, Way
 
 Picture = NDArray[np.uint8]
@@ -101,7 +101,7 @@ class Tape:
             held = None if self.before is None else self.before.last
             self.before = None
             self._cues = way_cues(self.show, self.way, held is not None)
-            self._pictures = film_pictures(self.way.plan, self._maker, self.show.lettering, self.way.begin, held)
+            self._pictures = way_pictures(self.way.plan, self._maker, self.show.lettering, self.way.begin, held)
         picture = next(self._pictures, None)
         if picture is None:
             self.ended = True

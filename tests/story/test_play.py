@@ -12,6 +12,7 @@ import weakref
 import numpy as np
 import pytest
 from conftest import DEMO_REEL
+from helpers.causal_bundle import write_causal_bundle
 from helpers.served import frames_of, until
 from helpers.story_files import write_story, write_wav
 
@@ -25,6 +26,7 @@ from edgereel.story.film.plan import plan_film
 from edgereel.story.film.scenes import SceneMaker
 from edgereel.story.film.store import Store
 from edgereel.story.play import tape
+from edgereel.story.play.pictures import way_pictures
 from edgereel.story.play.player import MOST_VISITS, Player
 
 STORY = """
@@ -52,6 +54,7 @@ scenes:
     transition: {kind: dissolve, seconds: 0.3}
     ends: true
 """
+LONGER = STORY.replace("pictures: 4", "pictures: 8").replace("pictures: 5", "pictures: 9")
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +195,60 @@ def test_a_dissolve_begins_with_the_picture_that_stood_still(playing, reel):
     plain = list(maker.video(2))
     expected = [mix(held, plain[at], (at + 1) / (blend + 1)) for at in range(blend)] + plain[blend:]
     assert played.jpegs("a")[13:] == [jpeg_bytes(picture) for picture in expected]
+
+
+def test_scenes_become_one_another_as_in_the_film(playing, reel):
+    text = LONGER.replace("pictures: 8", "pictures: 8\n    transition: {kind: fade, seconds: 0.6}")
+    played = playing(text.replace("    ends: true\n  - name: home", "    goto: home\n  - name: home"), start=False)
+    show = played.player.show
+    way = show.way([1])
+    assert [scene.transition for scene in way.plan.scenes] == ["cut", "fade", "cut", "dissolve"]
+    maker = SceneMaker(way.plan, reel, Store(played.options.store))
+    maker.make_all(None)
+    expected = film_of(played, reel, [1])
+    assert all(map(np.array_equal, way_pictures(way.plan, maker, show.lettering, 0, None), expected))
+    start = way.plan.scenes[2].start
+    later = list(way_pictures(way.plan, maker, show.lettering, 2, expected[start - 1]))
+    assert len(later) == len(expected) - start
+    assert all(map(np.array_equal, later, expected[start:]))
+
+
+def test_a_fade_darkens_the_picture_that_stood_still(playing, reel):
+    played = playing(LONGER.replace("kind: dissolve, seconds: 0.3", "kind: fade, seconds: 0.6"), start=False)
+    way = played.player.show.way([2])
+    blend = way.plan.scenes[2].blend
+    assert blend >= 4
+    maker = SceneMaker(way.plan, reel, Store(played.options.store))
+    maker.make_all(None)
+    held = np.full((*way.plan.size.shown[::-1], 3), 200, np.uint8)
+    shown = list(way_pictures(way.plan, maker, None, 2, held))
+    light = [int(picture.max()) for picture in shown[: blend // 2]]
+    assert light == [round(200 * (blend // 2 - at) / (blend // 2 + 1)) for at in range(blend // 2)]
+    assert len(shown) == blend // 2 + way.plan.scenes[2].pictures
+
+
+def test_a_scene_that_goes_on_from_the_one_before_the_choice(tmp_path):
+    bundle = write_causal_bundle(tmp_path / "causal.reel")
+    text = """
+title: On
+seed: 3
+scenes:
+  - {name: one, prompt: a red ball, choices: [{text: "on", goto: two}, {text: end, goto: three}]}
+  - {name: three, prompt: the green square, ends: true}
+  - {name: two, prompt: the green square slides, from: {scene: one}, ends: true}
+"""
+    with load(bundle, engine="cpu", threads=1) as reel:
+        played = Played(tmp_path, reel, text).start()
+        try:
+            played.player.begin("a", [], 1000)
+            first = played.wait("a", "waits")["picture"]
+            played.player.choose("a", 1)
+            played.wait("a", "ends")
+            expected = film_of(played, reel, [1])
+            assert len(expected) > first
+            assert played.jpegs("a") == [jpeg_bytes(picture) for picture in expected]
+        finally:
+            played.end()
 
 
 def test_no_more_is_sent_than_there_is_credit_for_and_choices_may_come_early(playing):
