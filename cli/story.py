@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -194,10 +195,8 @@ def play(
         "threads": threads,
     }
 
-    def tell(title: str, address: str) -> None:
-        print(one_line(f"{title}: {address}"), flush=True)
-
-    play_story("edgereel.story.play", command, port, idle, tell, show_note)
+    with ExitStack() as bars:
+        play_story("edgereel.story.play", command, port, idle, _PlayTeller(bars))
 
 
 @story.command("timeline")
@@ -276,6 +275,21 @@ def pick(
         print_json({"story": str(file), "scene": scene, "seed": seed})
     else:
         print(f"{one_line(file)}  ({one_line(scene)} has seed {seed})")
+
+
+class _PlayTeller:
+    """Says on the terminal how opening a story goes, and where it is. bars: those of its progress, which end then."""
+
+    def __init__(self, bars: ExitStack) -> None:
+        self._bars = bars
+        self.opening = bars.enter_context(stage_progress())
+
+    def ready(self, title: str, address: str) -> None:
+        self._bars.close()
+        print(one_line(f"{title}: {address}"), flush=True)
+
+    def note(self, text: str) -> None:
+        show_note(text)
 
 
 def _watch(file: Path, output: Path, options: FilmOptions, reel: ReelOptions) -> None:

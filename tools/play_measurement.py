@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, Message, Request, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, Request, TextMessage
 
 _UNTIL_READY = 8.0
 """Seconds in which a busy machine has made all that may be chosen next."""
@@ -93,7 +93,7 @@ class _Client:
             if event.message_finished:
                 return json.loads(whole) if isinstance(whole, str) else bytes(whole)
 
-    def _next(self) -> Message | Any:
+    def _next(self) -> Any:
         while not self._waiting:
             self._connection.receive_data(self._socket.recv(2**16) or None)
             self._waiting += self._connection.events()

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ...core import errors
 from ...core.errors import EdgereelError, EngineError, require_packages
@@ -19,19 +18,30 @@ from ..supervisor.worker import CommandRefused, WorkerProcess
 _STOP_SECONDS = 12.0
 
 
+class Teller(Protocol):
+    """What is told to who runs it."""
+
+    def opening(self, stage: str, done: int, total: int) -> None:
+        """How far opening the model is."""
+
+    def ready(self, title: str, address: str) -> None:
+        """The story can be played."""
+
+    def note(self, text: str) -> None:
+        """Something that should be known."""
+
+
 def play_story(
     module: str,
     story: dict[str, Any],
     port: int,
     idle_seconds: float | None,
-    on_ready: Callable[[str, str], object],
-    note: Callable[[str], object],
+    teller: Teller,
 ) -> None:
     """Play a story on this machine's own address until a signal ends it.
 
     module: what runs in the process that plays. story: its `open` command. port: 0 for a free one. idle_seconds: see Theatre.
-    on_ready: told the title and the address, once it can be played. note: told lines for who runs it. Raises UsageError,
-    MissingExtraError, and what the process refuses the story with.
+    Raises UsageError, MissingExtraError, and what the process refuses the story with.
     """
     require_packages(PACKAGES, "serve", "playing a story")
     with temporary_folder("edgereel-play-") as folder:
@@ -39,7 +49,7 @@ def play_story(
         with listening(configuration) as listener:
             process = WorkerProcess(module=module)
             try:
-                asyncio.run(_play(process, story, configuration, listener, idle_seconds, on_ready, note))
+                asyncio.run(_play(process, story, configuration, listener, idle_seconds, teller))
             finally:
                 process.close()
                 if not process.wait(_STOP_SECONDS):
@@ -52,14 +62,13 @@ async def _play(
     configuration: Configuration,
     listener: socket.socket,
     idle_seconds: float | None,
-    on_ready: Callable[[str, str], object],
-    note: Callable[[str], object],
+    teller: Teller,
 ) -> None:
     from ..event_loop import Server, uvicorn_config
     from .application import make_play_application
     from .theatre import Theatre
 
-    theatre = Theatre(process, configuration.data, idle_seconds, note)
+    theatre = Theatre(process, configuration.data, idle_seconds, teller.note, teller.opening)
     server: Server | None = None
 
     def end() -> None:
@@ -75,7 +84,7 @@ async def _play(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     server = Server(
         uvicorn_config(application, "off"),
-        lambda address: on_ready(str(theatre.facts["title"]), address),
+        lambda address: teller.ready(str(theatre.facts["title"]), address),
         theatre.is_closing.set,
     )
     await server.serve(sockets=[listener])

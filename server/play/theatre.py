@@ -22,13 +22,15 @@ _MOST_SHOWS = 20
 class Theatre:
     """One of each. films: a folder. idle_seconds: after which who chooses nothing has gone, None for never.
 
-    note: told of a line for who runs it. facts: of the story, as it was read last. on_visit: by visit, told of its events.
+    note: told of a line for who runs it. opening: told how far opening the model is. facts: of the story, as it was read last.
+    on_visit: by visit, told of its events.
     """
 
     process: WorkerProcess
     films: Path
     idle_seconds: float | None
     note: Callable[[str], object]
+    opening: Callable[[str, int, int], object]
     facts: dict[str, Any] = field(default_factory=dict)
     on_visit: dict[str, Callable[[dict[str, Any]], object]] = field(default_factory=dict)
     is_closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -40,6 +42,8 @@ class Theatre:
             self.show(event)
         elif event["event"] == "note":
             self.note(str(event["text"]))
+        elif event["event"] == "opening":
+            self.opening(str(event["stage"]), int(event["done"]), int(event["total"]))
         elif (listener := self.on_visit.get(str(event.get("visit")))) is not None:
             listener(event)
 

@@ -1,8 +1,9 @@
 """`python -m edgereel.story.play`: plays a story on command; `jobs/protocol.py` has the language.
 
 Commands: `open` (story, options of the film and of the reel), then `begin`, `choose`, `credit`, `leave` and `film`, each with the
-visit that it is of. Events: `picture` with `visit`, its number and a JPEG file; `visit`, with a `message` for the visitor's page;
-`show`, when the story was read again; `note`, a line for who runs it. The end of stdin is the end, in order.
+visit that it is of. Events: `opening`, how far that is; `picture` with `visit`, its number and a JPEG file; `visit`, with a
+`message` for the visitor's page; `show`, when the story was read again; `note`, a line for who runs it. The end of stdin is the
+end, in order.
 
 The reel runs in the main thread. Commands are read in another, which answers them beside what is being made; so what lies ready is
 sent at once.
@@ -60,7 +61,7 @@ class Stage:
             bundle = options.bundle
             if bundle is None and (model := load_story(story, options.font)[0].story.model) is not None:
                 bundle = Path(model)
-            with ReelOptions(command["engine"], command["threads"], command["memory"]).open(bundle) as reel:
+            with ReelOptions(command["engine"], command["threads"], command["memory"]).open(bundle, self._tell) as reel:
                 player = Player(story, options, reel, self._answers.event)
                 self._player = player
                 self._answers.answer(command.get("n"), **show_facts(player.show))
@@ -68,6 +69,11 @@ class Stage:
                     player.run()
         except Exception as error:
             self._refuse(command.get("n"), error)
+
+    def _tell(self, stage: str, done: int, total: int) -> bool:
+        """Tell how far opening the bundle is; it ends where nobody waits for it any more."""
+        self._answers.event("opening", stage=stage, done=done, total=total)
+        return not self._ended
 
     def _do(self, command: dict[str, Any]) -> None:
         name, number = command["do"], command.get("n")

@@ -11,6 +11,7 @@ from typing import Any
 from ...core.errors import UsageError
 from ...media.lettering import Lettering
 from ...runtime.reel import Reel
+from ...runtime.video.output import Output
 from ..film.film import FilmOptions, load_story
 from ..film.plan import FilmPlan, FilmPlanner
 from ..film.speech import spoken
@@ -88,7 +89,8 @@ class Show:
 def read_show(path: Path, options: FilmOptions, reel: Reel, number: int) -> Show:
     """Read a story, check every way through it, and plan how it begins. Nothing is made.
 
-    Raises SourceError for whatever is wrong in it, by line; UsageError, MissingExtraError.
+    Raises SourceError for whatever is wrong in it, by line; UsageError, also for marks and a label that its films cannot bear;
+    MissingExtraError.
     """
     saved = when_saved(path)
     file, lettering = load_story(path, options.font)
@@ -99,6 +101,7 @@ def read_show(path: Path, options: FilmOptions, reel: Reel, number: int) -> Show
     planner = FilmPlanner(file, reel, options.format, lettering)
     planner.check_prompts()
     opening = _way(file, planner, None, ())
+    Output.in_new_folder(Path("film.mp4")).marked(options.marks, options.label, *opening.plan.size.shown)
     _check_ways(opening)
     return Show(number, file, lettering, opening, tuple(_sounds(file)), saved)
 

@@ -18,6 +18,7 @@ from helpers.story_files import write_story, write_wav
 
 from edgereel.core.errors import EngineError, UsageError
 from edgereel.media.transitions import mix
+from edgereel.provenance.marks import Marks
 from edgereel.runtime.reel import load
 from edgereel.runtime.video.jpeg import jpeg_bytes
 from edgereel.story.film.film import FilmOptions
@@ -373,3 +374,10 @@ def test_what_is_wrong_behind_a_choice_is_told_before_anything_is_played(playing
     with pytest.raises(UsageError, match=words) as raised:
         playing(STORY.replace(*change))
     assert f"way.yaml:{line}: " in str(raised.value), str(raised.value)
+
+
+def test_marks_that_its_films_cannot_bear_are_told_before_anything_is_played(tmp_path, reel):
+    story = write_story(tmp_path / "small.yaml", "title: Small\nformat: 64x64\nscenes: [{card: Small}]\n")
+    options = FilmOptions(bundle=DEMO_REEL, store=tmp_path / "store", marks=Marks.choose("watermark"))
+    with pytest.raises(UsageError, match="watermark"):
+        Player(story, options, reel, lambda event, **facts: None)
