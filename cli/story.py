@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,17 @@ from ..core.errors import UsageError, one_line
 from ..core.interrupts import interrupts_wait
 from ..core.units import format_bytes
 from .application import app
-from .options import BundleOption, EngineOption, JsonOption, MemoryOption, PrivateOption, ThreadsOption, reel_options
+from .options import (
+    BundleOption,
+    EngineOption,
+    JsonOption,
+    LabelOption,
+    MarkOption,
+    MemoryOption,
+    PrivateOption,
+    ThreadsOption,
+    reel_options,
+)
 from .terminal import print_json, show_note, stage_progress
 
 if TYPE_CHECKING:
@@ -34,6 +45,13 @@ FilmFormatOption = Annotated[
 ]
 FontOption = Annotated[
     Path | None, typer.Option(metavar="FILE.ttf", help="Letters on cards and in pictures. Default DejaVu Sans.")
+]
+FilmPolicyOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
+]
+SpeakOption = Annotated[
+    str | None, typer.Option(help="espeak-ng: have that program speak narrations without a recording.")
 ]
 
 
@@ -86,26 +104,13 @@ def make(
     font: FontOption = None,
     bundle: BundleOption = None,
     private: PrivateOption = False,
-    mark: Annotated[
-        str,
-        typer.Option(
-            help="Besides the note in the metadata: watermark, signature (see provenance init), all, or none.",
-            envvar="EDGEREEL_MARK",
-        ),
-    ] = "none",
+    mark: MarkOption = "none",
     require_signature: Annotated[
         bool, typer.Option("--require-signature", help="Write no film that could not be signed.")
     ] = False,
-    label: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Write this into the pictures; icon: the letters AI in a box.")
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
-    ] = None,
-    speak: Annotated[
-        str | None, typer.Option(help="espeak-ng: have that program speak narrations without a recording.")
-    ] = None,
+    label: LabelOption = None,
+    policy: FilmPolicyOption = None,
+    speak: SpeakOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -142,6 +147,60 @@ def make(
         print_json(facts)
     else:
         _print_film(facts)
+
+
+@story.command("play")
+def play(
+    file: StoryArgument,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of this machine's own address; 0 takes a free one.")
+    ] = 8766,
+    idle: Annotated[
+        float | None,
+        typer.Option(
+            min=5, max=86400, metavar="SECONDS", help="Go back to the beginning when nobody has chosen for so long."
+        ),
+    ] = None,
+    format: FilmFormatOption = None,
+    font: FontOption = None,
+    bundle: BundleOption = None,
+    private: PrivateOption = False,
+    mark: MarkOption = "none",
+    require_signature: Annotated[
+        bool, typer.Option("--require-signature", help="Write no film that could not be signed.")
+    ] = False,
+    label: LabelOption = None,
+    policy: FilmPolicyOption = None,
+    speak: SpeakOption = None,
+    memory: MemoryOption = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Play a story in the browser, live: choices are buttons, and what each leads to is made ahead. Ctrl-C ends it.
+
+    Marks and label are those of the films that visitors save of the way that they went.
+    """
+    with interrupts_wait():
+        from ..server.play.run import play_story
+
+    command = {
+        "story": str(file.absolute()),
+        "bundle": None if bundle is None else str(bundle),
+        "format": format,
+        "font": None if font is None else str(font.absolute()),
+        "private": private,
+        "mark": mark,
+        "require_signature": require_signature,
+        "label": label,
+        "policy": policy,
+        "speaker": speak,
+        "memory": memory,
+        "engine": engine,
+        "threads": threads,
+    }
+
+    with ExitStack() as bars:
+        play_story("edgereel.story.play", command, port, idle, _PlayTeller(bars))
 
 
 @story.command("timeline")
@@ -220,6 +279,21 @@ def pick(
         print_json({"story": str(file), "scene": scene, "seed": seed})
     else:
         print(f"{one_line(file)}  ({one_line(scene)} has seed {seed})")
+
+
+class _PlayTeller:
+    """Says on the terminal how opening a story goes, and where it is. bars: those of its progress, which end then."""
+
+    def __init__(self, bars: ExitStack) -> None:
+        self._bars = bars
+        self.opening = bars.enter_context(stage_progress())
+
+    def ready(self, title: str, address: str) -> None:
+        self._bars.close()
+        print(one_line(f"{title}: {address}"), flush=True)
+
+    def note(self, text: str) -> None:
+        show_note(text)
 
 
 def _watch(file: Path, output: Path, options: FilmOptions, reel: ReelOptions) -> None:

@@ -1,10 +1,11 @@
-"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements edit|kill|hour|matrix|watch
+"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements edit|kill|hour|matrix|watch|play
 
     edit      one scene of eight is changed: how long making the film again takes, beside making it the first time
     kill      the film is killed with SIGKILL at random moments until it is made: is it the same to the byte?
     hour      a film of an hour: memory as it grows, and how far apart pictures, sound and captions end
     matrix    rows of a campaign beside as many single commands
     watch     a scene is changed while --watch runs: how long after saving the preview is there, and the film
+    play      from a choice to the first picture of what follows, as a client sees it; with what was made ahead, and without
 
 Each works in a folder of its own, which it removes. Nothing of the user's is touched.
 """
@@ -32,8 +33,10 @@ STORIES = Path(__file__).resolve().parent.parent / "examples" / "stories"
 def main() -> None:
     """Measure one of them and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix", "watch"])
-    parser.add_argument("--count", type=int, default=50, help="kills, rows of the matrix, or changes that are watched")
+    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix", "watch", "play"])
+    parser.add_argument(
+        "--count", type=int, default=50, help="kills, rows of the matrix, changes that are watched, rounds of play"
+    )
     parser.add_argument("--format", help="the size of the film that is edited, by default the model's own")
     parser.add_argument("--minutes", type=float, default=60, help="how long the long film is")
     arguments = parser.parse_args()
@@ -47,6 +50,7 @@ def main() -> None:
             "hour": lambda: _hour(folder, arguments.minutes),
             "matrix": lambda: _matrix(folder, arguments.count),
             "watch": lambda: _watch(folder, arguments.count),
+            "play": lambda: _play(folder, arguments.count),
         }
         print(json.dumps(measures[arguments.what](), indent=1))
     finally:
@@ -225,6 +229,12 @@ def _processor_of(process: int) -> float:
     """Return the seconds of a processor that a process took so far, its threads' too."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _play(folder: Path, count: int) -> dict[str, Any]:
+    from edgereel.tools.play_measurement import measure_play
+
+    return measure_play(folder / "stories" / "tale.yaml", folder, count)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import secrets
 import struct
-import time
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -19,20 +17,12 @@ from ..services import Services, services
 from ..supervisor.supervisor import ERROR_CODES
 from ..supervisor.worker import CommandRefused, WorkerDied, WorkerProcess
 from .create import screened
+from .sockets import MessageRate, Refused, read_message, whole_number
 
 FIRST_CREDIT = 16
 _START_SECONDS = 10.0
 _PATIENCE = 30.0
-_MOST_MESSAGES, _MESSAGES_SECONDS = 200, 10.0
 _MOST_CREDIT = 1000
-
-
-class Refused(Exception):
-    """A message that is not done. code: for programs."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 async def live(socket: WebSocket) -> None:
@@ -49,7 +39,7 @@ async def live(socket: WebSocket) -> None:
 async def _film(socket: WebSocket) -> None:
     """Show one film. Raises Refused where none can be shown."""
     found = services(socket)
-    start = await _message(socket, _START_SECONDS)
+    start = await read_message(socket, _START_SECONDS)
     if start.pop("type", None) != "start":
         raise Refused("no_start", "the first message is start")
     model = str(start.pop("model", None) or _live_model(found))
@@ -80,26 +70,12 @@ def _live_model(found: Services) -> str:
     return names[0] if names else found.configuration.default_model
 
 
-async def _message(socket: WebSocket, seconds: float | None) -> dict[str, Any]:
-    """Return the next message. Raises Refused, WebSocketDisconnect."""
-    try:
-        text = await asyncio.wait_for(socket.receive_text(), seconds)
-        message = json.loads(text)
-    except asyncio.TimeoutError:
-        raise Refused("too_slow", "no message came in time") from None
-    except (ValueError, KeyError, RecursionError):
-        raise Refused("bad_message", "a message is a JSON object in text") from None
-    if not isinstance(message, dict):
-        raise Refused("bad_message", "a message is a JSON object in text")
-    return message
-
-
 class _Film:
     def __init__(self, socket: WebSocket, found: Services, id: str, process: WorkerProcess) -> None:
         self._socket, self._found, self._id, self._process = socket, found, id, process
         # Never more than the credit is in it, since the worker sends no more.
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._times: list[float] = []
+        self._rate = MessageRate()
 
     async def show(self, model: str, settings: JobSettings) -> None:
         """Show it until the client, the worker or the time ends it."""
@@ -156,20 +132,14 @@ class _Film:
         """Do what the client says until it stops or goes."""
         while True:
             try:
-                message = await _message(self._socket, None)
-                self._count()
+                message = await read_message(self._socket, None)
+                self._rate.count()
                 if await self._do(message):
                     return
             except Refused as error:
                 await self._socket.send_json({"type": "refused", "code": error.code, "message": str(error)})
                 if error.code == "too_many":
                     return
-
-    def _count(self) -> None:
-        now = time.monotonic()
-        self._times = [*(at for at in self._times if now - at < _MESSAGES_SECONDS), now]
-        if len(self._times) > _MOST_MESSAGES:
-            raise Refused("too_many", "too many messages came")
 
     async def _do(self, message: dict[str, Any]) -> bool:
         """Do what a message says; return whether the film is over. Raises Refused."""
@@ -180,9 +150,7 @@ class _Film:
                 JobSettings.of({"prompt": prompt})
                 await self._process.request("prompt", film=self._id, prompt=prompt)
             elif kind == "credit":
-                pictures = message.get("pictures")
-                if isinstance(pictures, bool) or not isinstance(pictures, int) or not 0 < pictures <= _MOST_CREDIT:
-                    raise Refused("bad_message", f"pictures must be from 1 to {_MOST_CREDIT}")
+                pictures = whole_number(message, "pictures", _MOST_CREDIT)
                 self._process.tell("credit", film=self._id, pictures=pictures)
             elif kind == "stop":
                 return True

@@ -12,7 +12,7 @@ from ..safety.guard import address_of, check_guess
 from ..safety.tokens import SESSION_COOKIE, SESSION_SECONDS, Tries, is_same, new_session
 from ..services import services
 from .bodies import read_json
-from .page import FOLDER
+from .page import languages
 
 
 async def settings(request: Request) -> Response:
@@ -28,7 +28,7 @@ async def settings(request: Request) -> Response:
             "live": any(model["live"] for model in models),
             "camera": uploads,
             "upload": uploads,
-            "languages": sorted((path.stem for path in FOLDER.glob("strings/*.json")), key=lambda name: name != "en"),
+            "languages": languages(),
             "idle_seconds": configuration.idle_seconds,
             "pin_set": configuration.pin is not None,
             "brand": {"title": configuration.title},

@@ -29,15 +29,21 @@ _TYPES = {
 
 async def index(request: Request) -> Response:
     """GET /."""
-    return _file(request, "index.html")
+    return document(request, "index.html")
 
 
 async def file(request: Request) -> Response:
     """GET /page/NAME."""
-    return _file(request, request.path_params["name"])
+    return document(request, request.path_params["name"])
 
 
-def _file(request: Request, name: str) -> Response:
+def languages() -> list[str]:
+    """Return the languages that the page has words in, English first."""
+    return sorted((path.stem for path in FOLDER.glob("strings/*.json")), key=lambda name: name != "en")
+
+
+def document(request: Request, name: str) -> Response:
+    """Return a file of the page, by its path in the folder. Raises ApiError where there is none."""
     path = FOLDER / name
     kind = _TYPES.get(path.suffix)
     if _NAME.fullmatch(name) is None or kind is None or not path.is_file():

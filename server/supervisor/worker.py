@@ -42,14 +42,19 @@ class WorkerProcess:
     reason: why it was ended, where somebody here did that. last_beat: when it last said anything, time.monotonic.
     """
 
-    def __init__(self, environment: dict[str, str] | None = None, keep_open: Sequence[int] = ()) -> None:
-        """environment: added to this process's own. keep_open: descriptors that it inherits. Raises EngineError."""
+    def __init__(
+        self, environment: dict[str, str] | None = None, keep_open: Sequence[int] = (), module: str = MODULE
+    ) -> None:
+        """environment: added to this process's own. keep_open: descriptors that it inherits. module: what it runs.
+
+        Raises EngineError.
+        """
         apart: dict[str, Any] = {"start_new_session": True, "pass_fds": tuple(keep_open)}
         if os.name == "nt":
             apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
         try:
             self._process = subprocess.Popen(
-                python_command(MODULE),
+                python_command(module),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -152,7 +157,7 @@ class WorkerProcess:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), self._process.stdout:
             while (line := self._process.stdout.readline(LONGEST_LINE)).endswith("\n"):
                 try:
                     said = json.loads(line)
@@ -168,7 +173,7 @@ class WorkerProcess:
 
     def _read_words(self) -> None:
         assert self._process.stderr is not None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), self._process.stderr:
             while line := self._process.stderr.readline(_LONGEST_WORDS):
                 if words := line.strip():
                     self._words.append(one_line(words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -93,7 +94,7 @@ def plan_film(
     request, such as the recipe and decoder of a preview. Raises SourceError for what the model cannot do, by scene and line, in
     scenes that are not shown too.
     """
-    planner = _Planner(file, reel, format, lettering, overrides or {})
+    planner = FilmPlanner(file, reel, format, lettering, overrides)
     planner.check_prompts()
     shown = follow(file, choices)
     for done, number in enumerate(shown):
@@ -104,8 +105,8 @@ def plan_film(
     return planner.finish()
 
 
-class _Planner:
-    """Adds scenes to a film, one after the other."""
+class FilmPlanner:
+    """Adds scenes to a film, one after the other; see plan_film."""
 
     def __init__(
         self,
@@ -113,10 +114,11 @@ class _Planner:
         reel: Reel,
         format: str | None,
         lettering: Lettering | None,
-        overrides: dict[str, Any],
+        overrides: dict[str, Any] | None = None,
     ) -> None:
+        """Raise UsageError for a format that is none."""
         story = file.story
-        self._file, self._reel, self._lettering, self._overrides = file, reel, lettering, overrides
+        self._file, self._reel, self._lettering, self._overrides = file, reel, lettering, overrides or {}
         self._manifest: Manifest = reel.bundle.manifest
         try:
             self._size = film_size(self._manifest, format or story.format)
@@ -131,6 +133,12 @@ class _Planner:
         self._checked: set[str] = set()
         self._peaks: dict[tuple[int, bool], int] = {}
         self._pictures: dict[str, Any] = {}
+
+    def fork(self) -> FilmPlanner:
+        """Return a planner of the same film so far, which goes on by itself."""
+        other = copy(self)
+        other._scenes = list(self._scenes)
+        return other
 
     def check_prompts(self) -> None:
         """Raise SourceError for the first prompt that the model cannot take, on whichever way it lies."""
@@ -217,6 +225,10 @@ class _Planner:
         seconds = float(self._length / Fraction(self._fps))
         if self._size.seconds is not None and seconds > self._size.seconds:
             raise UsageError(f"the film lasts {seconds:g} s, and its format takes {self._size.seconds:g}: shorten it")
+        return self.so_far()
+
+    def so_far(self) -> FilmPlan:
+        """Return the plan of what was added, which need not be a whole film."""
         peak = max(self._peaks.values(), default=0)
         return FilmPlan(self._file, tuple(self._scenes), self._size, self._fps, self._length, peak, self._fit)
 

@@ -55,6 +55,11 @@ class SceneMaker:
                     on_made(scene)
         report_progress(on_progress, "scenes", total, total)
 
+    def is_made(self, index: int) -> bool:
+        """Tell whether a scene need not be sampled: it was, or is a card."""
+        key = self._plan.scenes[index].key
+        return key is None or key in self._store
+
     def made_video(self, index: int, on_progress: Progress | None) -> Video:
         """Return the clip of one scene, sampled if need be, and what it goes on from too."""
         scene = self._plan.scenes[index]

@@ -17,35 +17,21 @@ def follow(file: StoryFile, choices: Sequence[int] | None = None) -> list[int]:
     choices: which one is taken at each scene that has some, counted from 1; None where a story may have none. Raises
     SourceError, UsageError where they are too few or too many.
     """
-    scenes, numbers = file.story.scenes, scene_numbers(file)
+    scenes = file.story.scenes
     left = list(choices or ())
-    shown: list[int] = []
-    at = 0
-    while True:
-        shown.append(at)
-        scene = scenes[at]
+    shown = stretch(file, 0)
+    while scenes[at := shown[-1]].choices:
         if len(shown) > LONGEST:
             raise file.source.error(("scenes", at), f"the way leads to more than {LONGEST} scenes: it goes in a circle")
-        if scene.choices:
-            if not left:
-                offered = ", ".join(f"{number} {choice.text!r}" for number, choice in enumerate(scene.choices, start=1))
-                raise file.source.error(
-                    ("scenes", at, "choices"),
-                    f"here the story branches: say what is chosen with --choose, one number each time: {offered}",
-                )
-            chosen = left.pop(0)
-            if not 1 <= chosen <= len(scene.choices):
-                raise file.source.error(
-                    ("scenes", at, "choices"),
-                    f"there is no choice {chosen} here: choose from 1 to {len(scene.choices)}",
-                )
-            at = numbers[scene.choices[chosen - 1].goto]
-        elif scene.goto is not None:
-            at = numbers[scene.goto]
-        elif scene.ends or at + 1 == len(scenes):
-            break
-        else:
-            at += 1
+        if not left:
+            offered = ", ".join(
+                f"{number} {choice.text!r}" for number, choice in enumerate(scenes[at].choices, start=1)
+            )
+            raise file.source.error(
+                ("scenes", at, "choices"),
+                f"here the story branches: say what is chosen with --choose, one number each time: {offered}",
+            )
+        shown += stretch(file, chosen_scene(file, at, left.pop(0)))
     if left:
         raise UsageError(f"--choose has {len(left)} more than the way has choices: leave them out")
     return shown
@@ -103,3 +89,29 @@ def always_before(file: StoryFile) -> dict[int, int]:
 def scene_numbers(file: StoryFile) -> dict[str, int]:
     """Return the number, from 0, of each scene by its name."""
     return {name: number for number, name in enumerate(file.story.names())}
+
+
+def stretch(file: StoryFile, at: int) -> list[int]:
+    """Return a scene and those that follow it up to the next choice or the end, by their number from 0.
+
+    The story is one that `check_story` took: it has no circle without a choice.
+    """
+    scenes, numbers = file.story.scenes, scene_numbers(file)
+    shown = [at]
+    while not (scenes[at].choices or scenes[at].ends):
+        goto = scenes[at].goto
+        at = at + 1 if goto is None else numbers[goto]
+        if at == len(scenes):
+            break
+        shown.append(at)
+    return shown
+
+
+def chosen_scene(file: StoryFile, at: int, choice: int) -> int:
+    """Return the scene that a choice, from 1, leads to from the scene `at`. Raises SourceError where there is none."""
+    choices = file.story.scenes[at].choices
+    if not 1 <= choice <= len(choices):
+        raise file.source.error(
+            ("scenes", at, "choices"), f"there is no choice {choice} here: choose from 1 to {len(choices)}"
+        )
+    return scene_numbers(file)[choices[choice - 1].goto]

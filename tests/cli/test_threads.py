@@ -17,6 +17,7 @@ COMMANDS = [
     ["live", "a red ball bounces over the ocean"],
     ["serve"],
     ["story", "make", "missing.yaml", "-o", "film.mp4"],
+    ["story", "play", "missing.yaml"],
     ["story", "take", "missing.yaml", "scene"],
     ["story", "timeline", "missing.yaml", "-o", "film.otio"],
     ["matrix", "missing.yaml"],

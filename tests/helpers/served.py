@@ -78,14 +78,7 @@ class Served:
 
     def workers(self) -> list[int]:
         """The numbers of its worker processes."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        tasks = Path(f"/proc/{self.process.pid}/task")
-        found = [path / "children" for path in tasks.iterdir()] if tasks.exists() else [children]
-        numbers: list[int] = []
-        for path in found:
-            with contextlib.suppress(OSError):
-                numbers += [int(text) for text in path.read_text().split()]
-        return [number for number in numbers if b"edgereel.jobs.worker" in _command_line(number)]
+        return children_of(self.process.pid, b"edgereel.jobs.worker")
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -165,6 +158,15 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, str, Any]
         elif "data" in fields:
             yield fields["id"], fields["event"], json.loads(fields["data"])
             fields = {}
+
+
+def children_of(parent: int, module: bytes) -> list[int]:
+    """Return the numbers of a process's children that run a module."""
+    numbers: list[int] = []
+    for path in Path(f"/proc/{parent}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            numbers += [int(text) for text in path.read_text().split()]
+    return [number for number in numbers if module in _command_line(number)]
 
 
 def _command_line(number: int) -> bytes:

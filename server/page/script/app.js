@@ -109,15 +109,17 @@ function startLive() {
   const canvas = stage.live(t("live.starting"));
   stage.caption(prompt.text);
   stage.bringIntoView();
+  const refused = (message) => wrong(new ApiError(400, message).words);
   live = new LiveFilm(canvas, {
     started: ({ width, height }) => stage.shape(width, height),
-    first: () => stage.say(""),
+    shown: () => stage.say(""),
     prompt: (message) => {
       wrong("");
       stage.caption(message.prompt);
       announce(t("live.took", { prompt: message.prompt }));
     },
-    refused: (message) => wrong(new ApiError(400, message).words),
+    refused,
+    error: refused,
     ended: () => {
       live = null;
       drawGo();
@@ -132,7 +134,7 @@ function startLive() {
 let saying = null;
 function sayLive() {
   clearTimeout(saying);
-  saying = setTimeout(() => { if (live && prompt.text) live.say(prompt.text); }, SAY_AFTER);
+  saying = setTimeout(() => { if (live && prompt.text) live.say({ type: "prompt", prompt: prompt.text }); }, SAY_AFTER);
 }
 
 function setMode(next) {

@@ -1,6 +1,7 @@
-// The endless film over a WebSocket. The server sends as many pictures as it has credit for; showing one earns one.
+// Pictures over a WebSocket. The server sends as many as it has credit for; showing one earns one.
 
 const CREDIT_AT_ONCE = 8;
+const OWN = ["shown", "ended"]; // told by what is here, not by messages
 
 export class LiveFilm {
   #socket = null;
@@ -9,17 +10,19 @@ export class LiveFilm {
   #earned = 0;
   #due = 0;
   #fps = 8;
+  from = 0; // earlier pictures are not shown
 
-  /** heard: { started, first, prompt, refused, ended }, called with the server's message. */
-  constructor(canvas, heard) {
+  /** heard: by type of the server's messages, called with them; shown(number) for each picture, ended when it is over. */
+  constructor(canvas, heard, path = "/v1/live") {
     this.canvas = canvas;
     this.heard = heard;
+    this.path = path;
   }
 
   get isOpen() { return this.#socket !== null; }
 
   start(request) {
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/live`);
+    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${this.path}`);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#send({ type: "start", ...request });
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.#hear(JSON.parse(data)) : this.#take(data));
@@ -27,7 +30,17 @@ export class LiveFilm {
     this.#socket = socket;
   }
 
-  say(prompt) { this.#send({ type: "prompt", prompt }); }
+  say(message) { this.#send(message); }
+
+  /** Leave out what waits to be shown, and what comes until `from` is set, for something else that is shown at once. */
+  drop() {
+    this.from = Infinity;
+    this.#due = 0;
+    for (const { picture } of this.#pictures.splice(0)) {
+      picture.close();
+      this.#earn();
+    }
+  }
 
   stop() {
     this.#send({ type: "stop" });
@@ -43,7 +56,7 @@ export class LiveFilm {
     if (!this.#socket) return;
     this.#socket.onclose = this.#socket.onmessage = null;
     this.#socket = null;
-    this.#pictures.splice(0).forEach((picture) => picture.close());
+    this.#pictures.splice(0).forEach(({ picture }) => picture.close());
     this.heard.ended();
   }
 
@@ -52,30 +65,31 @@ export class LiveFilm {
       this.canvas.width = message.width;
       this.canvas.height = message.height;
       this.#fps = message.fps;
-      this.heard.started(message);
       requestAnimationFrame((now) => this.#show(now));
-    } else if (message.type === "prompt") this.heard.prompt(message);
-    else if (message.type === "refused" || message.type === "error") this.heard.refused(message);
+    }
+    if (!OWN.includes(message.type)) this.heard[message.type]?.(message);
   }
 
   /** Take a picture: four bytes of its number, then a JPEG. Decoding keeps their order. */
   #take(data) {
+    const number = new DataView(data).getUint32(0);
     const decoding = createImageBitmap(new Blob([new Uint8Array(data, 4)], { type: "image/jpeg" }));
     this.#decoded = this.#decoded.then(() => decoding).then((picture) => {
-      if (this.#socket) this.#pictures.push(picture);
-      else picture.close();
+      if (this.#socket && number >= this.from) return this.#pictures.push({ number, picture });
+      picture.close();
+      return this.#earn();
     }, () => this.#earn());
   }
 
   #show(now) {
     if (!this.#socket) return;
     if (now >= this.#due && this.#pictures.length) {
-      const picture = this.#pictures.shift();
+      const { number, picture } = this.#pictures.shift();
       this.canvas.getContext("2d").drawImage(picture, 0, 0);
       picture.close();
       const period = 1000 / this.#fps;
       this.#due = now - this.#due > period ? now + period : this.#due + period; // late ones do not hurry
-      this.heard.first();
+      this.heard.shown(number);
       this.#earn();
     }
     requestAnimationFrame((later) => this.#show(later));
