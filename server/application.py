@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from ..jobs.worker_process import WorkerProcess
 from .api import create, events, live, models, openapi, operations, owner, page, share, verify, videos
 from .errors import ApiError
 from .safety.guard import Guard
 from .safety.tokens import Tries
 from .services import Services
 from .supervisor.watch import watch
-from .supervisor.worker import WorkerProcess
 
 
 def routes() -> list[BaseRoute]:

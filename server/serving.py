@@ -14,6 +14,7 @@ import uvicorn
 
 from ..jobs.files import VideosFolder
 from ..jobs.store import JobStore
+from ..jobs.worker_process import WorkerProcess
 from .application import make_application
 from .configuration import Configuration
 from .events import Hub
@@ -21,7 +22,6 @@ from .metrics import Metrics
 from .safety.connections import ImpatientProtocol
 from .services import Services
 from .supervisor.supervisor import Supervisor
-from .supervisor.worker import WorkerProcess
 from .systemd import notify, watchdog_seconds
 
 _LOG = logging.getLogger("edgereel.server")

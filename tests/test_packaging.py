@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "calibration": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
     "jobs": {"runtime", "bundle", "engines", "media", "provenance", "core"},
     "server": {"jobs", "provenance", "core"},
-    "story": {"runtime", "bundle", "engines", "media", "provenance", "core"},
+    "story": {"jobs", "runtime", "bundle", "engines", "media", "provenance", "core"},
     "bench": {"runtime", "quality", "demo", "bundle", "engines", "media", "provenance", "core"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "accelerate"}

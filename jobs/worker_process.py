@@ -1,4 +1,4 @@
-"""One worker process as the server sees it: commands go in, answers and events come out, and it may end at any moment."""
+"""One worker process as whoever started it sees it: commands go in, answers and events come out, and it may end at any moment."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...core.errors import EdgereelError, EngineError, one_line
-from ...core.processes import python_command
-from ...jobs.protocol import LONGEST_LINE
+from ..core.errors import EdgereelError, EngineError, one_line
+from ..core.processes import python_command
+from .protocol import LONGEST_LINE
 
 MODULE = "edgereel.jobs.worker"
 _LOG = logging.getLogger("edgereel.worker")
@@ -42,14 +42,19 @@ class WorkerProcess:
     reason: why it was ended, where somebody here did that. last_beat: when it last said anything, time.monotonic.
     """
 
-    def __init__(self, environment: dict[str, str] | None = None, keep_open: Sequence[int] = ()) -> None:
-        """environment: added to this process's own. keep_open: descriptors that it inherits. Raises EngineError."""
+    def __init__(
+        self, environment: dict[str, str] | None = None, keep_open: Sequence[int] = (), module: str = MODULE
+    ) -> None:
+        """environment: added to this process's own. keep_open: descriptors that it inherits. module: of ours that it runs.
+
+        Raises EngineError.
+        """
         apart: dict[str, Any] = {"start_new_session": True, "pass_fds": tuple(keep_open)}
         if os.name == "nt":
             apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
         try:
             self._process = subprocess.Popen(
-                python_command(MODULE),
+                python_command(module),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
