@@ -168,6 +168,7 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             self._process.kill()  # who says nothing any more does nothing that anybody will know of
         self._process.wait()
+        self._process.stdout.close()
         self._outgoing.put(None)
         self._call(self._end)
 
@@ -178,6 +179,7 @@ class WorkerProcess:
                 if words := line.strip():
                     self._words.append(one_line(words))
                     _LOG.debug("worker %d: %s", self.pid, one_line(words))
+        self._process.stderr.close()
 
     def _call(self, work: Callable[..., object], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever wanted to know

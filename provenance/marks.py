@@ -85,12 +85,15 @@ class Marks:
         """Return the marks of one clip, which `check` takes, as its frames are written."""
         return ClipMarks(self, format, origin)
 
-    def seal_joined(self, path: Path, format: str, origin: Origin) -> dict[str, Any]:
-        """Sign a finished file that was joined from clips without encoding them anew, and return what became of its marks.
+    def seal_joined(self, path: Path, format: str, origin: Origin, watermark: str | None = None) -> dict[str, Any]:
+        """Sign a finished file whose frames were encoded before, and return what became of its marks.
 
-        Its frames keep the watermarks of its scenes; it has none of its own. The file has not its name yet. Raises OutputError.
+        It was joined from clips without encoding them anew, and its frames keep their watermarks; or it was made elsewhere, by
+        who has no key. watermark: that all its frames carry, None where it has none of its own. The file has not its name yet.
+        Raises OutputError.
         """
         marks = ClipMarks(replace(self, watermark=False), format, origin)
+        marks.watermark = watermark
         marks.seal(path)
         return marks.record()
 
