@@ -16,6 +16,14 @@ from typing import Any
 from ...core.errors import EngineError, UsageError, brief, one_line, require_packages
 from ...core.interrupts import temporary_folder
 
+PRIVATE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's own switch against the firewall's questions on Windows and macOS, where it is set: whatever address Ray is told, it
+    # binds to all interfaces otherwise.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+}
+"""The environment, read as Ray is imported, of one that only this machine reaches; a token comes with it."""
 _OBJECTS = 2**28
 """Bytes of memory for what is on its way; Ray writes to disk what is more."""
 _LONGEST_FOLDER = 44
@@ -30,14 +38,7 @@ def local_ray(cpus: int) -> Iterator[None]:
     Raises EngineError where it cannot be started, or listens elsewhere; MissingExtraError.
     """
     require_packages(["ray"], "ray", "--on ray")
-    settings = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray's own switch against firewalls' questions on Windows and macOS, where it is set: whatever address Ray is told, it
-        # binds to all interfaces otherwise.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
+    settings = {**PRIVATE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with (
         temporary_folder("edgereel-", _short_folder()) as folder,
         _environment(settings),

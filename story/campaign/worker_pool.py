@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ...core.errors import EngineError
-from ...core.files import remove, temporary_beside
+from ...core.files import remove, sweep, temporary_beside
 from ...core.progress import Progress, report_progress
 from ...jobs.job import MOST_STARTS
 from .executor import RowResult
@@ -126,6 +126,7 @@ class WorkerPool:
         if event.place in self._busy:
             job, part = self._busy.pop(event.place)
             remove(part)
+            sweep(self._folder)  # what it had not written to its end
             self._deaths[job.name] += 1
             if self._deaths[job.name] < MOST_STARTS:
                 queue.put_back(job)
