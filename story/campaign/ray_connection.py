@@ -93,8 +93,6 @@ def _connected(**settings: Any) -> Iterator[None]:
 
 def check_loopback() -> None:
     """Make sure that this process and those that it started listen on the loopback interface alone. Raises EngineError."""
-    import ray  # noqa: F401  brings psutil along
-
     if reachable := sorted(_listening()):
         raise EngineError(
             f"Ray listens on {', '.join(reachable)}, where other machines reach it, although it was told not to: "
@@ -104,7 +102,11 @@ def check_loopback() -> None:
 
 def _listening() -> set[str]:
     """Return the addresses, other than loopback, on which this process or one that descends from it listens."""
-    import psutil
+    try:
+        import psutil
+    except ImportError:
+        import psutil
+        import ray  # noqa: F401  brings one along
 
     here = psutil.Process()
     found = set()

@@ -6,18 +6,19 @@ import hashlib
 import json
 import os
 import signal
+import socket
+import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from conftest import DEMO_REEL
 from helpers.story_files import write_story
 
-from edgereel.core.errors import Cancelled, EngineError, UsageError
+from edgereel.core.errors import Cancelled, EngineError, MissingExtraError, UsageError
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.reel import load
 from edgereel.story.campaign.executor import OneProcess
-from edgereel.story.campaign.ray_connection import is_loopback
+from edgereel.story.campaign.ray_connection import check_loopback, is_loopback
 from edgereel.story.campaign.row_job import RowJob
 from edgereel.story.campaign.rows import campaign_rows, read_campaign
 from edgereel.story.campaign.run import CampaignOptions, run_campaign
@@ -88,21 +89,26 @@ def test_a_job_says_what_its_row_comes_to(demo, tmp_path):
 
 
 def test_workers_that_are_killed_lose_no_row_and_make_none_twice(demo, jobs, tmp_path):
+    """A row in which three of them die is failed, and the others are made all the same."""
     wanted = hashes(OneProcess(demo, tmp_path), jobs)
-    doomed = {jobs[1].name: 1, jobs[3].name: 2}
-    workers = KilledWorkers(opening(demo), lambda name, begun: begun <= doomed.get(name, 0))
-    assert hashes(WorkerPool(workers, 2, tmp_path), jobs) == wanted
-    assert Counter(workers.begun) == {job.name: 1 + doomed.get(job.name, 0) for job in jobs}
+    poison, unlucky = jobs[1].name, jobs[3].name
+    deaths = {unlucky: 1, poison: 3}
+    workers = KilledWorkers(opening(demo), lambda name, begun: begun <= deaths.get(name, 0))
+    found, failed = {}, {}
+    for result in WorkerPool(workers, 2, tmp_path).results(jobs, None):
+        name = result.job.name
+        assert name not in found | failed
+        if result.made is None:
+            failed[name] = (result.tries, result.error)
+        else:
+            found[name] = (result.tries, hashlib.sha256(result.part.read_bytes()).hexdigest())
+    assert found == {name: (1 + deaths.get(name, 0), digest) for name, digest in wanted.items() if name != poison}
+    assert list(failed) == [poison]
+    assert failed[poison][0] == 3
+    assert "3 workers ended while they made it" in failed[poison][1]
+    assert "signal 9" in failed[poison][1]
+    assert Counter(workers.begun) == {job.name: {unlucky: 2, poison: 3}.get(job.name, 1) for job in jobs}
     assert not list(tmp_path.iterdir())
-
-
-def test_a_row_in_which_three_workers_die_is_failed_and_the_others_are_made(demo, jobs, tmp_path):
-    workers = KilledWorkers(opening(demo), lambda name, begun: name == jobs[0].name)
-    results = {result.job.name: result for result in WorkerPool(workers, 1, tmp_path).results(jobs[:2], None)}
-    assert results[jobs[0].name].tries == 3
-    assert "3 workers ended while they made it" in results[jobs[0].name].error
-    assert "signal 9" in results[jobs[0].name].error
-    assert results[jobs[1].name].made is not None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,7 @@ def test_a_campaign_on_two_workers_is_stopped_and_goes_on(tmp_path):
     assert len((folder / "manifest.jsonl").read_text().splitlines()) == 2
     assert len(list(folder.glob("*.mp4"))) == 2
     assert not [each for each in folder.iterdir() if each.name.startswith(".")]
-    record = run_campaign(path, folder, options, REEL)
+    record = run_campaign(path, folder, CampaignOptions(bundle=DEMO_REEL), REEL)
     assert (record["rows"], record["made"], record["made_now"]) == (6, 6, 4)
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     assert sorted(line["name"] for line in lines) == sorted({line["name"] for line in lines})
@@ -167,8 +173,22 @@ def test_addresses_that_other_machines_reach(address, wanted):
 
 
 def test_without_ray_the_command_that_brings_it_is_told(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     path = write_story(tmp_path / "ads.yaml", SHEET)
     options = CampaignOptions(bundle=DEMO_REEL, where=Where.choose("ray", None))
-    with pytest.raises(Exception, match=r'pip install "edgereel\[ray\]"'):
-        run_campaign(path, Path(tmp_path / "ads"), options, REEL)
+    with pytest.raises(MissingExtraError, match=r'pip install "edgereel\[ray\]"'):
+        run_campaign(path, tmp_path / "ads", options, REEL)
+
+
+def test_what_listens_for_other_machines_is_found():
+    pytest.importorskip("psutil")
+    with socket.socket() as near, socket.socket() as open_to_all:
+        near.bind(("127.0.0.1", 0))
+        near.listen()
+        check_loopback()
+        open_to_all.bind(("0.0.0.0", 0))
+        check_loopback()  # it does not listen yet
+        open_to_all.listen()
+        port = open_to_all.getsockname()[1]
+        with pytest.raises(EngineError, match=rf"listens on 0\.0\.0\.0:{port}, where other machines reach it"):
+            check_loopback()
