@@ -84,7 +84,7 @@ def _connected(**settings: Any) -> Iterator[None]:
             )
             raise EngineError(f"{what}: {one_line(brief(error))}") from error
         finally:
-            with contextlib.suppress(ValueError):  # not the main thread, where Ray changes nothing either
+            with contextlib.suppress(ValueError, TypeError):  # not the main thread, or not a handler of Python's
                 signal.signal(signal.SIGTERM, before)
         yield
     finally:

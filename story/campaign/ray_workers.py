@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 from ...core.errors import EdgereelError, EngineError, OutputError, brief, one_line
 from .row_job import RowJob
-from .worker import Opening, RowMaker
+from .worker import MOST_WORKERS, Opening, RowMaker
 from .worker_pool import WorkerEvent
 
 _LARGEST_FILE = 2**30
-_MOST_WORKERS = 256
 _WITHOUT_GPU = ("cpu", "openvino")
 
 
@@ -142,7 +141,7 @@ def places_in_cluster(threads: int, engine: str) -> int:
     places = int(there.get("CPU", 0) // threads)
     if _uses_gpu(engine):
         places = min(places, int(there.get("GPU", 0)))
-    return min(_MOST_WORKERS, max(1, places))
+    return min(MOST_WORKERS, max(1, places))
 
 
 def _uses_gpu(engine: str) -> bool:

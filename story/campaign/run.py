@@ -77,6 +77,7 @@ def run_campaign(
     """
     file = read_campaign(path)
     suffix = file.campaign.suffix
+    reel_options = options.where.share(reel_options)
     with reel_options.open(_bundle(file, options), on_progress) as reel:
         rows = _checked_rows(file, reel, options, on_progress)
         _make_folder(folder)
@@ -155,7 +156,7 @@ def _checked_rows(file: CampaignFile, reel: Reel, options: CampaignOptions, on_p
                     ("prompt",), f"row {row.number + 1} ({row.name}): the policy takes words out of it"
                 )
     planned = set()
-    for row in rows:
+    for row in rows if options.where.is_here else []:  # what other machines hold, they plan
         size = (row.request.width, row.request.height, row.request.frames)
         if size not in planned:
             reel.plan(*size)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from ...core.errors import UsageError, one_line
 from ...core.machine import usable_cores
+from ...engines import get_engine
 from ...runtime.batch import ReelOptions
+from ...runtime.memory.budget import UNKNOWN, budget_of
 from ...runtime.reel import Reel
 from .executor import Executor, OneProcess
-from .worker import Opening
+from .worker import MOST_WORKERS, Opening
 from .worker_pool import WorkerPool
 
 HERE, RAY = "here", "ray"
-MOST_WORKERS = 256
 _ADDRESS = re.compile(r"ray://(\[[0-9A-Fa-f:.]{2,45}\]|[\w.-]{1,253}):[0-9]{1,5}", re.ASCII)
 
 
@@ -40,6 +41,24 @@ class Where:
             raise UsageError(f"{workers} workers are not possible: choose from 1 to {MOST_WORKERS}")
         return Where(on, workers)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether all rows are made on this machine."""
+        return self.on in (HERE, RAY)
+
+    def share(self, options: ReelOptions) -> ReelOptions:
+        """Return how each worker opens the bundle: those on this machine share its cores, and the memory that may be used."""
+        if not self.is_here:
+            return options._replace(threads=options.threads or 1)
+        workers = self._workers_here(options)
+        if workers == 1:
+            return options
+        options = options._replace(threads=options.threads or max(1, usable_cores() // workers))
+        budget = budget_of(options.memory, get_engine(options.engine).device)
+        if budget.bytes == UNKNOWN:
+            return options
+        return options._replace(memory=f"{max(1, budget.bytes // workers >> 20)}MiB")
+
     @contextmanager
     def executor(
         self,
@@ -50,9 +69,8 @@ class Where:
         folder: Path,
         on_note: Callable[[str], object] | None,
     ) -> Iterator[Executor]:
-        """Give what makes so many rows. reel: the campaign's, open here. folder: where files become whole.
-
-        Raises MissingExtraError, EngineError.
+        """Give what makes so many rows. reel: the campaign's, open here, with options, as `share` gives them. folder: where
+        files become whole. Raises MissingExtraError, EngineError.
         """
         if not rows or (self.on == HERE and min(self.workers or 1, rows) == 1):
             yield OneProcess(reel, folder)
@@ -69,21 +87,24 @@ class Where:
         if self.on == HERE:
             from .worker_processes import ProcessWorkers
 
-            count = min(self.workers or 1, rows)
-            opening = opening._replace(threads=options.threads or max(1, usable_cores() // count))
-            yield WorkerPool(ProcessWorkers(opening), count, folder, on_note)
+            yield WorkerPool(ProcessWorkers(opening), min(self.workers or 1, rows), folder, on_note)
             return
         from .ray_connection import check_loopback, local_ray, running_ray
 
         threads = options.threads or 1
-        opening = opening._replace(threads=threads)
-        local = min(rows, self.workers or max(1, usable_cores() // threads))
-        with local_ray(local * threads) if self.on == RAY else running_ray(self.on):
+        cores = self._workers_here(options) * threads
+        with local_ray(cores) if self.on == RAY else running_ray(self.on):
             from .ray_workers import RayWorkers, places_in_cluster
 
-            count = local if self.on == RAY else min(rows, self.workers or places_in_cluster(threads, options.engine))
+            count = min(rows, self.workers or places_in_cluster(threads, options.engine))
             workers = RayWorkers(opening, check_loopback if self.on == RAY else None)
             yield WorkerPool(workers, count, folder, on_note)
+
+    def _workers_here(self, options: ReelOptions) -> int:
+        """Return how many workers there are at most, where all are on this machine."""
+        if self.workers is not None:
+            return self.workers
+        return 1 if self.on == HERE else max(1, usable_cores() // (options.threads or 1))
 
 
 def _found_anywhere(bundle: Path | None) -> str | None:

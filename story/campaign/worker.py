@@ -19,6 +19,7 @@ from ...runtime.batch import ReelOptions
 from .row_job import RowJob, make_row
 
 MODULE = "edgereel.story.campaign.worker"
+MOST_WORKERS = 256
 
 
 class Opening(NamedTuple):

@@ -15,6 +15,8 @@ from conftest import DEMO_REEL
 from helpers.story_files import write_story
 
 from edgereel.core.errors import Cancelled, EngineError, MissingExtraError, UsageError
+from edgereel.core.machine import usable_cores
+from edgereel.core.units import parse_bytes
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.reel import load
 from edgereel.story.campaign.executor import OneProcess
@@ -152,6 +154,17 @@ def test_a_campaign_on_two_workers_is_stopped_and_goes_on(tmp_path):
 def test_places_that_are_none(on, workers, said):
     with pytest.raises(UsageError, match=said):
         Where.choose(on, workers)
+
+
+def test_workers_on_one_machine_share_its_cores_and_memory():
+    alone = ReelOptions("cpu", None, "8GiB")
+    assert Where.choose("here", None).share(alone) == alone
+    for place in ("here", "ray"):
+        shared = Where.choose(place, 4).share(alone)
+        assert (shared.threads, parse_bytes(shared.memory)) == (max(1, usable_cores() // 4), 2 * 2**30)
+        assert Where.choose(place, 2).share(alone._replace(threads=3)).threads == 3
+    elsewhere = Where.choose("ray://host:10001", 4).share(alone)
+    assert (elsewhere.threads, elsewhere.memory) == (1, "8GiB")
 
 
 @pytest.mark.parametrize(
