@@ -10,6 +10,8 @@ import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +79,8 @@ def _connected(**settings: Any) -> Iterator[None]:
                 warnings.simplefilter("ignore")  # what went wrong is told in one line below
                 ray.init(logging_level="ERROR", log_to_driver=False, **settings)
         except Exception as error:  # of a dozen types
-            what = (
-                "a local Ray cannot be started"
-                if settings["address"] == "local"
-                else f"no Ray at {settings['address']}"
-            )
+            local = settings["address"] == "local"
+            what = "a local Ray cannot be started" if local else f"no Ray at {settings['address']} that can be used"
             raise EngineError(f"{what}: {one_line(brief(error))}") from error
         finally:
             with contextlib.suppress(ValueError, TypeError):  # not the main thread, or not a handler of Python's
@@ -102,11 +101,9 @@ def check_loopback() -> None:
 
 def _listening() -> set[str]:
     """Return the addresses, other than loopback, on which this process or one that descends from it listens."""
-    try:
-        import psutil
-    except ImportError:
-        import psutil
-        import ray  # noqa: F401  brings one along
+    if find_spec("psutil") is None:
+        import_module("ray")  # brings one along
+    import psutil
 
     here = psutil.Process()
     found = set()

@@ -81,8 +81,10 @@ class WorkerPool:
                 for event in self._workers.wait(_ASKED_EVERY):
                     result = self._hear(event, queue)
                     if result is not None:
-                        yield result
-                        remove(result.part)
+                        try:
+                            yield result
+                        finally:
+                            remove(result.part)
                 if self._busy or self._idle:
                     used = time.monotonic()
                 elif time.monotonic() - used > _PATIENCE:
