@@ -28,8 +28,9 @@ PRIVATE = {
 """The environment, read as Ray is imported, of one that only this machine reaches; a token comes with it."""
 _OBJECTS = 2**28
 """Bytes of memory for what is on its way; Ray writes to disk what is more."""
-_LONGEST_FOLDER = 44
-"""Characters: Ray puts sockets, whose paths may have 107, into a folder with a long name."""
+_FOLDER = "edgereel-r-"
+_LONGEST_PARENT = 6
+"""Characters of the folder that Ray's is in: Ray puts sockets there, under names of 64, and their paths may have 107."""
 
 
 @contextlib.contextmanager
@@ -42,7 +43,7 @@ def local_ray(cpus: int) -> Iterator[None]:
     require_packages(["ray"], "ray", "--on ray")
     settings = {**PRIVATE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with (
-        temporary_folder("edgereel-", _short_folder()) as folder,
+        temporary_folder(_FOLDER, _short_folder()) as folder,
         _environment(settings),
         _connected(
             address="local",
@@ -139,8 +140,11 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 def _short_folder() -> Path | None:
     """Return a folder for Ray's, None for the system's own for such. Raises UsageError where none is short enough."""
-    if os.name == "nt" or len(tempfile.gettempdir()) <= _LONGEST_FOLDER - 40:
+    system = tempfile.gettempdir()
+    if os.name == "nt" or len(system) <= _LONGEST_PARENT:
         return None
     if os.access("/tmp", os.W_OK):
         return Path("/tmp")
-    raise UsageError(f"{tempfile.gettempdir()} is too long a name for Ray's sockets: set TMPDIR to a short one")
+    raise UsageError(
+        f"{system} is too long a name for Ray's sockets: set TMPDIR to one of {_LONGEST_PARENT} characters"
+    )

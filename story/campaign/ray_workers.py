@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...core.errors import EdgereelError, EngineError, OutputError, brief, one_line
+from ...core.interrupts import temporary_folder
 from .row_job import RowJob
 from .worker import MOST_WORKERS, Opening, RowMaker
 from .worker_pool import WorkerEvent
@@ -43,8 +43,8 @@ class RowActor:
         """Make a row."""
         assert self._maker is not None
         try:
-            with tempfile.TemporaryDirectory(prefix="edgereel-row-") as folder:
-                part = Path(folder) / "row"
+            with temporary_folder("edgereel-row-") as folder:
+                part = folder / "row"
                 made = self._maker.make(job, part)
                 if part.stat().st_size > _LARGEST_FILE:
                     raise OutputError(f"the file is larger than the {_LARGEST_FILE >> 20} MiB that are sent")
