@@ -78,7 +78,7 @@ def _connected(**settings: Any) -> Iterator[None]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what went wrong is told in one line below
-                ray.init(logging_level="ERROR", log_to_driver=False, **settings)
+                ray.init(logging_level="CRITICAL", log_to_driver=False, **settings)
         except Exception as error:  # of a dozen types
             local = settings["address"] == "local"
             what = "a local Ray cannot be started" if local else f"no Ray at {settings['address']} that can be used"

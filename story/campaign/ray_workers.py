@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...core.errors import EdgereelError, EngineError, OutputError, brief, one_line
 from ...core.interrupts import temporary_folder
+from ...core.version import __version__
 from .row_job import RowJob
 from .worker import MOST_WORKERS, Opening, RowMaker
 from .worker_pool import WorkerEvent
@@ -77,12 +79,14 @@ class RayWorkers:
 
     def start(self, place: int) -> None:
         """See Workers."""
-        self._actors[place] = self._class.remote(self._opening._asdict())
-        self._calls[self._actors[place].open.remote()] = _Call(place)
+        with cluster_errors():
+            self._actors[place] = self._class.remote(self._opening._asdict())
+            self._calls[self._actors[place].open.remote()] = _Call(place)
 
     def make(self, place: int, job: RowJob, part: Path) -> None:
         """See Workers."""
-        self._calls[self._actors[place].make.remote(job.to_json())] = _Call(place, part)
+        with cluster_errors():
+            self._calls[self._actors[place].make.remote(job.to_json())] = _Call(place, part)
 
     def wait(self, seconds: float) -> list[WorkerEvent]:
         """See Workers. Raises EngineError where the cluster does not answer any more."""
@@ -103,7 +107,7 @@ class RayWorkers:
         except errors.RayError as error:  # the actor, its node, or what it had made is lost
             with contextlib.suppress(Exception):
                 self._ray.kill(self._actors[call.place])
-            return WorkerEvent(call.place, "died", f"{type(error).__name__}: {brief(error, 120)}")
+            return WorkerEvent(call.place, "died", _cause(error))
         if kind == "ready" and self._check is not None:
             self._check()
         if kind == "made":
@@ -121,13 +125,22 @@ class RayWorkers:
                 self._ray.kill(actor)
 
 
+def _cause(error: Exception) -> str:
+    """Return why an actor is lost, of a message of many lines: the exception that ended it, else how the message begins."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return one_line(next((line for line in reversed(lines) if re.match(r"[\w.]+Error: ", line)), lines[0])[:200])
+
+
 @contextlib.contextmanager
-def cluster_errors() -> Any:
+def cluster_errors() -> Iterator[None]:
     """Say in one line that the cluster is not there any more, whatever way Ray says it."""
     import ray
 
     try:
         yield
+    except ImportError as error:  # over there, as it takes up our class
+        told = f"{one_line(brief(error))}: install edgereel {__version__} on its nodes"
+        raise EngineError(f"the Ray cluster cannot make rows: {told}") from error
     except (ConnectionError, ray.exceptions.RayError, RuntimeError) as error:
         raise EngineError(f"the Ray cluster does not answer: {one_line(brief(error))}") from error
 
