@@ -39,6 +39,21 @@ def matrix(
         str | None,
         typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="Who makes the videos: here, this machine; ray, a Ray that is started for it on this machine alone; "
+            "ray://HOST:PORT, a Ray cluster whose nodes have edgereel and the bundle.",
+        ),
+    ] = "here",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Videos that are made at once, each by a process of its own. Default one, and with Ray one for each core.",
+        ),
+    ] = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -53,13 +68,16 @@ def matrix(
         from ..media.label import Label
         from ..provenance.marks import Marks
         from ..story.campaign.run import CampaignOptions, describe_campaign, run_campaign
+        from ..story.campaign.where import Where
 
     screen = None
     if policy is not None:
         from ..provenance.policy.screen import Policy
 
         screen = Policy.read(policy).check
-    options = CampaignOptions(bundle, Marks.choose(mark), None if label is None else Label(label), screen, private)
+    where = Where.choose(on, workers)
+    lettering = None if label is None else Label(label)
+    options = CampaignOptions(bundle, Marks.choose(mark), lettering, screen, private, where, show_note)
     reel = reel_options(engine, threads, memory, as_json)
 
     def tell(entry: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,18 @@ class Marks:
     def begin(self, format: str, origin: Origin) -> ClipMarks:
         """Return the marks of one clip, which `check` takes, as its frames are written."""
         return ClipMarks(self, format, origin)
+
+    def seal_joined(self, path: Path, format: str, origin: Origin, watermark: str | None = None) -> dict[str, Any]:
+        """Sign a finished file whose frames were encoded before, and return what became of its marks.
+
+        It was joined from clips without encoding them anew, and its frames keep their watermarks; or it was made elsewhere, by
+        who has no key. watermark: that all its frames carry, None where it has none of its own. The file has not its name yet.
+        Raises OutputError.
+        """
+        marks = ClipMarks(replace(self, watermark=False), format, origin)
+        marks.watermark = watermark
+        marks.seal(path)
+        return marks.record()
 
 
 class ClipMarks:

@@ -10,13 +10,13 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, WebSocketRoute
 
+from ..jobs.worker_process import WorkerProcess
 from .api import create, events, live, models, openapi, operations, owner, page, share, verify, videos
 from .routing import ERROR_HANDLERS, at
 from .safety.guard import Guard
 from .safety.tokens import Tries
 from .services import Services
 from .supervisor.watch import watch
-from .supervisor.worker import WorkerProcess
 
 
 def routes() -> list[BaseRoute]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..jobs.files import VideosFolder
 from ..jobs.store import JobStore
+from ..jobs.worker_process import WorkerProcess
 from .application import make_application
 from .configuration import Configuration
 from .event_loop import Server, uvicorn_config
@@ -16,7 +17,6 @@ from .events import Hub
 from .metrics import Metrics
 from .services import Services
 from .supervisor.supervisor import Supervisor
-from .supervisor.worker import WorkerProcess
 from .systemd import notify, watchdog_seconds
 
 _LOG = logging.getLogger("edgereel.server")

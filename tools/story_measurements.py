@@ -1,4 +1,4 @@
-"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements edit|kill|hour|matrix|watch|play
+"""What films and campaigns take, measured on this machine: python -m edgereel.tools.story_measurements WHAT
 
     edit      one scene of eight is changed: how long making the film again takes, beside making it the first time
     kill      the film is killed with SIGKILL at random moments until it is made: is it the same to the byte?
@@ -6,6 +6,7 @@
     matrix    rows of a campaign beside as many single commands
     watch     a scene is changed while --watch runs: how long after saving the preview is there, and the film
     play      from a choice to the first picture of what follows, as a client sees it; with what was made ahead, and without
+    ray       rows of a campaign on a local Ray of two nodes, of which one is killed midway: is each there, once?
 
 Each works in a folder of its own, which it removes. Nothing of the user's is touched.
 """
@@ -33,7 +34,7 @@ STORIES = Path(__file__).resolve().parent.parent / "examples" / "stories"
 def main() -> None:
     """Measure one of them and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix", "watch", "play"])
+    parser.add_argument("what", choices=["edit", "kill", "hour", "matrix", "watch", "play", "ray"])
     parser.add_argument(
         "--count", type=int, default=50, help="kills, rows of the matrix, changes that are watched, rounds of play"
     )
@@ -51,6 +52,7 @@ def main() -> None:
             "matrix": lambda: _matrix(folder, arguments.count),
             "watch": lambda: _watch(folder, arguments.count),
             "play": lambda: _play(folder, arguments.count),
+            "ray": lambda: _ray(folder, arguments.count),
         }
         print(json.dumps(measures[arguments.what](), indent=1))
     finally:
@@ -159,29 +161,78 @@ def _hour(folder: Path, minutes: float) -> dict[str, Any]:
     }
 
 
-def _matrix(folder: Path, count: int) -> dict[str, Any]:
+def _some_rows(folder: Path, count: int) -> tuple[Path, list[str]]:
+    """Write a campaign of the first rows of the example; return its file and their prompts."""
     from edgereel.runtime.reel import load
     from edgereel.story.campaign.rows import campaign_rows, read_campaign
 
-    sheet = folder / "stories" / "campaign.yaml"
     with load() as reel:
-        rows = campaign_rows(read_campaign(sheet), reel)[:count]
-    text = sheet.read_text(encoding="utf-8")
+        rows = campaign_rows(read_campaign(folder / "stories" / "campaign.yaml"), reel)[:count]
+    prompts = [row.request.prompt for row in rows]
     (folder / "stories" / "rows.json").write_text(
-        json.dumps([{"whole": row.request.prompt, "number_of_it": f"{number:04}"} for number, row in enumerate(rows)])
+        json.dumps([{"whole": prompt, "number_of_it": f"{number:04}"} for number, prompt in enumerate(prompts)])
     )
     some = folder / "stories" / "some.yaml"
     some.write_text('prompt: "{whole}"\nrows: rows.json\nname: "{number_of_it}"\n', "utf-8")
-    assert "axes" in text
+    return some, prompts
+
+
+def _matrix(folder: Path, count: int) -> dict[str, Any]:
+    some, prompts = _some_rows(folder, count)
     together = _run("matrix", some, "-o", folder / "together", "--threads", 1)
     (folder / "alone").mkdir()
     alone = {"clock_s": 0.0, "processor_s": 0.0}
-    for number, row in enumerate(rows):
-        output = folder / "alone" / f"{number:04}.mp4"
-        for kind, seconds in _run("generate", row.request.prompt, "-o", output, "--threads", 1).items():
+    same = 0
+    for number, prompt in enumerate(prompts):
+        name = f"{number:04}.mp4"
+        for kind, seconds in _run("generate", prompt, "-o", folder / "alone" / name, "--threads", 1).items():
             alone[kind] = round(alone[kind] + seconds, 2)
+        same += (folder / "alone" / name).read_bytes() == (folder / "together" / name).read_bytes()
     times = {kind: round(alone[kind] / together[kind], 2) for kind in alone}
-    return {"rows": len(rows), "matrix": together, "single_commands": alone, "times": times}
+    return {"rows": len(prompts), "matrix": together, "single_commands": alone, "times": times, "same_files": same}
+
+
+def _ray(folder: Path, count: int) -> dict[str, Any]:
+    from edgereel.tools.ray_cluster import two_nodes
+
+    some, prompts = _some_rows(folder, count)
+    output = folder / "rows"
+    log = output / "manifest.jsonl"
+    started = time.perf_counter()
+    with two_nodes() as nodes:
+        begun = time.perf_counter()
+        command = [sys.executable, "-m", "edgereel", "matrix", str(some), "-o", str(output)]
+        process = subprocess.Popen([*command, "--on", nodes.address, "--threads", "1"], stdout=subprocess.DEVNULL)
+        killed: int | None = None
+        made_when_killed: int | None = None
+        while process.poll() is None:
+            time.sleep(0.2)
+            lines = log.read_bytes().count(b"\n") if log.exists() else 0
+            if killed is None and lines >= len(prompts) // 2:
+                killed, made_when_killed = nodes.kill_one(), lines
+        ended = time.perf_counter()
+    entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    names = [entry["name"] for entry in entries]
+    whole = {
+        entry["name"]
+        for entry in entries
+        if entry["state"] == "made"
+        and hashlib.sha256((output / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
+    }
+    return {
+        "rows": len(prompts),
+        "exit_code": process.returncode,
+        "processes_killed": killed,
+        "rows_made_when_killed": made_when_killed,
+        "lines": len(names),
+        "different_names": len(set(names)),
+        "whole_files": len(whole),
+        "files": len(list(output.glob("*.mp4"))),
+        "begun_again": sum(entry.get("tries", 1) > 1 for entry in entries),
+        "hidden_files_left": sum(path.name.startswith(".") for path in output.iterdir()),
+        "ray_began_s": round(begun - started, 1),
+        "campaign_s": round(ended - begun, 1),
+    }
 
 
 def _watch(folder: Path, count: int) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from ...core.files import remove, synchronise_folder, whole_file
 from ...jobs.job import Job, new_id
 from ...jobs.settings import JobSettings, SettingError
 from ...jobs.store import Idempotency, KeyReused, QueueFull, StoreFull
+from ...jobs.worker_process import CommandRefused
 from ..errors import ApiError, not_found
 from ..services import Services, services
 from ..supervisor.supervisor import ERROR_CODES
 from ..supervisor.watch import make_room
-from ..supervisor.worker import CommandRefused
 from .bodies import Given, read_given, read_json
 
 _LOG = logging.getLogger("edgereel.server")

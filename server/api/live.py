@@ -12,10 +12,10 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ...jobs.settings import JobSettings, SettingError
+from ...jobs.worker_process import CommandRefused, WorkerDied, WorkerProcess
 from ..errors import ApiError
 from ..services import Services, services
 from ..supervisor.supervisor import ERROR_CODES
-from ..supervisor.worker import CommandRefused, WorkerDied, WorkerProcess
 from .create import screened
 from .sockets import MessageRate, Refused, read_message, whole_number
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from ...core import errors
 from ...core.errors import EdgereelError, EngineError, require_packages
 from ...core.interrupts import temporary_folder
+from ...jobs.worker_process import CommandRefused, WorkerProcess
 from ..configuration import Configuration
 from ..run import PACKAGES, listening
-from ..supervisor.worker import CommandRefused, WorkerProcess
 
 _STOP_SECONDS = 12.0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from ..supervisor.worker import WorkerProcess
+from ...jobs.worker_process import WorkerProcess
 
 _MOST_SHOWS = 20
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ...jobs.worker_process import CommandRefused, WorkerDied
 from ..api.sockets import MessageRate, Refused, read_message, whole_number
-from ..supervisor.worker import CommandRefused, WorkerDied
 from .theatre import Theatre, theatre_of
 
 FIRST_CREDIT = 16

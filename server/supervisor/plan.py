@@ -10,8 +10,8 @@ from typing import Any
 
 from ...core.machine import usable_cores
 from ...core.paths import demo_bundle_path
+from ...jobs.worker_process import WorkerProcess
 from ..configuration import Configuration
-from .worker import WorkerProcess
 
 _SMALL = 2**28
 _GPU = re.compile("nvidia[0-9]+|nvgpu|nvhost-gpu")

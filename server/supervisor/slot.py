@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from .worker import WorkerProcess
+from ...jobs.worker_process import WorkerProcess
 
 
 @dataclass

@@ -14,13 +14,13 @@ from ...core.errors import OutputError
 from ...jobs.files import VideosFolder
 from ...jobs.job import CANCELLED, IN_PROGRESS, QUEUED, Job
 from ...jobs.store import JobStore
+from ...jobs.worker_process import CommandRefused, WorkerDied, WorkerProcess
 from ..configuration import Configuration
 from ..events import Hub
 from ..videos import video_object
 from .plan import open_command, plan_workers, start_worker
 from .progress import JobProgress
 from .slot import Slot
-from .worker import CommandRefused, WorkerDied, WorkerProcess
 
 _LOG = logging.getLogger("edgereel.server")
 _LONGEST_PAUSE = 30.0

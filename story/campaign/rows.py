@@ -17,8 +17,10 @@ from ...bundle.geometry import nearest_frames
 from ...core.errors import UsageError, one_line
 from ...core.files import read_plain
 from ...core.progress import Progress, report_progress
+from ...jobs.settings import JobSettings
+from ...jobs.worker.models import open_request
 from ...runtime.reel import Reel
-from ...runtime.request import OpenRequest, Request
+from ...runtime.request import Request
 from ...runtime.shapes import PictureSize, film_size
 from ...runtime.video.frame_rate import FrameRate, frame_rate
 from ..film.store import scene_key
@@ -41,13 +43,16 @@ class CampaignFile:
 
 @dataclass(frozen=True)
 class Row:
-    """One video. values: by axis or column, (short name, what it stands for). pair: what it shares with those it is compared to."""
+    """One video. values: by axis or column, (short name, what it stands for). pair: what it shares with those it is compared to.
+
+    settings: the job's, as whoever makes it is told; request: what they come to.
+    """
 
     number: int
     name: str
     values: dict[str, tuple[str, Any]]
     pair: str | None
-    asked: OpenRequest
+    settings: JobSettings
     request: Request
     size: PictureSize
     fps: FrameRate
@@ -90,21 +95,21 @@ class _RowMaker:
             settings |= {name: value for name, (_, value) in values.items() if name in SETTINGS}
             prompt = self._prompt(values)
             size = self._size(settings["format"])
-            fps = frame_rate(manifest.defaults.fps if campaign.fps is None else campaign.fps)
+            fps = frame_rate(manifest.defaults.fps if campaign.fps is None else round(campaign.fps, 3))
             frames = settings["pictures"]
             if frames is None and settings["seconds"] is not None:
                 frames = nearest_frames(manifest.latent, max(1, round(_number(settings["seconds"]) * fps)))
-            asked = OpenRequest(
+            asked = JobSettings(
                 prompt,
+                _words(settings["negative"]),
                 seed=_whole("seed", settings["seed"]),
-                recipe=settings["recipe"],
-                decoder=settings["decoder"],
-                negative_prompt=settings["negative"],
-                frames=None if frames is None else _whole("pictures", frames),
-                size=size.made,
-                fps=fps,
+                size="{}x{}".format(*size.made),
+                num_frames=None if frames is None else _whole("pictures", frames),
+                fps=campaign.fps,
+                recipe=_words(settings["recipe"]),
+                decoder=_words(settings["decoder"]),
             )
-            request = asked.complete(manifest)
+            request = open_request(manifest, asked, None).complete(manifest)
             name = self._name(number, values)
         except UsageError as error:
             place = ("prompt",) if self._file.campaign.rows is None or number == 0 else ("rows",)
@@ -242,6 +247,10 @@ def _csv(path: Path, text: str) -> list[dict[str, Any]]:
     except csv.Error as error:
         raise error_at(path, reader.line_num, f"is no CSV: {error}") from error
     return rows
+
+
+def _words(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _whole(name: str, value: Any) -> int:

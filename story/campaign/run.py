@@ -1,51 +1,45 @@
-"""Making a campaign: one open model, rows in the order that saves most, each noted as it ends."""
+"""Making a campaign: rows in the order that saves most, whoever makes them; each is signed, named and noted once."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ...core.errors import Cancelled, EdgereelError, EngineError, OutputError, UsageError
-from ...core.files import check_file_target, sha256_of
+from ...core.errors import EdgereelError, OutputError, UsageError
+from ...core.files import check_file_target, replace_file, sha256_of
 from ...core.progress import Progress, report_progress
 from ...media.label import Label
-from ...media.lettering import Lettering
 from ...provenance.claim import Origin
 from ...provenance.marks import Marks
 from ...runtime.batch import ReelOptions
-from ...runtime.clip import Video, file_metadata
-from ...runtime.decoding.frame_check import FrameCheck
-from ...runtime.pictures.fit import fit_picture
 from ...runtime.reel import Reel
 from ...runtime.video.output import Output
-from ..film.pictures import write_still
+from .contact_sheet import write_sheet
+from .executor import RowResult
 from .manifest import Manifest
+from .row_job import RowJob
 from .rows import CampaignFile, Row, campaign_rows, read_campaign
-
-Picture = NDArray[np.uint8]
-_TILE = 96
-"""Pixels of a picture's longer side on the contact sheet."""
-_LETTERS = 18
-"""Pixels for a name below it."""
-_MOST_TILES = 600
+from .where import Where
 
 
 @dataclass(frozen=True)
 class CampaignOptions:
-    """bundle: in the place of the campaign's. marks, label: of every video. screen: see Policy.check. private: see Video.save."""
+    """bundle: in the place of the campaign's. marks, label: of every video. screen: see Policy.check. private: see Video.save.
+
+    where: who makes the rows. on_note: told what a user should know of those.
+    """
 
     bundle: Path | None = None
     marks: Marks | None = None
     label: Label | None = None
     screen: Callable[[str], str] | None = None
     private: bool = False
+    where: Where = field(default_factory=Where)
+    on_note: Callable[[str], object] | None = None
 
 
 def describe_campaign(
@@ -83,6 +77,7 @@ def run_campaign(
     """
     file = read_campaign(path)
     suffix = file.campaign.suffix
+    reel_options = options.where.share(reel_options)
     with reel_options.open(_bundle(file, options), on_progress) as reel:
         rows = _checked_rows(file, reel, options, on_progress)
         _make_folder(folder)
@@ -98,14 +93,21 @@ def run_campaign(
             outputs[row.name].at(row.fps).marked(options.marks, options.label, *row.size.shown)
         check_file_target(folder / "sheet.png")
         waiting = [row for row in rows if _state(manifest, row, folder / f"{row.name}{suffix}") != "made"]
-        made = len(rows) - len(waiting)
-        for done, row in enumerate(sorted(waiting, key=_order), start=made):
-            report_progress(on_progress, "rows", done, len(rows))
-            entry = _make_row(row, reel, outputs[row.name], options, on_progress)
-            manifest.add(entry)
-            if on_row is not None:
-                on_row(entry)
-        report_progress(on_progress, "rows", len(rows), len(rows))
+        jobs = [
+            RowJob.of(row, suffix, options.marks, options.label, options.private) for row in sorted(waiting, key=_order)
+        ]
+        made = len(rows) - len(jobs)
+        report_progress(on_progress, "rows", made, len(rows))
+        bundle = _bundle(file, options)
+        with options.where.executor(len(jobs), reel, bundle, reel_options, folder, options.on_note) as executor:
+            by_name = {row.name: row for row in waiting}
+            with contextlib.closing(executor.results(jobs, on_progress)) as results:
+                for done, result in enumerate(results, start=made + 1):
+                    entry = _finished(by_name[result.job.name], result, outputs[result.job.name], options)
+                    manifest.add(entry)
+                    if on_row is not None:
+                        on_row(entry)
+                    report_progress(on_progress, "rows", done, len(rows))
         facts = {
             "title": file.campaign.title,
             "bundle": reel.bundle.manifest.name,
@@ -115,7 +117,7 @@ def run_campaign(
         names = [row.name for row in rows]
         written = manifest.write(facts, names)
     states = [manifest.lines.get(name, {}).get("state", "waiting") for name in names]
-    _write_sheet(folder / "sheet.png", [(row.name, folder / f"{row.name}{suffix}") for row in rows])
+    write_sheet(folder / "sheet.png", [(row.name, folder / f"{row.name}{suffix}") for row in rows])
     return {
         "title": file.campaign.title,
         "folder": str(folder),
@@ -154,7 +156,7 @@ def _checked_rows(file: CampaignFile, reel: Reel, options: CampaignOptions, on_p
                     ("prompt",), f"row {row.number + 1} ({row.name}): the policy takes words out of it"
                 )
     planned = set()
-    for row in rows:
+    for row in rows if options.where.is_here else []:  # what other machines hold, they plan
         size = (row.request.width, row.request.height, row.request.frames)
         if size not in planned:
             reel.plan(*size)
@@ -162,11 +164,8 @@ def _checked_rows(file: CampaignFile, reel: Reel, options: CampaignOptions, on_p
     return rows
 
 
-def _make_row(
-    row: Row, reel: Reel, output: Output, options: CampaignOptions, on_progress: Progress | None
-) -> dict[str, Any]:
-    """Make one video, and return what became of it. Raises Cancelled."""
-    started = time.perf_counter()
+def _finished(row: Row, result: RowResult, output: Output, options: CampaignOptions) -> dict[str, Any]:
+    """Sign a row's file, give it its name, and return what became of the row."""
     settings = row.request.settings()
     if options.private:
         settings = {key: value for key, value in settings.items() if not key.endswith("prompt")}
@@ -178,35 +177,31 @@ def _make_row(
         "key": row.key,
         "settings": settings,
     }
-    try:
-        video = reel.make(row.asked, on_progress)
-        target = output.at(row.fps).marked(options.marks, options.label, *row.size.shown)
-        target = replace(target, crf=row.size.crf)
-        pictures = _pictures(video, row, on_progress)
-        first = next(pictures)  # what ran is known only then, and is told in the file
-        told = video.settings(private=options.private)
-        metadata = file_metadata(None if options.private else row.request.prompt, told)
-        origin = Origin(video.settings(private=True), video.inputs)
-        marks = target.write(chain([first], pictures), metadata, len(video), origin).marks
-        with output.path.open("rb") as written:
-            entry |= {"state": "made", "sha256": sha256_of(written), "bytes": output.path.stat().st_size}
-        if marks is not None:
-            entry["marks"] = marks
-    except Cancelled:
-        raise
-    except (EdgereelError, OSError) as error:
-        entry |= {"state": "failed", "error": str(error)}
-    return {**entry, "seconds": round(time.perf_counter() - started, 4), "at": int(time.time())}
+    error = result.error
+    if result.made is not None:
+        try:
+            entry |= _sealed(result.made, result.part, output, options)
+        except (EdgereelError, OSError) as problem:
+            error = str(problem)
+    if error is not None:
+        error = error.replace(str(result.part), str(output.given))
+        entry |= {"state": "failed", "error": error}
+    if result.tries > 1:
+        entry["tries"] = result.tries
+    return {**entry, "at": int(time.time())}
 
 
-def _pictures(video: Video, row: Row, on_progress: Progress | None) -> Iterator[Picture]:
-    """Yield a clip's pictures in the size that is shown. Raises EngineError where they show nothing."""
-    check = FrameCheck()
-    for done, picture in enumerate(video, start=1):
-        check.add(picture)
-        report_progress(on_progress, "decode", done, len(video))
-        yield fit_picture(picture, *row.size.shown)
-    check.finish()
+def _sealed(made: dict[str, Any], part: Path, output: Output, options: CampaignOptions) -> dict[str, Any]:
+    """Sign a file where that was asked for, and give it its name; return what its entry says of it. Raises OutputError, OSError."""
+    marks = None
+    if options.marks is not None:
+        origin = Origin(made["settings"])
+        marks = options.marks.seal_joined(part, output.format, origin, made["watermark"])
+    with part.open("rb") as file:
+        entry = {"state": "made", "sha256": sha256_of(file), "bytes": part.stat().st_size}
+    replace_file(part, output.path)
+    entry |= {key: made[key] for key in ("seconds", "numerics") if key in made}
+    return entry if marks is None else {**entry, "marks": marks}
 
 
 def _state(manifest: Manifest | None, row: Row, path: Path) -> str:
@@ -230,45 +225,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
-
-
-def _write_sheet(path: Path, videos: Sequence[tuple[str, Path]]) -> None:
-    """Write one picture of each video, from its middle, with its name below."""
-    tiles = list(_tiles(videos[:_MOST_TILES]))
-    if not tiles:
-        return
-    across = min(len(tiles), max(4, round(len(tiles) ** 0.5)))
-    height, width = tiles[0].shape[:2]
-    tiles += [np.full((height, width, 3), 16, np.uint8)] * (-len(tiles) % across)
-    lines = [np.concatenate(tiles[at : at + across], axis=1) for at in range(0, len(tiles), across)]
-    sheet = np.concatenate(lines, axis=0)
-    write_still(path, np.ascontiguousarray(sheet))
-
-
-def _tiles(videos: Sequence[tuple[str, Path]]) -> Iterator[Picture]:
-    lettering = Lettering()
-    for name, path in videos:
-        tile = np.full((_TILE + _LETTERS, _TILE, 3), 16, np.uint8)
-        try:
-            tile[:_TILE] = fit_picture(_middle(path), _TILE, _TILE, "pad")
-        except (OSError, ValueError, EngineError):
-            tile[:_TILE] = (70, 20, 20)  # failed, or not made yet
-        try:
-            cover = lettering.draw(name.replace("-", " ").replace("_", " "), _TILE, _LETTERS, 9)
-        except UsageError:
-            cover = lettering.draw(name[:9], _TILE, _LETTERS, 9)
-        tile[_TILE:] = np.maximum(tile[_TILE:], (cover * 255).astype(np.uint8)[..., None])
-        yield tile
-
-
-def _middle(path: Path) -> Picture:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            frames = list(islice(container.decode(video=0), 500))
-    except av.FFmpegError as error:
-        raise ValueError(str(error)) from error
-    if not frames:
-        raise ValueError("no picture")
-    return np.asarray(frames[len(frames) // 2].to_ndarray(format="rgb24"), np.uint8)

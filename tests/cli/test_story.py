@@ -55,3 +55,15 @@ def test_a_campaign_is_listed(run):
         "2 rows, 0 of them made",
     ]
     assert not Path("campaign").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--on", "there"], "give here, ray or ray://HOST:PORT"), (["--workers", "999"], "choose from 1 to 256")],
+)
+def test_a_campaign_somewhere_else_is_refused(run, arguments, said):
+    write_story(Path("ads.yaml"), "prompt: a {colour} ball\naxes: {colour: [red, blue]}\n")
+    code, out, err = run("matrix", "ads.yaml", *arguments, *BUNDLE)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert not Path("campaign").exists()

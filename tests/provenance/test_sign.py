@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 
@@ -239,6 +240,26 @@ def test_a_film_that_was_joined_is_signed_with_its_scenes(signed, module_identit
     assert (report.signature.state, report.signature.inputs) == ("trusted", 2)
     assert report.signature.id == record["id"] != signed[1]["id"]
     assert str(report.watermark.payload) == signed[1]["watermark"]
+
+
+def test_rows_of_a_campaign_are_signed_where_the_key_is(module_identity, device, tmp_path):
+    """Whoever makes a row lays the watermark; the key stays with who asked for the campaign."""
+    pytest.importorskip("yaml")
+    from conftest import DEMO_REEL
+
+    from edgereel.provenance.verify.report import examine
+    from edgereel.runtime.batch import ReelOptions
+    from edgereel.story.campaign.run import CampaignOptions, run_campaign
+
+    path = tmp_path / "ads.yaml"
+    path.write_text("prompt: a {colour} ball\npictures: 5\nformat: 192x144\naxes: {colour: [red]}\n")
+    marks = Marks(True, module_identity, required=True, maker=module_identity.maker)
+    run_campaign(path, tmp_path / "ads", CampaignOptions(DEMO_REEL, marks), ReelOptions("cpu", 1, cache=False))
+    (entry,) = json.loads((tmp_path / "ads" / "manifest.json").read_text())["rows"]
+    report = examine(tmp_path / "ads" / entry["file"], own_root(device))
+    assert (report.signature.state, report.signature.id) == ("trusted", entry["marks"]["id"])
+    assert str(report.watermark.payload) == entry["marks"]["watermark"]
+    assert entry["marks"]["signed"]
 
 
 def test_encoding_anew_loses_the_signature_and_keeps_the_watermark(signed, tmp_path):

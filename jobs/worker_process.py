@@ -1,4 +1,4 @@
-"""One worker process as the server sees it: commands go in, answers and events come out, and it may end at any moment."""
+"""One worker process as whoever started it sees it: commands go in, answers and events come out, and it may end at any moment."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...core.errors import EdgereelError, EngineError, one_line
-from ...core.processes import python_command
-from ...jobs.protocol import LONGEST_LINE
+from ..core.errors import EdgereelError, EngineError, one_line
+from ..core.processes import python_command
+from .protocol import LONGEST_LINE
 
 MODULE = "edgereel.jobs.worker"
 _LOG = logging.getLogger("edgereel.worker")
@@ -45,7 +45,7 @@ class WorkerProcess:
     def __init__(
         self, environment: dict[str, str] | None = None, keep_open: Sequence[int] = (), module: str = MODULE
     ) -> None:
-        """environment: added to this process's own. keep_open: descriptors that it inherits. module: what it runs.
+        """environment: added to this process's own. keep_open: descriptors that it inherits. module: of ours that it runs.
 
         Raises EngineError.
         """
@@ -168,6 +168,7 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             self._process.kill()  # who says nothing any more does nothing that anybody will know of
         self._process.wait()
+        self._process.stdout.close()
         self._outgoing.put(None)
         self._call(self._end)
 
@@ -178,6 +179,7 @@ class WorkerProcess:
                 if words := line.strip():
                     self._words.append(one_line(words))
                     _LOG.debug("worker %d: %s", self.pid, one_line(words))
+        self._process.stderr.close()
 
     def _call(self, work: Callable[..., object], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever wanted to know
