@@ -40,6 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--format", help="the size of the film that is edited, by default the model's own")
     parser.add_argument("--minutes", type=float, default=60, help="how long the long film is")
+    parser.add_argument("--keep", type=Path, metavar="FILE.mp4", help="where the long film is kept")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="edgereel-story-"))
     os.environ["EDGEREEL_HOME"], os.environ["EDGEREEL_CACHE"] = str(folder / "home"), str(folder / "cache")
@@ -48,7 +49,7 @@ def main() -> None:
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "edit": lambda: _edit(folder, arguments.format),
             "kill": lambda: _kill(folder, arguments.count),
-            "hour": lambda: _hour(folder, arguments.minutes),
+            "hour": lambda: _hour(folder, arguments.minutes, arguments.keep),
             "matrix": lambda: _matrix(folder, arguments.count),
             "watch": lambda: _watch(folder, arguments.count),
             "play": lambda: _play(folder, arguments.count),
@@ -114,7 +115,8 @@ def _kill(folder: Path, count: int) -> dict[str, Any]:
     return {"kills": killed, "films": films, "finished": finished, "same_to_the_byte": same, "parts_left": left}
 
 
-def _hour(folder: Path, minutes: float) -> dict[str, Any]:
+def _hour(folder: Path, minutes: float, keep: Path | None) -> dict[str, Any]:
+    """Make a film whose scenes all differ, and read it; keep: where it goes then."""
     import av
 
     colours, motions = ("red", "blue", "yellow", "green"), ("rises", "falls", "bounces")
@@ -123,7 +125,7 @@ def _hour(folder: Path, minutes: float) -> dict[str, Any]:
     lines = ["title: An hour", "music: tune.wav", "scenes:"]
     scenes = round(minutes * 60 / (17 / 8))
     for number in range(scenes):
-        lines.append(f'  - prompt: "{clips[number % len(clips)]}"\n    caption: Scene {number + 1}')
+        lines.append(f'  - prompt: "{clips[number % len(clips)]}"\n    seed: {number}\n    caption: Scene {number + 1}')
         if number % 100 == 0:
             lines.append(f"    chapter: Part {number // 100 + 1}")
         if number % 7 == 3:
@@ -149,11 +151,14 @@ def _hour(folder: Path, minutes: float) -> dict[str, Any]:
             if stream.type in ("video", "audio", "subtitle")
         }
         chapters = len(container.chapters())
+    size = film.stat().st_size
+    if keep is not None:
+        shutil.move(film, keep)
     quarter = max(1, len(resident) // 4)
     return {
         "scenes": scenes,
         "took_s": took,
-        "bytes": film.stat().st_size,
+        "bytes": size,
         "ends_s": ends,
         "chapters": chapters,
         "exit_code": process.returncode,

@@ -22,7 +22,7 @@ from edgereel.provenance.marks import Marks
 from edgereel.runtime.reel import load
 from edgereel.runtime.video.jpeg import jpeg_bytes
 from edgereel.story.film.film import FilmOptions
-from edgereel.story.film.pictures import film_pictures
+from edgereel.story.film.pictures import FilmPictures
 from edgereel.story.film.plan import plan_film
 from edgereel.story.film.scenes import SceneMaker
 from edgereel.story.film.store import Store
@@ -126,7 +126,7 @@ def film_of(played, reel, choices):
     """Return the pictures of the film of a way."""
     show = played.player.show
     plan = plan_film(show.file, reel, choices=choices, lettering=show.lettering)
-    return list(film_pictures(plan, SceneMaker(plan, reel, Store(played.options.store)), show.lettering))
+    return list(FilmPictures(plan, SceneMaker(plan, reel, Store(played.options.store)), show.lettering).all())
 
 
 def test_what_is_shown_is_the_film_of_the_way(playing, reel, tmp_path):
