@@ -19,13 +19,16 @@ from ...core.errors import EngineError, UsageError, brief, one_line, require_pac
 from ...core.interrupts import temporary_folder
 
 PRIVATE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's own switch against the firewall's questions on Windows and macOS, where it is set: whatever address Ray is told, it
     # binds to all interfaces otherwise.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
+    # Its head asks two cloud providers' addresses what machine this is, even where it reports nothing: over a proxy that is not
+    # there, neither a packet nor a name leaves the machine.
+    **dict.fromkeys(("http_proxy", "HTTP_PROXY"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost"),
 }
-"""The environment, read as Ray is imported, of one that only this machine reaches; a token comes with it."""
+"""The environment of one that only this machine reaches, beside what core/offline.py sets; a token comes with it."""
 _OBJECTS = 2**28
 """Bytes of memory for what is on its way; Ray writes to disk what is more."""
 _FOLDER = "edgereel-r-"
@@ -65,7 +68,7 @@ def running_ray(address: str) -> Iterator[None]:
     Raises EngineError where there is none, or it is of another release; MissingExtraError.
     """
     require_packages(["ray", "grpc"], "ray", f"--on {address}")
-    with _environment({"RAY_USAGE_STATS_ENABLED": "0"}), _connected(address=address):
+    with _connected(address=address):
         yield
 
 
@@ -133,7 +136,7 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 

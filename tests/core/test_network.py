@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO_CHECKPOINT, DEMO_REEL
+from helpers.traces import strangers
 
 pytestmark = [pytest.mark.lean, pytest.mark.full, pytest.mark.offline]
 
@@ -70,17 +70,6 @@ MADE = {
 FAILING = {"bench diff": 2, "models rm": 2}
 HUB = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DIFFUSERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HOME", "HF_HUB_CACHE"}
 """Variables that keep hub clients from looking, or lead them elsewhere: users have none of them set."""
-_ADDRESS = re.compile(r"sa_family=(AF_INET6?),.*?(?:inet_addr\(\"([^\"]*)\"\)|inet_pton\(AF_INET6, \"([^\"]*)\")")
-
-
-def strangers(trace: str) -> list[str]:
-    """Return the lines of strace that name another machine's address."""
-    found = []
-    for line in trace.splitlines():
-        match = _ADDRESS.search(line)
-        if match is not None and not (match[2] or match[3]).startswith(("127.", "::1")):
-            found.append(line)
-    return found
 
 
 def isolated(*command: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import DEMO_REEL
 from helpers.story_files import write_story
+from helpers.traces import strangers
 
 pytest.importorskip("ray")
 pytest.importorskip("grpc")
@@ -25,11 +27,15 @@ main()
 """
 
 
-def matrix(folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "edgereel")):
+def matrix(folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "edgereel"), tracer: tuple[str, ...] = ()):
     path = write_story(folder / "ads.yaml", SHEET)
     options = ["matrix", str(path), "-o", str(folder / "ads"), "--bundle", str(DEMO_REEL), "--engine", "cpu"]
     return subprocess.run(
-        [sys.executable, *program, *options, *arguments], capture_output=True, text=True, timeout=1200, check=False
+        [*tracer, sys.executable, *program, *options, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
     )
 
 
@@ -55,6 +61,19 @@ def test_a_local_ray_makes_all_rows_and_is_gone(tmp_path):
     assert matrix(tmp_path / "here", "--threads", "1").returncode == 0
     for path in (tmp_path / "here" / "ads").glob("*.mp4"):
         assert path.read_bytes() == (tmp_path / "ads" / path.name).read_bytes()
+
+
+def test_a_local_ray_looks_for_no_other_machine(tmp_path):
+    """Its head asks cloud providers, by name and address, what machine this is, unless it is kept from that."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    tracer = ("strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg,bind", "-o", str(trace))
+    done = matrix(tmp_path, "--on", "ray", "--workers", "1", tracer=tracer)
+    assert done.returncode == 0, done.stderr
+    text = trace.read_text(errors="replace")
+    assert 'inet_addr("127.0.0.1")' in text or "::ffff:127.0.0.1" in text
+    assert strangers(text) == []
 
 
 def test_a_ray_that_other_machines_reach_is_refused(tmp_path):
