@@ -17,9 +17,9 @@ from ...bundle.geometry import nearest_frames
 from ...core.errors import UsageError, one_line
 from ...core.files import read_plain
 from ...core.progress import Progress, report_progress
+from ...runtime.pictures.named_sizes import PictureSize, film_size
 from ...runtime.reel import Reel
 from ...runtime.request import OpenRequest, Request
-from ...runtime.shapes import PictureSize, film_size
 from ...runtime.video.frame_rate import FrameRate, frame_rate
 from ..film.store import scene_key
 from ..script.checks import inside_folder
