@@ -25,10 +25,10 @@ from .conditioning import GivenPictures, check_pictures
 from .memory.sizes import Uses, contexts_of, decoder_graphs
 from .pictures.file import read_picture
 from .pictures.fit import FITS, Fit, Picture, fit_picture
+from .pictures.named_sizes import shape_size
 from .sampling.noise import LARGEST_SEED
 from .sampling.recipes import schedule_of
 from .sampling.stages import Stage, check_second, stages_of
-from .shapes import shape_size
 from .video.frame_rate import FrameRate, frame_rate
 
 

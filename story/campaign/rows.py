@@ -19,9 +19,9 @@ from ...core.files import read_plain
 from ...core.progress import Progress, report_progress
 from ...jobs.settings import JobSettings
 from ...jobs.worker.models import open_request
+from ...runtime.pictures.named_sizes import PictureSize, film_size
 from ...runtime.reel import Reel
 from ...runtime.request import Request
-from ...runtime.shapes import PictureSize, film_size
 from ...runtime.video.frame_rate import FrameRate, frame_rate
 from ..film.store import scene_key
 from ..script.checks import inside_folder

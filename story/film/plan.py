@@ -20,9 +20,9 @@ from ...runtime.conditioning import check_pictures
 from ...runtime.continuation import can_continue, continued_request, goes_on_from_latents
 from ...runtime.memory.sizes import Uses
 from ...runtime.pictures.fit import Fit
+from ...runtime.pictures.named_sizes import PictureSize, film_size
 from ...runtime.reel import Reel
 from ...runtime.request import OpenRequest, Request
-from ...runtime.shapes import PictureSize, film_size
 from ...runtime.streaming import check_seconds
 from ...runtime.video.frame_rate import FrameRate, frame_rate
 from ..script.checks import card_of, inside, narration_sound, prompt_of

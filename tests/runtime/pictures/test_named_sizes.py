@@ -13,9 +13,9 @@ from edgereel.bundle.geometry import latent_shape
 from edgereel.core.errors import UsageError
 from edgereel.media.presets import presets
 from edgereel.runtime.latents_file import latents_path, read_video, write_latents
+from edgereel.runtime.pictures.named_sizes import shape_size
 from edgereel.runtime.reel import load
 from edgereel.runtime.request import OpenRequest
-from edgereel.runtime.shapes import shape_size
 
 pytestmark = pytest.mark.lean
 BALL = "a red ball bounces over the ocean"

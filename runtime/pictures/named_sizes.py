@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..bundle.geometry import latent_shape
-from ..bundle.manifest import Manifest
-from ..core.errors import GeometryError, UsageError
-from ..media.presets import presets
+from ...bundle.geometry import latent_shape
+from ...bundle.manifest import Manifest
+from ...core.errors import GeometryError, UsageError
+from ...media.presets import presets
 
 Size = tuple[int, int]
 _MORE = 1.05
