@@ -23,7 +23,7 @@ def check_markable(width: int, height: int) -> None:
     if min(width, height) < SMALLEST:
         raise GeometryError(
             f"{width}x{height} is too small for a watermark that can be relied on: it needs {SMALLEST} pixels a side; "
-            "use --mark metadata, or a larger --size"
+            "use --mark none, which leaves the note in the metadata, or a larger --size"
         )
 
 

@@ -22,7 +22,6 @@ from edgereel.story.film.film import FilmOptions, make_film
 STORY = """
 title: Joints
 fps: 8
-fps: 8
 seed: 3
 music: {file: music.wav, volume: 0.5}
 scenes:
