@@ -10,7 +10,18 @@ import typer
 from ..core.errors import one_line
 from ..core.interrupts import interrupts_wait
 from .application import app
-from .options import BundleOption, EngineOption, JsonOption, MemoryOption, PrivateOption, ThreadsOption, reel_options
+from .options import (
+    BundleOption,
+    EngineOption,
+    JsonOption,
+    LabelOption,
+    MarkOption,
+    MemoryOption,
+    PrivateOption,
+    PromptPolicyOption,
+    ThreadsOption,
+    reel_options,
+)
 from .terminal import print_json, show_note, stage_progress
 
 _SHOWN = 20
@@ -25,20 +36,9 @@ def matrix(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the rows; make nothing.")] = False,
     bundle: BundleOption = None,
     private: PrivateOption = False,
-    mark: Annotated[
-        str,
-        typer.Option(
-            help="Besides the note in the metadata: watermark, signature (see provenance init), all, or none.",
-            envvar="EDGEREEL_MARK",
-        ),
-    ] = "none",
-    label: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Write this into the pictures; icon: the letters AI in a box.")
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
-    ] = None,
+    mark: MarkOption = "none",
+    label: LabelOption = None,
+    policy: PromptPolicyOption = None,
     on: Annotated[
         str,
         typer.Option(

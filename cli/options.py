@@ -146,6 +146,11 @@ PolicyOption = Annotated[
     ),
 ]
 
+PromptPolicyOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
+]
+
 
 def clip_marks(mark: str, required: bool, log: Path | None, marker: Path | None) -> Marks | None:
     """Return the marks that a command's options ask for. Raises UsageError where they cannot be had."""

@@ -22,6 +22,8 @@ from .options import (
     MarkOption,
     MemoryOption,
     PrivateOption,
+    PromptPolicyOption,
+    RequireSignatureOption,
     ThreadsOption,
     reel_options,
 )
@@ -45,10 +47,6 @@ FilmFormatOption = Annotated[
 ]
 FontOption = Annotated[
     Path | None, typer.Option(metavar="FILE.ttf", help="Letters on cards and in pictures. Default DejaVu Sans.")
-]
-FilmPolicyOption = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Check prompts first against this policy: a file, or booth or private."),
 ]
 SpeakOption = Annotated[
     str | None, typer.Option(help="espeak-ng: have that program speak narrations without a recording.")
@@ -105,11 +103,9 @@ def make(
     bundle: BundleOption = None,
     private: PrivateOption = False,
     mark: MarkOption = "none",
-    require_signature: Annotated[
-        bool, typer.Option("--require-signature", help="Write no film that could not be signed.")
-    ] = False,
+    require_signature: RequireSignatureOption = False,
     label: LabelOption = None,
-    policy: FilmPolicyOption = None,
+    policy: PromptPolicyOption = None,
     speak: SpeakOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
@@ -166,11 +162,9 @@ def play(
     bundle: BundleOption = None,
     private: PrivateOption = False,
     mark: MarkOption = "none",
-    require_signature: Annotated[
-        bool, typer.Option("--require-signature", help="Write no film that could not be signed.")
-    ] = False,
+    require_signature: RequireSignatureOption = False,
     label: LabelOption = None,
-    policy: FilmPolicyOption = None,
+    policy: PromptPolicyOption = None,
     speak: SpeakOption = None,
     memory: MemoryOption = None,
     engine: EngineOption = "auto",
