@@ -15,6 +15,7 @@ from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle
 from ..core.errors import GeometryError, UsageError
 from ..core.progress import Progress
+from .chunks.times import check_seconds
 from .clip import Video
 from .conditioning import GivenPictures, check_pictures
 from .denoise import Denoising
@@ -23,7 +24,6 @@ from .pictures.fit import fit_picture
 from .pictures.video_file import VideoEnd, last_pictures
 from .request import OpenRequest, Request
 from .sampling.noise import LARGEST_SEED
-from .streaming import check_seconds
 from .video.frame_rate import FrameRate
 
 Latents = NDArray[np.float32]

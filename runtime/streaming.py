@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 from ..bundle.geometry import latent_shape
 from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle
-from ..core.errors import OutOfMemory, PlanError, UsageError
+from ..core.errors import OutOfMemory, PlanError
 from ..core.progress import Progress
 from ..engines import Session, Tensor
 from ..engines.stopping import stop_when
 from .chunks.loop import ChunkLoop
+from .chunks.times import film_times
 from .clip import told_settings
 from .conditioning import GivenPictures
 from .decoding.decoder import pictures_of_inputs
@@ -35,8 +35,6 @@ from .request import OpenRequest, Request
 from .sampling.noise import NoiseSource
 
 Picture = NDArray[np.uint8]
-LONGEST = 10**7
-"""Seconds, four months: where somebody asks for more, it is a mistake."""
 _LOOK = 0.25
 """Seconds between two looks whether to go on, where a signal's handler may have to run."""
 
@@ -86,7 +84,7 @@ class Stream:
     ) -> None:
         """See Reel.stream."""
         manifest = maker.bundle.manifest
-        self.seconds, self.then = _times(manifest, asked, seconds, then)
+        self.seconds, self.then = film_times(manifest, asked, seconds, then)
         maker.graphs.begin()
         asked = replace(asked, frames=_pictures(manifest, manifest.stream.first if manifest.stream else 1))
         self.inputs = asked.files
@@ -374,33 +372,6 @@ class _Decoder(Session):
 
     def close(self) -> None:
         """The opened graphs close it."""
-
-
-def check_seconds(value: object) -> None:
-    """Raise UsageError for what is no time that a film can last."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST:
-        raise UsageError(f"{str(value)[:40]!r} is no time in seconds: choose from above 0 to {LONGEST}")
-
-
-def _times(
-    manifest: Manifest, asked: OpenRequest, seconds: float | None, then: Sequence[tuple[float, str]]
-) -> tuple[float | None, list[tuple[float, str]]]:
-    """Return the length and the changes of the prompt, checked. Raises UsageError."""
-    if manifest.stream is None:
-        raise UsageError(
-            f"the bundle {manifest.name} makes clips, not streams: a bundle of a causal model does (edgereel inspect tells)"
-        )
-    for name in ("frames", "latents"):
-        if getattr(asked, name) is not None:
-            raise UsageError(f"{name} is not for streams: leave it out")
-    for value in (*(() if seconds is None else (seconds,)), *(at for at, _ in then)):
-        check_seconds(value)
-    times = [float(at) for at, _ in then]
-    if any(later <= earlier for earlier, later in pairwise(times)):
-        raise UsageError("the times at which the prompt changes must rise")
-    if seconds is not None and times and times[-1] >= seconds:
-        raise UsageError(f"the prompt changes at {times[-1]:g} s, and the film is over at {seconds:g} s")
-    return None if seconds is None else float(seconds), [(float(at), text) for at, text in then]
 
 
 def _pictures(manifest: Manifest, latent_frames: int) -> int:

@@ -16,6 +16,7 @@ from ...core.progress import Progress, report_progress
 from ...media.captions import caption_cover, check_caption
 from ...media.cards import Card, draw_card
 from ...media.lettering import Lettering
+from ...runtime.chunks.times import check_seconds
 from ...runtime.conditioning import check_pictures
 from ...runtime.continuation import can_continue, continued_request, goes_on_from_latents
 from ...runtime.memory.sizes import Uses
@@ -23,7 +24,6 @@ from ...runtime.pictures.fit import Fit
 from ...runtime.pictures.named_sizes import PictureSize, film_size
 from ...runtime.reel import Reel
 from ...runtime.request import OpenRequest, Request
-from ...runtime.streaming import check_seconds
 from ...runtime.video.frame_rate import FrameRate, frame_rate
 from ..script.checks import card_of, inside, narration_sound, prompt_of
 from ..script.path import follow, followers, scene_numbers
