@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.geometry import nearest_frames
+from ...bundle.library.names import is_device_name
 from ...core.errors import UsageError, one_line
 from ...core.files import read_plain
 from ...core.progress import Progress, report_progress
@@ -147,6 +148,8 @@ class _RowMaker:
             name = filled(template, {**shorts, "number": f"{number + 1:04}"})
         if not re.fullmatch(r"\w[\w .,+=-]{0,119}", name):
             raise UsageError(f"{one_line(name)[:60]!r} is no name for a file: use letters, digits, _ - . and spaces")
+        if is_device_name(name):
+            raise UsageError(f"{name[:60]!r} is a device's name on Windows: begin the name with another word")
         first = self._names.setdefault(name.casefold(), number)
         if first != number:
             raise UsageError(f"row {first + 1} is called {name} too: write a name with an axis more, or {{number}}")

@@ -212,3 +212,9 @@ def test_a_manifest_that_is_not_ours_is_neither_waited_for_nor_written(tmp_path,
     with pytest.raises(OutputError, match=r"manifest\.jsonl: is not a regular file"):
         Manifest(tmp_path)
     assert other.read_text() == "mine"
+
+
+def test_names_that_windows_has_for_devices_are_refused(tmp_path, demo):
+    path = write_story(tmp_path / "ads.yaml", "prompt: a {colour} ball\naxes: {colour: [red]}\nname: 'Con.{colour}'\n")
+    with pytest.raises(UsageError, match=r"ads\.yaml:1: .*device's name"):
+        campaign_rows(read_campaign(path), demo)
