@@ -218,3 +218,10 @@ def test_names_that_windows_has_for_devices_are_refused(tmp_path, demo):
     path = write_story(tmp_path / "ads.yaml", "prompt: a {colour} ball\naxes: {colour: [red]}\nname: 'Con.{colour}'\n")
     with pytest.raises(UsageError, match=r"ads\.yaml:1: .*device's name"):
         campaign_rows(read_campaign(path), demo)
+
+
+def test_a_campaign_does_not_replace_what_it_is_read_from(tmp_path):
+    path = write_story(tmp_path / "manifest.json", "prompt: a {colour} ball\naxes: {colour: [red]}\n")
+    with pytest.raises(OutputError, match="the campaign is read from it"):
+        run_campaign(path, tmp_path, OPTIONS, REEL)
+    assert [each.name for each in tmp_path.iterdir()] == ["manifest.json"]
