@@ -149,7 +149,7 @@ def write_plan(
     target = replace(target.at(plan.fps), tracks=tracks, crf=plan.size.crf, spatial=_spatial(plan))
     target = target.marked(options.marks, options.label, *plan.size.shown)
     beside = _beside(target.path, plan, tracks)
-    _check_apart(plan.file, [target.path, *beside.values()], options.font)
+    check_apart(plan.file, [target.path, *beside.values()], options.font)
     facts = film_facts(plan, reel, store)
     maker = SceneMaker(plan, reel, store, private=options.private)
     store.need(scene.key for scene in plan.scenes if scene.key is not None)
@@ -261,7 +261,7 @@ def _inputs(plan: FilmPlan) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _check_apart(file: StoryFile, outputs: Sequence[Path], font: Path) -> None:
+def check_apart(file: StoryFile, outputs: Sequence[Path], font: Path) -> None:
     """Raise OutputError where a file to write is the story, or one that it names: a film must not cost what it is made of."""
     story, folder = file.story, file.source.path.parent
     named = [None if story.music is None else story.music.file]
@@ -270,7 +270,7 @@ def _check_apart(file: StoryFile, outputs: Sequence[Path], font: Path) -> None:
     inputs = {os.path.realpath(path) for path in (file.source.path, font, *(folder / name for name in named if name))}
     for path in outputs:
         if os.path.realpath(path) in inputs:
-            raise OutputError(f"cannot write {path}: the film is made of it: give the film another name")
+            raise OutputError(f"cannot write {path}: the film is made of it: give another name")
 
 
 def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:
