@@ -194,7 +194,8 @@ def _kept(path: Path, count: int) -> bool:
         with av.open(str(path), format="mp4") as piece:
             # The index is in front: a file that was cut says how many packets it should have.
             found = sum(packet.size > 0 and not packet.is_corrupt for packet in piece.demux(video=0))
-        if found == count:
+            is_its_own = piece.metadata.get("comment") == path.stem  # not another's in its place
+        if found == count and is_its_own:
             os.utime(path)
             return True
     except (OSError, av.FFmpegError, IndexError):

@@ -100,6 +100,11 @@ def test_a_cache_that_becomes_full_costs_no_film(tmp_path, monkeypatch):
     make_film(path, tmp_path / "film.mp4", options, REEL)
     assert (tmp_path / "full.mp4").read_bytes() == (tmp_path / "film.mp4").read_bytes()
     assert not list(tmp_path.glob(".edgereel*"))
+    pieces = sorted(kept.glob("*.mp4"))
+    for piece in pieces[1:]:
+        piece.write_bytes(pieces[0].read_bytes())
+    make_film(path, tmp_path / "mixed up.mp4", options, REEL)
+    assert (tmp_path / "mixed up.mp4").read_bytes() == (tmp_path / "film.mp4").read_bytes()
 
 
 @pytest.mark.parametrize("pictures", [1, 3])
