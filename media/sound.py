@@ -25,6 +25,8 @@ _BEFORE, _AFTER = 0.3, 0.6
 """Seconds in which music gives way before words, and comes back after them."""
 _END = 1.0
 """Seconds in which music ends with a film."""
+_SLOWEST = 1000
+"""Samples a second: of a file of fewer, nothing may be left to hear."""
 _LONGEST = 12 * 3600
 
 
@@ -113,6 +115,8 @@ def wav_seconds(path: Path) -> float:
         seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
         if not 0 < seconds <= _LONGEST:
             raise UsageError(f"{path}: holds {seconds:g} s of sound: it must be above 0 and at most 12 hours")
+        if (rate := stream.codec_context.sample_rate) < _SLOWEST:
+            raise UsageError(f"{path}: has {rate} samples a second: {_SLOWEST} at least")
         with _errors(path):
             next(container.decode(stream))
     return seconds

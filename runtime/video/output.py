@@ -164,11 +164,14 @@ class Output:
         return Written(number, None if marking is None else marking.record())
 
     def piece(self, path: Path, frames: Iterable[Frame]) -> None:
-        """Write frames, with the output's label, as a piece of this MP4, to a file of its own. Raises what write raises."""
+        """Write frames, with the output's label, as a piece of this MP4, to a file of its own, which says what it is called.
+
+        Raises what write raises.
+        """
         assert self.fps is not None, "an output is written at a speed: see Output.at"
         if self.label is not None:
             frames = self.label.over(frames)
-        write_frames(path, frames, Mp4Sink(self.fps, {}, self.crf))
+        write_frames(path, frames, Mp4Sink(self.fps, {"comment": path.stem}, self.crf))
 
     def _sink(self, metadata: Mapping[str, str], count: int | None) -> Sink:
         assert self.fps is not None, "an output is written at a speed: see Output.at"

@@ -20,6 +20,7 @@ _TILE = 96
 _LETTERS = 18
 """Pixels for a name below it."""
 _MOST_TILES = 600
+_MOST_PACKETS = 500
 
 
 def write_sheet(path: Path, videos: Sequence[tuple[str, Path]]) -> None:
@@ -56,9 +57,15 @@ def _middle(path: Path) -> Picture:
 
     try:
         with av.open(str(path)) as container:
-            frames = list(islice(container.decode(video=0), 500))
-    except av.FFmpegError as error:
+            count = sum(packet.size > 0 for packet in islice(container.demux(video=0), _MOST_PACKETS))
+        with av.open(
+            str(path)
+        ) as container:  # once more: pictures that are kept until all are counted take much memory
+            frame = None
+            for each in islice(container.decode(video=0), count // 2 + 1):
+                frame = each
+    except (av.FFmpegError, IndexError) as error:
         raise ValueError(str(error)) from error
-    if not frames:
+    if frame is None:
         raise ValueError("no picture")
-    return np.asarray(frames[len(frames) // 2].to_ndarray(format="rgb24"), np.uint8)
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)

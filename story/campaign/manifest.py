@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import OutputError
-from ...core.files import output_errors, write_text
+from ...core.files import output_errors, read_plain, write_text
 
 _LARGEST = 2**28
 
@@ -27,11 +27,15 @@ class Manifest:
         self._path = folder / "manifest.json"
         self.lines: dict[str, dict[str, Any]] = {}
         with output_errors(self._log):
-            if not self._log.exists():
+            if not os.path.lexists(self._log):
                 return
+            if self._log.is_symlink() or not self._log.is_file():  # lines are added to it, so it must be ours
+                raise OutputError(
+                    f"{self._log}: is not a regular file: name another folder, or remove it to begin anew"
+                )
             if self._log.stat().st_size > _LARGEST:
                 raise OutputError(f"{self._log}: is too large: remove it to begin anew")
-            content = self._log.read_bytes()
+            content = read_plain(self._log, _LARGEST)
         whole, newline, rest = content.rpartition(b"\n")
         for line in whole.split(b"\n"):
             try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.geometry import nearest_frames
+from ...bundle.library.names import is_device_name
 from ...core.errors import UsageError, one_line
 from ...core.files import read_plain
 from ...core.progress import Progress, report_progress
@@ -147,6 +148,8 @@ class _RowMaker:
             name = filled(template, {**shorts, "number": f"{number + 1:04}"})
         if not re.fullmatch(r"\w[\w .,+=-]{0,119}", name):
             raise UsageError(f"{one_line(name)[:60]!r} is no name for a file: use letters, digits, _ - . and spaces")
+        if is_device_name(name):
+            raise UsageError(f"{name[:60]!r} is a device's name on Windows: begin the name with another word")
         first = self._names.setdefault(name.casefold(), number)
         if first != number:
             raise UsageError(f"row {first + 1} is called {name} too: write a name with an axis more, or {{number}}")
@@ -209,7 +212,7 @@ def _table(file: CampaignFile, name: str) -> list[dict[str, tuple[str, Any]]]:
     try:
         text = read_plain(path, _LARGEST_TABLE).decode("utf-8-sig")
         if path.suffix.lower() == ".json":
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_once)
         elif path.suffix.lower() == ".csv":
             data = _csv(path, text)
         else:
@@ -231,13 +234,37 @@ def _table(file: CampaignFile, name: str) -> list[dict[str, tuple[str, Any]]]:
                 raise file.source.error(("rows",), f"{name}: {column[:40]!r} is no name of a column")
             if not isinstance(value, str | int | float) or isinstance(value, bool) or not 0 < len(str(value)) <= 500:
                 raise file.source.error(("rows",), f"{name}: row {number}, {column}: must be text or a number")
+            if (isinstance(value, float) and not math.isfinite(value)) or not _is_text(str(value)):
+                raise file.source.error(
+                    ("rows",), f"{name}: row {number}, {column}: {ascii(value)[:40]} is no text and no number"
+                )
     return [{column: (str(value), value) for column, value in row.items()} for row in data]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError where it has a key twice, of which json would take the last."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)[:40]!r} is there twice in a row")
+    return dict(pairs)
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether a text can be written: JSON's escapes can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _csv(path: Path, text: str) -> list[dict[str, Any]]:
     reader = csv.DictReader(io.StringIO(text), strict=True)
     rows: list[dict[str, Any]] = []
     try:
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        if twice := [column for number, column in enumerate(columns) if column in columns[:number]]:
+            raise error_at(path, reader.line_num, f"has the column {twice[0][:40]!r} twice")
         for row in reader:
             if None in row or None in row.values():
                 raise error_at(path, reader.line_num, "has another number of columns than the first line")

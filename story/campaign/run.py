@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -91,6 +92,10 @@ def run_campaign(
         )
         for row in rows:
             outputs[row.name].at(row.fps).marked(options.marks, options.label, *row.size.shown)
+        ours = {os.path.realpath(folder / name) for name in ("sheet.png", "manifest.json", "manifest.jsonl")}
+        for source in (path, path.parent / (file.campaign.rows or path.name)):
+            if os.path.realpath(source) in ours:
+                raise OutputError(f"cannot write {source}: the campaign is read from it: name another folder")
         check_file_target(folder / "sheet.png")
         waiting = [row for row in rows if _state(manifest, row, folder / f"{row.name}{suffix}") != "made"]
         jobs = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.errors import UsageError, one_line
+from ...core.errors import OutputError, UsageError, one_line
 from ...core.files import check_file_target, write_text
 from ...core.machine import peak_host_memory
 from ...core.progress import Progress, report_progress
@@ -148,6 +149,7 @@ def write_plan(
     target = replace(target.at(plan.fps), tracks=tracks, crf=plan.size.crf, spatial=_spatial(plan))
     target = target.marked(options.marks, options.label, *plan.size.shown)
     beside = _beside(target.path, plan, tracks)
+    check_apart(plan.file, [target.path, *beside.values()], options.font)
     facts = film_facts(plan, reel, store)
     maker = SceneMaker(plan, reel, store, private=options.private)
     store.need(scene.key for scene in plan.scenes if scene.key is not None)
@@ -257,6 +259,18 @@ def _inputs(plan: FilmPlan) -> tuple[Path, ...]:
         if picture is not None and scene.request is not None:
             found.append(inside(plan.file, ("scenes", scene.number, "from"), picture))
     return tuple(dict.fromkeys(found))
+
+
+def check_apart(file: StoryFile, outputs: Sequence[Path], font: Path) -> None:
+    """Raise OutputError where a file to write is the story, or one that it names: a film must not cost what it is made of."""
+    story, folder = file.story, file.source.path.parent
+    named = [None if story.music is None else story.music.file]
+    for scene in story.scenes:
+        named += [scene.origin.picture, None if scene.narration is None else scene.narration.file]
+    inputs = {os.path.realpath(path) for path in (file.source.path, font, *(folder / name for name in named if name))}
+    for path in outputs:
+        if os.path.realpath(path) in inputs:
+            raise OutputError(f"cannot write {path}: the film is made of it: give another name")
 
 
 def _beside(film: Path, plan: FilmPlan, tracks: Tracks) -> dict[str, Path]:

@@ -46,7 +46,7 @@ class PictureCache:
         try:
             with av.open(str(path), format="matroska") as container:
                 kept = container.streams.video[0]
-                if kept.codec_context.name != "ffv1" or container.metadata.get("COUNT") != str(count):
+                if kept.codec_context.name != "ffv1" or container.metadata.get("COUNT") != _note(key, count):
                     return None
             os.utime(path)
         except (OSError, av.FFmpegError, IndexError):
@@ -65,7 +65,7 @@ class PictureCache:
             for number, picture in enumerate(pictures, start=1):
                 if temporary is not None:
                     try:
-                        writer = writer or _Writer(temporary, picture.shape[1], picture.shape[0], count)
+                        writer = writer or _Writer(temporary, picture.shape[1], picture.shape[0], _note(key, count))
                         writer.add(picture)
                     except (OSError, av.FFmpegError):
                         remove(temporary)
@@ -93,12 +93,17 @@ def picture_key(key: str, decoder: str | None, threads: int | None) -> str:
     return hashlib.sha256(f"{key} {decoder} {threads} {av.__version__} 1".encode()).hexdigest()
 
 
+def _note(key: str, count: int) -> str:
+    """Return what a file says of itself: how many pictures it has, and whose, so that another's in its place is not shown."""
+    return f"{count} of {key}"
+
+
 class _Writer:
-    def __init__(self, path: Path, width: int, height: int, count: int) -> None:
+    def __init__(self, path: Path, width: int, height: int, note: str) -> None:
         self._container = av.open(str(path), "w", format="matroska")
         self._stream = self._container.add_stream("ffv1", rate=1, options={"level": "3", "slicecrc": "1"})
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, _WITHOUT_LOSS
-        self._container.metadata["COUNT"] = str(count)
+        self._container.metadata["COUNT"] = note
         self._number = 0
 
     def add(self, picture: Picture) -> None:

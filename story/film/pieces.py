@@ -72,6 +72,7 @@ class PieceEncoder:
         self._plan, self._target, self._pictures, self._limit = plan, target, pictures, limit
         self._captions, self._threads = captions, threads
         self._pieces, self._paths = film_pieces(plan), list[Path]()
+        self._beside: Path | None = None
         self._stack = contextlib.ExitStack()
         self._common = {
             "release": __version__,
@@ -95,10 +96,7 @@ class PieceEncoder:
         except OSError:
             folder = None
         if folder is None or not os.access(folder, os.W_OK):
-            prefix = folder_prefix(".edgereel-pieces-")
-            with output_errors(self._target.path):
-                made = tempfile.TemporaryDirectory(dir=self._target.path.parent, prefix=prefix)
-            folder = Path(self._stack.enter_context(made))
+            folder = self._folder_beside()
         self._paths = [folder / (self._key(piece) + SUFFIX) for piece in self._pieces]
         return self
 
@@ -109,20 +107,41 @@ class PieceEncoder:
     def files(self, done: Callable[[int], object]) -> Iterator[Path]:
         """Yield the pieces' files. done: is told of pictures as they are encoded. Raises what Output.write raises."""
         pictures, at = self._pictures(), 0
-        for piece, path in zip(self._pieces, self._paths, strict=True):
-            if not _kept(path, _count(piece)):
+        for index, piece in enumerate(self._pieces):
+            if not _kept(self._paths[index], _count(piece)):
 
                 def seen(frames: Iterator[Picture], at: int = at) -> Iterator[Picture]:
                     for number, frame in enumerate(frames, start=1):
                         yield frame
                         done(at + number)
 
-                self._target.piece(path, seen(pictures.of(piece)))
+                try:
+                    self._target.piece(self._paths[index], seen(pictures.of(piece)))
+                except OutputError:
+                    if self._paths[index].parent == self._beside:
+                        raise
+                    self._leave_cache(index)
+                    self._target.piece(self._paths[index], seen(pictures.of(piece)))
                 self.encoded += _count(piece)
-                keep_within(path.parent, SUFFIX, self._limit, set(self._paths))
+                keep_within(self._paths[index].parent, SUFFIX, self._limit, set(self._paths))
             at += _count(piece)
             done(at)
-            yield path
+            yield self._paths[index]
+
+    def _leave_cache(self, index: int) -> None:
+        """Have the pieces from one on that are not kept beside the film: a cache that is full costs what it saves, no film."""
+        folder = self._folder_beside()
+        # By its key a piece is the same wherever it stands, so one that is there already stays where it is.
+        self._paths[index:] = [path if path.is_file() else folder / path.name for path in self._paths[index:]]
+
+    def _folder_beside(self) -> Path:
+        """Return a folder beside the film that goes at the end. Raises OutputError."""
+        if self._beside is None:
+            prefix = folder_prefix(".edgereel-pieces-")
+            with output_errors(self._target.path):
+                made = tempfile.TemporaryDirectory(dir=self._target.path.parent, prefix=prefix)
+            self._beside = Path(self._stack.enter_context(made))
+        return self._beside
 
     @property
     def clips(self) -> tuple[Path, ...]:
@@ -175,7 +194,8 @@ def _kept(path: Path, count: int) -> bool:
         with av.open(str(path), format="mp4") as piece:
             # The index is in front: a file that was cut says how many packets it should have.
             found = sum(packet.size > 0 and not packet.is_corrupt for packet in piece.demux(video=0))
-        if found == count:
+            is_its_own = piece.metadata.get("comment") == path.stem  # not another's in its place
+        if found == count and is_its_own:
             os.utime(path)
             return True
     except (OSError, av.FFmpegError, IndexError):

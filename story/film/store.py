@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import OutputError, UsageError
-from ...core.files import output_errors, read_plain, sweep, write_text
+from ...core.files import output_errors, read_plain, sha256_of, sweep, write_text
 from ...core.paths import home_folder
 from ...core.version import __version__
 from ...runtime.clip import Video
@@ -68,6 +68,8 @@ class Store:
             for folder in (self.folder, place):
                 os.chmod(folder, 0o700)  # prompts are in it
         write_latents(place / _LATENTS, video, reel.bundle, private=private)
+        with output_errors(place), (place / _LATENTS).open("rb") as file:
+            record = {**record, "key": key, "sha256": sha256_of(file)}
         write_text(place / _RECORD, json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
         if self._bytes is not None:
             self._bytes += _bytes(place)
@@ -130,10 +132,25 @@ class Store:
         with contextlib.suppress(OSError):
             os.utime(self._place(key) / _RECORD)
         try:
-            return read_video(self._place(key) / _LATENTS, reel)
+            if self._is_whole(key):
+                return read_video(self._place(key) / _LATENTS, reel)
         except UsageError:
-            self.discard(key)
-            return None
+            pass
+        self.discard(key)
+        return None
+
+    def _is_whole(self, key: str) -> bool:
+        """Tell whether a clip's latents are those that were put there: a changed bit, or another clip, would show in the film."""
+        record, path = self.record(key), self._place(key) / _LATENTS
+        if record is None or record.get("key", key) != key:
+            return False
+        try:
+            if not path.is_file():  # a pipe would be waited for
+                return False
+            with path.open("rb") as file:
+                return "sha256" not in record or sha256_of(file) == record["sha256"]
+        except OSError:
+            return False
 
     def record(self, key: str) -> dict[str, Any] | None:
         """Return what is told of a clip, None where there is none or it cannot be read."""

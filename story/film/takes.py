@@ -21,7 +21,7 @@ from ...runtime.pictures.fit import fit_picture
 from ...runtime.sampling.noise import LARGEST_SEED
 from ..script.source import read_source
 from ..script.story import StoryFile, read_story
-from .film import FilmOptions, load_story
+from .film import FilmOptions, check_apart, load_story
 from .pictures import write_still
 from .plan import plan_film
 from .scenes import SceneMaker
@@ -54,6 +54,7 @@ def make_takes(
         raise UsageError(f"{sheet}: a contact sheet is a .png")
     check_file_target(sheet)
     file, lettering = load_story(path, options.font)
+    check_apart(file, [sheet], options.font)
     number = scene_number(file, name)
     scene = file.story.scenes[number]
     if scene.prompt is None:

@@ -19,7 +19,7 @@ from ...runtime.clip import file_metadata
 from ...runtime.pictures.fit import fit_picture
 from ...runtime.video.output import Output
 from .facts import film_settings
-from .film import FilmOptions, planned_film
+from .film import FilmOptions, check_apart, planned_film
 from .plan import FilmPlan
 from .scenes import SceneMaker
 from .store import Store
@@ -39,6 +39,7 @@ def write_timeline(
     check_file_target(output)
     folder = output.with_suffix(".media")
     with planned_film(path, options, reel_options, on_progress) as (plan, reel, lettering):
+        check_apart(plan.file, [output], options.font)
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:

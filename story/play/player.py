@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -149,7 +150,8 @@ class Player:
             failure = f"{type(error).__name__}: {brief(error)}"
         with self._changed:
             if failure is not None:
-                tape.failure = failure
+                # Whoever visits is not to learn where on this machine the story lies.
+                tape.failure = failure.replace(f"{tape.show.file.source.path.parent}{os.sep}", "")
                 self._tell("note", text=failure)
             if shot is not None:
                 tape.put(shot)

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...core.errors import UsageError, one_line, require_packages
 from ...core.files import read_plain
-from .source import LARGEST
+from .source import LARGEST, written_yaml
+from .tale import between_brackets
 
 _LONGEST = 1000
 
@@ -84,23 +85,18 @@ def _scene(found: tuple[Any, str, str]) -> dict[str, Any] | None:
 
 def _plain(text: str) -> str:
     """Return text without Fountain's marks, in one line; braces would be names of the story's."""
-    text = re.sub(r"\[\[.*?\]\]", " ", text, flags=re.DOTALL)
+    text = " ".join(between_brackets(text)[0])
     text = re.sub(r"[*_]{1,3}", "", text).replace("{", "(").replace("}", ")").replace("-->", "->")
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def _written(path: Path, title: str, scenes: list[dict[str, Any]]) -> str:
-    import yaml
-
-    def dumped(data: Any) -> str:
-        return str(yaml.safe_dump(data, allow_unicode=True, sort_keys=False, width=110))
-
     lines = [f"# From {one_line(path.name)}. Prompts are its action: say in each what the model is to show.\n"]
-    lines.append(dumped({"title": title}))
+    lines.append(written_yaml({"title": title}))
     lines.append("scenes:\n")
     for scene in scenes:
         heading = scene.pop("heading")
         lines.append(f"  # {one_line(heading)}\n")
-        first, *rest = dumped(scene).splitlines()
+        first, *rest = written_yaml(scene).split("\n")[:-1]
         lines += [f"  - {first}\n", *(f"    {line}\n" for line in rest)]
     return "".join(lines)

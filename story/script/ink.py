@@ -19,7 +19,8 @@ from .tale import MOST, Passage, plain, written_tale
 _VERSIONS = range(19, 22)
 _MOST_STEPS = 200_000
 _MOST_LETTERS = 2**22
-"""Steps and letters of a whole tale, which its file's size does not bound."""
+"""Steps and letters of a whole tale, those of the paths that it goes too, which its file's size does not bound."""
+_LONGEST_NAME = 500
 _RETURN = "$r"
 """The compiler's own name for where a choice's text, which is said twice, goes on."""
 _CONDITION, _ITSELF = 1, 8
@@ -97,12 +98,19 @@ def _container(data: Any, container: _Container) -> _Container:
             name = last.get("#n")
             each = inner(name if isinstance(name, str) else str(at), each, at)
             if isinstance(name, str):
+                _check_name(name)
                 container.named[name] = each
         container.content.append(each)
     for name, each in (data[-1] or {}).items():
         if name not in ("#f", "#n"):
+            _check_name(name)
             container.named[name] = inner(name, each, None)
     return container
+
+
+def _check_name(name: str) -> None:
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"a name has {len(name)} letters: {_LONGEST_NAME} at most")
 
 
 class _Tale:
@@ -156,6 +164,7 @@ class _Tale:
     def found(self, at: _Pointer, path: Any) -> _Pointer:
         """Return where a path leads, as it is written in the part of the tale at a pointer. Raises UsageError."""
         here: Any = self._root
+        self.step(at, len(path) if isinstance(path, str) else 0)
         parts = path.split(".") if isinstance(path, str) else []
         if parts and not parts[0]:
             parts = parts[1:]

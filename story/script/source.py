@@ -116,6 +116,22 @@ def _check_events(path: Path, events: Iterable[Any]) -> None:
             depth -= 1
 
 
+def written_yaml(data: Any) -> str:
+    """Return YAML that read_source reads as the same data: text that would be a number, to it or to YAML 1.1, is in quotes."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: Any, value: str) -> Any:
+        style = None if isinstance(_scalar(value), str) else "'"
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(data, Dumper=Dumper, allow_unicode=True, sort_keys=False, width=110))
+
+
 class _Reader:
     """Turns nodes into plain data, and notes lines."""
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UsageError, one_line
+from .source import written_yaml
 
 MOST = 1000
 """Passages of a tale."""
 _LONGEST = 1000
 _MOST_CHOICES = 9
+_IN_NAMES = ("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Pc")
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,6 @@ class Passage:
 
 def written_tale(path: Path, title: str, passages: Sequence[Passage]) -> str:
     """Return the text of a story file of a tale that was read from `path`, its first passage first. Raises UsageError."""
-    import yaml
-
     if len(passages) > MOST:
         raise UsageError(f"{path}: has {len(passages)} passages: {MOST} at most")
     names = _names(path, [each.name for each in passages])
@@ -44,8 +45,7 @@ def written_tale(path: Path, title: str, passages: Sequence[Passage]) -> str:
                 f"{path}: {one_line(passage.name)[:60]} has {len(passage.links)} choices: {_MOST_CHOICES} at most"
             )
     scenes = [_scene(passage, names) for passage in passages]
-    story = {"title": " ".join(title.split())[:200] or path.stem, "scenes": scenes}
-    written = yaml.safe_dump(story, allow_unicode=True, sort_keys=False, width=110)
+    written = written_yaml({"title": plain(title)[:200] or "Tale", "scenes": scenes})
     return f"# From {one_line(path.name)}: edgereel story make FILE.yaml --choose 1,2\n{written}"
 
 
@@ -53,6 +53,16 @@ def plain(text: str) -> str:
     """Return text in one line; braces would be names of the story's."""
     text = text.replace("{", "(").replace("}", ")").replace("-->", "->")
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+
+
+def between_brackets(text: str) -> tuple[list[str], list[str]]:
+    """Return what of a text is outside of [[double brackets]], and what in each. One look at each letter, unlike `.*?`."""
+    outside, inside, at = [], [], 0
+    while (begin := text.find("[[", at)) >= 0 and (end := text.find("]]", begin + 2)) >= 0:
+        outside.append(text[at:begin])
+        inside.append(text[begin + 2 : end])
+        at = end + 2
+    return [*outside, text[at:]], inside
 
 
 def _scene(passage: Passage, names: dict[str, str]) -> dict[str, Any]:
@@ -81,7 +91,9 @@ def _names(path: Path, passages: Sequence[str]) -> dict[str, str]:
     for passage in passages:
         if passage in names:
             raise UsageError(f"{path}: two passages are called {one_line(passage)[:60]!r}")
-        name = re.sub(r"\W+", "-", passage).strip("-_")[:50] or "passage"
+        # Letters of which a name is made differ: Python's \w has fractions and raised numbers too, that of stories has not.
+        usual = "".join(each if unicodedata.category(each) in _IN_NAMES else "-" for each in passage)
+        name = re.sub("-+", "-", usual).strip("-_")[:50] or "passage"
         number, unique = 1, name
         while unique in taken:
             number += 1

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UsageError, one_line, require_packages
 from ...core.files import read_plain
 from .source import LARGEST
-from .tale import Passage, plain, written_tale
-
-_LINK = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
+from .tale import Passage, between_brackets, plain, written_tale
 
 
 def story_of_tale(path: Path) -> str:
@@ -38,8 +35,9 @@ def story_of_tale(path: Path) -> str:
 def _passage(data: dict[str, Any]) -> Passage:
     """Return a passage's name, lines of text and links."""
     text = str(data["text"])
+    outside, written_links = between_brackets(text)
     links = []
-    for written in _LINK.findall(text):
+    for written in written_links:
         shown, target = written, written
         if "->" in written:
             shown, _, target = written.rpartition("->")
@@ -48,7 +46,7 @@ def _passage(data: dict[str, Any]) -> Passage:
         elif "|" in written:
             shown, _, target = written.rpartition("|")
         links.append((plain(shown), target.strip()))
-    lines = tuple(line for line in map(plain, _LINK.sub("", text).splitlines()) if line)
+    lines = tuple(line for line in map(plain, "".join(outside).splitlines()) if line)
     if len(links) == 1:
         return Passage(str(data["name"]), lines, goto=links[0][1])
     return Passage(str(data["name"]), lines, tuple(links))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import av
@@ -11,7 +12,7 @@ import pytest
 from conftest import DEMO_REEL
 from helpers.story_files import write_story
 
-from edgereel.core.errors import Cancelled, EngineError, UsageError
+from edgereel.core.errors import Cancelled, EngineError, OutputError, UsageError
 from edgereel.runtime.batch import ReelOptions
 from edgereel.runtime.clip import Video
 from edgereel.runtime.reel import load
@@ -181,3 +182,46 @@ def test_a_table_with_a_short_line_is_told_by_its_own_line(tmp_path, demo):
     path = write_story(tmp_path / "ads.yaml", "prompt: a {colour} ball\nrows: rows.csv\n")
     with pytest.raises(UsageError, match=r"rows.csv:3: "):
         campaign_rows(read_campaign(path), demo)
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "message"),
+    {
+        "a column twice": (
+            "rows.csv",
+            "\ufeffcolour, colour\nred,blue\n",
+            r"rows.csv:1: has the column 'colour' twice",
+        ),
+        "a key twice": ("rows.json", '[{"colour": "red", "colour": "blue"}]', r"'colour' is there twice"),
+        "half a character": ("rows.json", '[{"colour": "\\ud800"}]', r"row 1, colour: .* is no text"),
+        "no number": ("rows.json", '[{"colour": NaN}]', r"row 1, colour: nan is no text and no number"),
+    }.values(),
+)
+def test_tables_that_say_what_nobody_means(tmp_path, demo, table, content, message):
+    (tmp_path / table).write_text(content)
+    path = write_story(tmp_path / "ads.yaml", f"prompt: a {{colour}} ball\nrows: {table}\n")
+    with pytest.raises(UsageError, match=message):
+        campaign_rows(read_campaign(path), demo)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_a_manifest_that_is_not_ours_is_neither_waited_for_nor_written(tmp_path, kind):
+    log, other = tmp_path / "manifest.jsonl", tmp_path / "other.txt"
+    other.write_text("mine")
+    {"pipe": os.mkfifo, "link": lambda path: path.symlink_to(other), "folder": Path.mkdir}[kind](log)
+    with pytest.raises(OutputError, match=r"manifest\.jsonl: is not a regular file"):
+        Manifest(tmp_path)
+    assert other.read_text() == "mine"
+
+
+def test_names_that_windows_has_for_devices_are_refused(tmp_path, demo):
+    path = write_story(tmp_path / "ads.yaml", "prompt: a {colour} ball\naxes: {colour: [red]}\nname: 'Con.{colour}'\n")
+    with pytest.raises(UsageError, match=r"ads\.yaml:1: .*device's name"):
+        campaign_rows(read_campaign(path), demo)
+
+
+def test_a_campaign_does_not_replace_what_it_is_read_from(tmp_path):
+    path = write_story(tmp_path / "manifest.json", "prompt: a {colour} ball\naxes: {colour: [red]}\n")
+    with pytest.raises(OutputError, match="the campaign is read from it"):
+        run_campaign(path, tmp_path, OPTIONS, REEL)
+    assert [each.name for each in tmp_path.iterdir()] == ["manifest.json"]

@@ -15,7 +15,7 @@ from helpers.causal_bundle import write_causal_bundle
 from helpers.picture_graphs import PictureGraphs, picture_reel, write_picture_bundle
 from helpers.story_files import write_story, write_wav
 
-from edgereel.core.errors import Cancelled, GeometryError, UsageError
+from edgereel.core.errors import Cancelled, GeometryError, OutputError, UsageError
 from edgereel.media.cards import draw_card
 from edgereel.media.lettering import Lettering
 from edgereel.runtime.batch import ReelOptions
@@ -284,3 +284,14 @@ def test_a_film_has_the_marks_that_were_asked_for(tmp_path):
     write_story(tmp_path / "film.yaml", text.replace("format: 128x128\n", ""))
     with pytest.raises(GeometryError, match="128"):
         make_film(path, tmp_path / "small.mp4", options, REEL)
+
+
+@pytest.mark.parametrize("film", ["story.mp4", "music.mp4", "start.mp4"])
+def test_a_film_does_not_replace_what_it_is_made_of(tmp_path, film):
+    write_wav(tmp_path / "music.srt", 1.0)
+    content = "title: t\nmusic: music.srt\nscenes: [{card: One, pictures: 4, caption: here}]\n"
+    path = write_story(tmp_path / ("start.poster.png" if film == "start.mp4" else "story.mp4"), content)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    with pytest.raises(OutputError, match="the film is made of it"):
+        make_film(path, tmp_path / film, FilmOptions(bundle=DEMO_REEL), ReelOptions("cpu", 1))
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before

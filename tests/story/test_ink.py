@@ -181,6 +181,15 @@ def test_letters_and_steps_are_bounded(tmp_path):
         made(tmp_path, tale([loop, None]))
 
 
+@pytest.mark.parametrize("name", [".^." + "^." * 100_000 + "x", "k" * 100_000])
+def test_names_and_paths_are_bounded(tmp_path, name):
+    # Each choice would keep the whole name, and each step look for the whole path.
+    turn = [{"->": ".^." + "0.^." * 100_000 + "0"}, {"->": "$r", "var": True}, None]
+    data = tale([["^a", "\n", turn, {name: ["^b", None]}], None])
+    with pytest.raises(UsageError, match=r"letters|circle"):
+        made(tmp_path, data)
+
+
 WORDS = some.sampled_from(["It rains.", "= a red ball", "éß", "Stop"])
 KNOTS = some.lists(
     some.tuples(

@@ -22,6 +22,9 @@ from edgereel.story.film.speech import spoken
 from edgereel.story.film.timeline import write_timeline
 from edgereel.story.script.beginning import write_beginning
 from edgereel.story.script.path import follow
+from edgereel.story.script.source import read_source
+from edgereel.story.script.story import read_story
+from edgereel.story.script.tale import between_brackets
 
 REEL = ReelOptions("cpu", 1)
 PLAY = """Title: The Ball
@@ -236,3 +239,24 @@ def test_words_are_spoken_by_a_program_once(tmp_path, monkeypatch):
     assert log.read_text() == "de\n"
     with pytest.raises(OutputError, match="no voice"):
         spoken(story_file(tmp_path / "film.yaml", text.replace("Es war.", "fail")), "espeak-ng")
+
+
+def test_what_a_tale_says_is_read_as_text_again(tmp_path):
+    words = ["1e5", "12e3", "0x1F", "no", "null", "~", "1_000", "=", "1:30", "-.5e1", "x²", "½", "ﬁ", "true"]
+    passages = [{"pid": str(at), "name": word, "text": f"{word}\n[[{word}]]"} for at, word in enumerate(words)]
+    data = {"name": "1e5\u0000", "startnode": "0", "passages": [*passages, {"pid": "a", "name": "e", "text": "e"}]}
+    (tmp_path / "tale.json").write_text(json.dumps(data))
+    story = read_story(read_source(write_beginning(tmp_path / "tale.yaml", tale=tmp_path / "tale.json"))).story
+    assert story.title == "1e5"
+    assert [scene.card.text for scene in story.scenes if scene.card][1:4] == ["12e3", "0x1F", "no"]
+    assert [scene.goto for scene in story.scenes[:-1]] == [scene.name for scene in story.scenes[:-1]]
+
+
+def test_brackets_without_end_are_looked_at_once(tmp_path):
+    # Looked for from each of them anew, these would take hours.
+    brackets = "[" * 900_000
+    (tmp_path / "tale.json").write_text(json.dumps({"passages": [{"name": "a", "text": brackets}]}))
+    (tmp_path / "play.fountain").write_text(f"INT. HOUSE\n\n{brackets}\n")
+    write_beginning(tmp_path / "a.yaml", tale=tmp_path / "tale.json")
+    write_beginning(tmp_path / "b.yaml", tmp_path / "play.fountain")
+    assert between_brackets("a [[b]] c [[d [[e]] f ]] [[g") == (["a ", " c ", " f ]] [[g"], ["b", "d [[e"])

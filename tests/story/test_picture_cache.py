@@ -50,6 +50,14 @@ def test_what_is_damaged_is_removed(tmp_path):
     assert cache.read(KEY, 5) is None
 
 
+def test_pictures_of_another_scene_in_its_place_are_not_shown(tmp_path):
+    cache = PictureCache(tmp_path)
+    list(cache.keeping(KEY, iter(PICTURES), 5))
+    other = picture_key("other", None, 1)
+    (tmp_path / f"{KEY}.mkv").rename(tmp_path / f"{other}.mkv")
+    assert cache.read(other, 5) is None
+
+
 def test_the_folder_keeps_to_its_limit(tmp_path):
     cache = PictureCache(tmp_path, limit=4000)
     for name in "abc":

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from conftest import DEMO_REEL
 from helpers.story_files import write_story
 
+from edgereel.core.errors import OutputError
 from edgereel.runtime.batch import ReelOptions
+from edgereel.runtime.video.output import Frame, Output
 from edgereel.story.film.film import FilmOptions, make_film
 
 REEL = ReelOptions("cpu", 1)
@@ -77,6 +80,31 @@ def test_without_a_cache_and_with_damaged_pieces_it_is_the_same(tmp_path, monkey
     monkeypatch.setenv("EDGEREEL_CACHE", str(tmp_path / "file" / "cache"))
     assert made("film.mp4") == film
     assert {each.name for each in films.iterdir()} == {"film.mp4", "film.poster.png"}
+
+
+def test_a_cache_that_becomes_full_costs_no_film(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEREEL_CACHE", str(tmp_path / "cache"))
+    path, options = write_story(tmp_path / "film.yaml", STORY), FilmOptions(bundle=DEMO_REEL)
+    write, kept = Output.piece, tmp_path / "cache" / "pieces"
+
+    def full(output: Output, path: Path, frames: Iterable[Frame]) -> None:
+        if path.parent == kept and len(list(kept.glob("*.mp4"))) >= 2:
+            next(iter(frames))
+            raise OutputError(f"cannot write {path}: No space left on device")
+        write(output, path, frames)
+
+    monkeypatch.setattr(Output, "piece", full)
+    make_film(path, tmp_path / "full.mp4", options, REEL)
+    assert len(list(kept.iterdir())) == 2
+    monkeypatch.setattr(Output, "piece", write)
+    make_film(path, tmp_path / "film.mp4", options, REEL)
+    assert (tmp_path / "full.mp4").read_bytes() == (tmp_path / "film.mp4").read_bytes()
+    assert not list(tmp_path.glob(".edgereel*"))
+    pieces = sorted(kept.glob("*.mp4"))
+    for piece in pieces[1:]:
+        piece.write_bytes(pieces[0].read_bytes())
+    make_film(path, tmp_path / "mixed up.mp4", options, REEL)
+    assert (tmp_path / "mixed up.mp4").read_bytes() == (tmp_path / "film.mp4").read_bytes()
 
 
 @pytest.mark.parametrize("pictures", [1, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -76,3 +77,26 @@ def test_the_command_shows_and_empties_it(clip, run, tmp_path, monkeypatch):
     code, out, _ = run("cache", "rm", "--part", "stories", "--json")
     assert (code, json.loads(out)["freed"]) == (0, part["bytes"])
     assert KEYS[0] not in Store()
+
+
+@pytest.mark.parametrize("damage", ["bit", "another", "pipe", "record"])
+def test_what_was_not_put_there_is_made_again(clip, tmp_path, damage):
+    reel, video = clip
+    store = Store(tmp_path)
+    store.put(KEYS[0], video, reel, {})
+    store.put(KEYS[1], reel.generate("a blue star falls in the snow", frames=5), reel, {})
+    here, other = place(tmp_path, KEYS[0]), place(tmp_path, KEYS[1])
+    latents = here / "latents.safetensors"
+    if damage == "bit":
+        content = latents.read_bytes()
+        latents.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "another":
+        shutil.copytree(other, here, dirs_exist_ok=True)
+    elif damage == "pipe":
+        latents.unlink()
+        os.mkfifo(latents)
+    else:
+        (here / "record.json").write_text("[" * 100_000)
+    assert store.get(KEYS[0], reel) is None
+    assert KEYS[0] not in store
+    assert store.get(KEYS[1], reel) is not None

@@ -7,7 +7,7 @@ import pytest
 from conftest import DEMO_REEL
 from helpers.story_files import story_file, write_story
 
-from edgereel.core.errors import UsageError
+from edgereel.core.errors import OutputError, UsageError
 from edgereel.runtime.batch import ReelOptions
 from edgereel.story.film.film import FilmOptions, describe_film
 from edgereel.story.film.takes import make_takes, pick
@@ -103,3 +103,13 @@ def test_watching_shows_a_quick_look_and_then_the_film(tmp_path):
 def test_stories_are_read_as_they_are_written(tmp_path):
     story = story_file(tmp_path / "a.yaml", STORY).story
     assert story.scenes[0].prompt == "a red ball bounces over the ocean"
+
+
+def test_a_sheet_does_not_replace_the_story(tmp_path):
+    path = write_story(
+        tmp_path / "film.png", "title: t\nscenes: [{name: a, prompt: a red ball rises over the ocean}]\n"
+    )
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="the film is made of it"):
+        make_takes(path, "a", 1, path, FilmOptions(bundle=DEMO_REEL), ReelOptions("cpu", 1))
+    assert path.read_bytes() == before
