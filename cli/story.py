@@ -73,7 +73,8 @@ def new(
         from ..story.script.beginning import write_beginning
 
     write_beginning(output, fountain, twine, ink)
-    print(f"{one_line(output)}  (edgereel story make {one_line(output)} -o film.mp4)")
+    film = output.with_suffix(".mp4")
+    print(f"{one_line(output)}  (edgereel story make {one_line(output)} -o {one_line(film)})")
 
 
 @story.command("schema")

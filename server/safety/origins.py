@@ -32,7 +32,9 @@ def check_host(headers: Mapping[str, str], configuration: Configuration) -> None
         address = None
     if address is None or (configuration.is_loopback and not address.is_loopback):
         raise ApiError(
-            403, f"this server is not {name[:100]}: name it with --allow-host where it is meant", code="bad_host"
+            403,
+            f"this server is not {name[:100]}: edgereel serve takes --allow-host for a name that is meant",
+            code="bad_host",
         )
 
 

@@ -177,13 +177,17 @@ def _combinations(file: CampaignFile) -> Iterator[dict[str, tuple[str, Any]]]:
     if count > MOST_ROWS:
         raise file.source.error(("rows" if campaign.rows else "axes",), f"make {count} rows: {MOST_ROWS} at most")
     axes = [[(axis, value) for value in campaign.values(axis)] for axis in campaign.axes]
-    left = 0
+    left, idle = 0, set(range(len(campaign.exclude)))
     for columns in [] if only_include else table:
         for chosen in itertools.product(*axes):
             values = {**columns, **dict(chosen)}
-            if not any(_matches(values, combination) for combination in campaign.exclude):
+            excluded = {index for index, each in enumerate(campaign.exclude) if _matches(values, each)}
+            idle -= excluded
+            if not excluded:
                 left += 1
                 yield values
+    if idle:
+        raise file.source.error(("exclude", min(idle)), "is of no row: look for a misspelled value")
     for combination in campaign.include:
         left += 1
         yield {axis: _value(campaign, axis, word) for axis, word in combination.items()}

@@ -130,10 +130,9 @@ def make_film(
 
 def check_film(output: Path) -> Output:
     """Return where a film goes, after making sure that it can be written. Raises UsageError, OutputError."""
-    target = Output.check(output)
-    if target.format != "mp4":
-        raise UsageError(f"cannot write {one_line(output)}: a film has captions, chapters and sound, which .mp4 takes")
-    return target
+    if output.suffix.lower() != ".mp4":
+        raise UsageError(f"cannot write {one_line(output)}: a film has captions, chapters and sound: end it in .mp4")
+    return Output.check(output)
 
 
 def write_plan(

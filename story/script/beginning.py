@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...core.errors import OutputError, UsageError
+from ...core.errors import OutputError, UsageError, one_line
 from ...core.files import write_text
 
 _TEMPLATE = Path(__file__).with_name("film.yaml")
@@ -27,13 +27,20 @@ def write_beginning(
     if tale is not None:
         from .twine import story_of_tale
 
-        return write_text(path, story_of_tale(tale))
+        return write_text(path, _named(story_of_tale(tale), "FILE", path))
     if ink is not None:
         from .ink import story_of_ink
 
-        return write_text(path, story_of_ink(ink))
+        return write_text(path, _named(story_of_ink(ink), "FILE", path))
     if screenplay is not None:
         from .fountain import story_of_screenplay
 
         return write_text(path, story_of_screenplay(screenplay))
-    return write_text(path, _TEMPLATE.read_text(encoding="utf-8"))
+    return write_text(path, _named(_TEMPLATE.read_text(encoding="utf-8"), "film", path))
+
+
+def _named(text: str, stem: str, path: Path) -> str:
+    """Return a story whose first line says how this file, in the place of `stem`.yaml, becomes a film."""
+    first, newline, rest = text.partition("\n")
+    first = first.replace(f"{stem}.yaml", one_line(path.name)).replace(f"{stem}.mp4", one_line(f"{path.stem}.mp4"))
+    return first + newline + rest

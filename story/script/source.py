@@ -74,7 +74,11 @@ def read_source(path: Path) -> Source:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = brief(Exception(error.problem or error.context or "cannot be read"))
-        raise error_at(path, 1 if mark is None else mark.line + 1, f"is not YAML: {said}") from error
+        raise error_at(
+            path,
+            1 if mark is None else mark.line + 1,
+            f"is not YAML: {said}; text with a colon, a hash or braces stands in quotes",
+        ) from error
     except yaml.YAMLError as error:  # a character that YAML does not take, with a place but without a line
         at = getattr(error, "position", 0)
         at = at if isinstance(at, int) else 0

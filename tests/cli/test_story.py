@@ -14,6 +14,8 @@ BUNDLE = ("--bundle", DEMO_REEL, "--threads", "1")
 
 def test_a_story_is_begun_planned_and_made(run):
     assert run("story", "new", "film.yaml") == (0, "film.yaml  (edgereel story make film.yaml -o film.mp4)\n", "")
+    assert run("story", "new", "other.yaml") == (0, "other.yaml  (edgereel story make other.yaml -o other.mp4)\n", "")
+    assert Path("other.yaml").read_text().startswith("# A story: edgereel story make other.yaml -o other.mp4\n")
     text = "title: x\nscenes:\n  - card: Hi\n    seconds: 0.5\n  - {name: one, prompt: a red ball, pictures: 5}\n"
     write_story(Path("film.yaml"), text)
     code, out, err = run("story", "make", "film.yaml", "--dry-run", *BUNDLE)
@@ -31,7 +33,7 @@ def test_a_story_is_begun_planned_and_made(run):
     [
         (["make", "no.yaml"], "no.yaml: cannot be read"),
         (["make", "bad.yaml"], "bad.yaml:3: scene 1, seconds: must be greater than 0"),
-        (["make", "bad.yaml", "-o", "film.gif"], "which .mp4 takes"),
+        (["make", "bad.yaml", "-o", "film.gif"], "end it in .mp4"),
         (["make", "bad.yaml", "--choose", "x"], "write numbers with commas"),
         (["take", "bad.yaml", "one", "--seeds", "0"], "0 takes are not possible"),
         (["timeline", "bad.yaml", "-o", "film.xml"], ".otio"),

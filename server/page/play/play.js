@@ -208,6 +208,7 @@ function curtain() {
   by("card").lang = story.language;
   by("wrong").textContent = "";
   foot({ actions: [{ key: "story.begin", act: () => begin(), main: true, name: "begin" }] });
+  by("actions").querySelector("button").focus(); // so that a key begins it too
 }
 
 // ---- the page ----
