@@ -141,6 +141,11 @@ BAD = {
     "an empty axis": ("prompt: a ball\naxes:\n  a: []\n", 3, "at least 1"),
     "an unknown axis in a prompt": ("title: x\nprompt: a {b} ball\naxes: {a: [red]}\n", 2, "{b} is not in words"),
     "an unknown axis excluded": ("prompt: a {a}\naxes: {a: [red]}\nexclude:\n  - {b: c}\n", 4, "there is no axis 'b'"),
+    "an exclusion of no row": (
+        "prompt: a {a}\naxes: {a: [red, blue]}\nexclude:\n  - {a: red}\n  - {a: bleu}\n",
+        5,
+        "is of no row",
+    ),
     "all excluded": ("prompt: a {a}\naxes: {a: [red]}\nexclude:\n  - {a: red}\n", 3, "leaves no row"),
     "a word that the model lacks": ("prompt: a {a} ball\naxes: {a: [red, mauve]}\n", 1, "row 2 (a mauve)"),
     "the same name twice": ("prompt: a {a} ball\naxes: {a: [red, blue]}\nname: x\n", 1, "row 1 is called x too"),
