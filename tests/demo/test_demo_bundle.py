@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ def test_the_bundle_is_the_checkpoints_export(tmp_path: Path) -> None:
         assert shipped["files"][name]["size"] == again["files"][name]["size"], name
     del shipped["files"], again["files"]
     assert again == shipped
+    # A copy: onnx reads no files that have several hard links, as other tests give them for a while.
+    copy = Path(shutil.copytree(REEL, tmp_path / "shipped.reel"))
     for graph in sorted(name for name in names if name.endswith(".onnx")):
-        _assert_same_graph(onnx.load(REEL / graph), onnx.load(tmp_path / "again.reel" / graph))
+        _assert_same_graph(onnx.load(copy / graph), onnx.load(tmp_path / "again.reel" / graph))
 
 
 def _assert_same_graph(one: onnx.ModelProto, two: onnx.ModelProto) -> None:

@@ -32,6 +32,9 @@ from edgereel.demo.training.denoiser import embed
 from edgereel.demo.training.run_folder import RunFolder
 from edgereel.demo.training.vae import to_pictures
 
+# The training's command ignores it too.
+pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+
 SMALL = replace(
     Growth(name="smallest"),
     formats=((32, 32), (48, 32), (32, 48)), films_in_piece=4, pieces_at_first=1, film_pieces=2, piece_every=1,

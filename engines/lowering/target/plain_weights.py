@@ -38,7 +38,7 @@ def write_plain_weights(model: bytes, graph_path: Path, folder: Path) -> tuple[b
     Raises EngineError where the weights cannot be read or written.
     """
     parsed = onnx.ModelProto.FromString(model)
-    weights = _Weights(parsed.graph, str(graph_path.resolve().parent))
+    weights = _Weights(parsed.graph, graph_path.resolve().parent)
     nodes = [node for node in parsed.graph.node if not weights.fold(node)]
     read = {name for node in nodes for name in names_read(node)} | {value.name for value in parsed.graph.output}
     tensors = []
@@ -59,7 +59,7 @@ def write_plain_weights(model: bytes, graph_path: Path, folder: Path) -> tuple[b
 class _Weights:
     """The constants of a graph, and what is made of them alone; one is read at a time."""
 
-    def __init__(self, graph: Any, folder: str) -> None:
+    def __init__(self, graph: Any, folder: Path) -> None:
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
         self._makers: dict[str, Any] = {}
         self._folder = folder
@@ -80,10 +80,27 @@ class _Weights:
         stored = self._stored.get(name)
         if stored is None or stored.data_type == _TYPES.BFLOAT16:
             return onnx.numpy_helper.from_array(self._value(name), name)
+        return self._loaded(stored)
+
+    def _loaded(self, stored: Any) -> Any:
+        """Return a copy of a stored tensor with its data in it.
+
+        onnx's own reader refuses files with several hard links, which is how some installers put packages in their place.
+        """
         tensor = onnx.TensorProto()
         tensor.CopyFrom(stored)
         if tensor.data_location == _TYPES.EXTERNAL:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, self._folder)
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            path = self._folder / place["location"]
+            if path.parent != self._folder or path.is_symlink():
+                raise ValueError(f"the data of {stored.name} lies elsewhere")
+            with path.open("rb") as file:
+                file.seek(int(place.get("offset", 0)))
+                tensor.raw_data = file.read(int(place["length"]))
+            if len(tensor.raw_data) != int(place["length"]):
+                raise ValueError(f"{place['location']} ends before the data of {stored.name}")
+            tensor.data_location = _TYPES.DEFAULT
+            del tensor.external_data[:]
         return tensor
 
     def _is_constant(self, name: str) -> bool:
@@ -92,9 +109,8 @@ class _Weights:
     def _value(self, name: str) -> NDArray[Any]:
         """Return a constant's value, bfloat16 as float32."""
         if name not in self._makers:
-            tensor = onnx.TensorProto()  # a copy: older releases of onnx keep in the tensor what they read
-            tensor.CopyFrom(self._stored[name])
-            values: NDArray[Any] = onnx.numpy_helper.to_array(tensor, self._folder)
+            tensor = self._loaded(self._stored[name])
+            values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
             return values.astype(np.float32) if tensor.data_type == _TYPES.BFLOAT16 else values
         node = self._makers[name]
         if node.op_type == "Cast":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -88,6 +89,33 @@ def test_a_weight_that_is_only_converted_is_stored_once(tmp_path):
     with_plain_weights(model, path, tmp_path)
     stored, written = (DEMO_REEL / "denoiser.data").stat().st_size, (tmp_path / "weights").stat().st_size
     assert stored * 0.9 < written < stored * 1.25  # what stays in float32 takes twice as much
+
+
+def test_weights_that_have_several_hard_links_are_read(tmp_path):
+    """As uv installs packages; onnx's own reader takes them for an attack."""
+    for name in ("text_encoder.onnx", "text_encoder.data"):
+        shutil.copy(DEMO_REEL / name, tmp_path / name)
+    linked, written = tmp_path / "linked", tmp_path / "written"
+    linked.mkdir()
+    written.mkdir()
+    for name in ("text_encoder.onnx", "text_encoder.data"):
+        os.link(tmp_path / name, linked / name)
+    path = linked / "text_encoder.onnx"
+    model = lower_for_target(path, parse_target("tensorrt-8.6"), "float16", keep=False).model
+    with_plain_weights(model, path, written)
+    assert (written / "weights").stat().st_size > 0.9 * path.with_suffix(".data").stat().st_size
+
+
+def test_weights_that_end_early_are_told_of(tmp_path):
+    for name in ("text_encoder.onnx", "text_encoder.data"):
+        shutil.copy(DEMO_REEL / name, tmp_path / name)
+    path = tmp_path / "text_encoder.onnx"
+    model = lower_for_target(path, parse_target("tensorrt-8.6"), "float16", keep=False).model
+    with path.with_suffix(".data").open("r+b") as file:
+        file.truncate(1000)
+    (tmp_path / "written").mkdir()
+    with pytest.raises(EngineError, match="ends before the data of"):
+        with_plain_weights(model, path, tmp_path / "written")
 
 
 def test_what_is_made_of_constants_alone_is_stored(tmp_path):
