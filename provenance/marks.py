@@ -85,12 +85,10 @@ class Marks:
         """Return the marks of one clip, which `check` takes, as its frames are written."""
         return ClipMarks(self, format, origin)
 
-    def seal_joined(self, path: Path, format: str, origin: Origin, watermark: str | None = None) -> dict[str, Any]:
-        """Sign a finished file whose frames were encoded before, and return what became of its marks.
+    def seal_finished(self, path: Path, format: str, origin: Origin, watermark: str | None) -> dict[str, Any]:
+        """Sign a file that was made elsewhere, by who has no key, and return what became of its marks.
 
-        It was joined from clips without encoding them anew, and its frames keep their watermarks; or it was made elsewhere, by
-        who has no key. watermark: that all its frames carry, None where it has none of its own. The file has not its name yet.
-        Raises OutputError.
+        watermark: that its frames carry, None where they have none. The file has not its name yet. Raises OutputError.
         """
         marks = ClipMarks(replace(self, watermark=False), format, origin)
         marks.watermark = watermark

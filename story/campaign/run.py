@@ -201,7 +201,7 @@ def _sealed(made: dict[str, Any], part: Path, output: Output, options: CampaignO
     marks = None
     if options.marks is not None:
         origin = Origin(made["settings"])
-        marks = options.marks.seal_joined(part, output.format, origin, made["watermark"])
+        marks = options.marks.seal_finished(part, output.format, origin, made["watermark"])
     with part.open("rb") as file:
         entry = {"state": "made", "sha256": sha256_of(file), "bytes": part.stat().st_size}
     replace_file(part, output.path)
