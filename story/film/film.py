@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -102,7 +102,8 @@ def planned_film(
             on_progress=on_progress,
         )
         if options.screen is not None:
-            _screen(plan, options.screen)
+            shown = [(scene.number, scene.request.prompt) for scene in plan.scenes if scene.request is not None]
+            screen_prompts(plan.file, shown, options.screen)
         yield plan, reel, lettering
 
 
@@ -194,18 +195,16 @@ def _note_speeds(plan: FilmPlan, reel: Reel, maker: SceneMaker, sampling: float,
     note_speed(reel, (work, sampling), (pixels, decoding))
 
 
-def _screen(plan: FilmPlan, screen: Callable[[str], str]) -> None:
-    """Raise SourceError for the first prompt that a policy refuses, or would change."""
-    for scene in plan.scenes:
-        if scene.request is None:
-            continue
-        place = ("scenes", scene.number, "prompt")
+def screen_prompts(file: StoryFile, prompts: Iterable[tuple[int, str]], screen: Callable[[str], str]) -> None:
+    """Raise SourceError for the first prompt, told with its scene's number, that a policy refuses, or would change."""
+    for number, prompt in prompts:
+        place = ("scenes", number, "prompt")
         try:
-            left = screen(scene.request.prompt)
+            left = screen(prompt)
         except UsageError as error:
-            raise plan.file.source.error(place, str(error)) from error
-        if left != scene.request.prompt:
-            raise plan.file.source.error(place, "the policy takes words out of this prompt: leave them out")
+            raise file.source.error(place, str(error)) from error
+        if left != prompt:
+            raise file.source.error(place, "the policy takes words out of this prompt: leave them out")
 
 
 def _poster(plan: FilmPlan, target: Output, pictures: FilmPictures) -> Picture:

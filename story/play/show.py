@@ -12,7 +12,7 @@ from ...core.errors import UsageError
 from ...media.lettering import Lettering
 from ...runtime.reel import Reel
 from ...runtime.video.output import Output
-from ..film.film import FilmOptions, load_story
+from ..film.film import FilmOptions, load_story, screen_prompts
 from ..film.plan import FilmPlan, FilmPlanner
 from ..film.speech import spoken
 from ..script.checks import inside, narration_sound, prompt_of
@@ -97,12 +97,14 @@ def read_show(path: Path, options: FilmOptions, reel: Reel, number: int) -> Show
     if options.speaker is not None:
         file = spoken(file, options.speaker)
     if options.screen is not None:
-        _screen(file, options)
+        scenes = enumerate(file.story.scenes)
+        asked = ((number, prompt_of(file, number)) for number, scene in scenes if scene.prompt is not None)
+        screen_prompts(file, asked, options.screen)
     planner = FilmPlanner(file, reel, options.format, lettering)
     planner.check_prompts()
     opening = _way(file, planner, None, ())
     Output.in_new_folder(Path("film.mp4")).marked(options.marks, options.label, *opening.plan.size.shown)
-    _check_ways(opening)
+    opening.planner.check_others()
     return Show(number, file, lettering, opening, tuple(_sounds(file)), saved)
 
 
@@ -125,34 +127,6 @@ def _way(file: StoryFile, planner: FilmPlanner, at: int | None, choices: tuple[i
     if len(plan.scenes) > LONGEST:
         raise UsageError(f"the way leads to more than {LONGEST} scenes: begin again")
     return Way(choices, plan, begin, planner)
-
-
-def _check_ways(opening: Way) -> None:
-    """Raise SourceError for what the model cannot do behind any choice, each scene that one leads to tried once."""
-    seen: set[int] = set()
-    waiting = [opening]
-    while waiting:
-        way = waiting.pop()
-        for choice in range(1, len(way.last.choices) + 1):
-            number = chosen_scene(way.plan.file, way.plan.scenes[-1].number, choice)
-            if number not in seen:
-                seen.add(number)
-                waiting.append(way.after(choice))
-
-
-def _screen(file: StoryFile, options: FilmOptions) -> None:
-    """Raise SourceError for the first prompt that a policy refuses, or would change."""
-    assert options.screen is not None
-    for number, scene in enumerate(file.story.scenes):
-        if scene.prompt is None:
-            continue
-        place, prompt = ("scenes", number, "prompt"), prompt_of(file, number)
-        try:
-            left = options.screen(prompt)
-        except UsageError as error:
-            raise file.source.error(place, str(error)) from error
-        if left != prompt:
-            raise file.source.error(place, "the policy takes words out of this prompt: leave them out")
 
 
 def _sounds(file: StoryFile) -> list[Path]:
