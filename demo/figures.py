@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..bundle.manifest import Manifest
 from ..runtime.reel import Reel, load
-from . import gauges
 from .bundle_films import BundleFilms
-from .gauges import Figures
-
-TABLES = ("text", "picture", "streams", "prompts", "tiny")
+from .gauges import TABLES, Figures, table_rows
 
 
 def tables_of(manifest: Manifest) -> list[str]:
@@ -41,22 +37,10 @@ def formats_of(manifest: Manifest) -> dict[str, tuple[int, int]]:
     return {name: (width, height) for name, (width, height) in defaults.formats.items()}
 
 
-def rows(reel: Reel, table: str, size: tuple[int, int], steps: int, count: int, chunks: int) -> Iterator[Figures]:
-    """Yield the rows of one table: of streams two, by context and by the last picture."""
-    maker = BundleFilms(reel, steps=steps)
-    if table == "text":
-        shown = gauges.text_to_video(maker, size, count)
-        yield {**shown, "displacement": shown["displacement"] / gauges.true_displacement(size, count)}
-    elif table == "picture":
-        yield gauges.picture_to_video(maker, size, count)
-    elif table == "streams":
-        yield gauges.hand_overs(maker, size, count, chunks)
-        yield gauges.hand_overs(maker, size, count, chunks, chained=True)
-    elif table == "prompts":
-        yield gauges.changed_prompt(maker, size, count)
-    else:
-        full, tiny = (BundleFilms(reel, steps=steps, decoder=name) for name in ("full", "tiny"))
-        yield gauges.another_decoder(full, tiny, size, count)
+def rows(reel: Reel, table: str, size: tuple[int, int], steps: int, count: int, chunks: int) -> dict[str, Figures]:
+    """Return the rows of one table by way, see table_rows; the table `tiny` is beside the full decoder."""
+    full, tiny = (BundleFilms(reel, steps=steps, decoder=name) for name in ("full", "tiny"))
+    return table_rows(table, full if table == "tiny" else BundleFilms(reel, steps=steps), tiny, size, count, chunks)
 
 
 def main() -> None:
@@ -79,13 +63,13 @@ def main() -> None:
             count = arguments.streams if table in ("streams", "prompts") else arguments.clips
             for name in arguments.formats or formats:
                 for steps in arguments.steps:
-                    for figures in rows(
-                        reel, table, (formats[name][0], formats[name][1]), steps, count, arguments.chunks
-                    ):
-                        row = {"table": table, "format": name, "steps": steps, "count": count}
+                    made = rows(reel, table, formats[name], steps, count, arguments.chunks)
+                    for way, figures in made.items():
+                        row = {"table": table, "format": name, "steps": steps, "way": way, "count": count}
                         results.append({**row, **{key: round(value, 4) for key, value in figures.items()}})
                         if not arguments.json:
-                            print("  ".join(f"{key} {value}" for key, value in results[-1].items()), flush=True)
+                            shown = "  ".join(f"{key} {value}" for key, value in results[-1].items() if value != "")
+                            print(shown, flush=True)
     if arguments.json:
         print(json.dumps(results, indent=2))
 

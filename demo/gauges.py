@@ -21,6 +21,7 @@ Clips = NDArray[np.uint8]
 Figures = dict[str, float]
 _BATCH = 6
 SPREAD_CAPTIONS, SPREAD_SEEDS = 12, 4
+TABLES = ("text", "picture", "streams", "prompts", "tiny")
 
 
 class FilmMaker(Protocol):
@@ -172,6 +173,29 @@ def another_decoder(maker: FilmMaker, other: FilmMaker, size: tuple[int, int], c
 def psnr(one: Clips, two: Clips) -> float:
     """Return the peak signal-to-noise ratio of two arrays of pixels, in dB."""
     return float(10 * np.log10(255**2 / max(float(np.square(one.astype(np.float32) - two).mean()), 1e-6)))
+
+
+def table_rows(
+    table: str, maker: FilmMaker, tiny: FilmMaker | None, size: tuple[int, int], count: int, chunks: int
+) -> dict[str, Figures]:
+    """Return the rows of one of TABLES by way: streams have two, other tables one, "".
+
+    tiny: the same films by the tiny decoder, for the table `tiny`. Displacement is that of true clips, 1 where it is theirs.
+    """
+    if table == "text":
+        shown = text_to_video(maker, size, count)
+        return {"": {**shown, "displacement": shown["displacement"] / true_displacement(size, count)}}
+    if table == "picture":
+        return {"": picture_to_video(maker, size, count)}
+    if table == "streams":
+        return {
+            "context": hand_overs(maker, size, count, chunks),
+            "last picture": hand_overs(maker, size, count, chunks, chained=True),
+        }
+    if table == "prompts":
+        return {"": changed_prompt(maker, size, count)}
+    assert tiny is not None, "the table `tiny` is of two decoders"
+    return {"": another_decoder(maker, tiny, size, count)}
 
 
 def _shares(matches: list[dict[str, bool]]) -> Figures:

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import gauges
 from ..evaluate import held_out_captions
-from ..gauges import Figures
+from ..gauges import TABLES, Figures, table_rows
 from ..training.run_folder import RunFolder
 from .candidate import Candidate, autoencoder, candidate
 from .latents import to_uint8
 from .presets import GROWTHS
 
-_TABLES = ("autoencoder", "text", "picture", "streams", "prompts", "tiny")
+_TABLES = ("autoencoder", *TABLES)
 
 
 def measure(
@@ -27,20 +26,7 @@ def measure(
     """Return the rows of one table for one candidate and format, by title."""
     if table == "autoencoder":
         return {"": autoencoder(made, run, size, count)}
-    if table == "text":
-        shown = gauges.text_to_video(made, size, count)
-        shown["displacement"] /= gauges.true_displacement(size, count)
-        return {"": shown}
-    if table == "picture":
-        return {"": gauges.picture_to_video(made, size, count)}
-    if table == "streams":
-        return {
-            "context": gauges.hand_overs(made, size, count, chunks),
-            "last picture": gauges.hand_overs(made, size, count, chunks, chained=True),
-        }
-    if table == "prompts":
-        return {"": gauges.changed_prompt(made, size, count)}
-    return {"": gauges.another_decoder(made, made.tiny(run), size, count)}
+    return table_rows(table, made, made.tiny(run) if table == "tiny" else None, size, count, chunks)
 
 
 def sheet(made: Candidate, size: tuple[int, int], path: Path, chunks: int, rows: int = 6) -> None:

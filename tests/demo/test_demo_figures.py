@@ -34,7 +34,7 @@ def test_films_of_one_chunk_are_the_reels_clips() -> None:
             np.stack(list(reel.generate(text, seed=seed, size=(48, 32), steps=1)))
             for text, seed in ((one, 3), (two, 4))
         ]
-        (shown,) = rows(reel, "text", (64, 64), 4, 6, 1)
+        shown = rows(reel, "text", (64, 64), 4, 6, 1)[""]
     assert np.array_equal(films, np.stack(clips))
     assert min(shown[name] for name in ("colour", "scene", "motion", "shape")) >= 0.8
     assert shown["displacement"] == pytest.approx(1, abs=0.3)
