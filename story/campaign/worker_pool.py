@@ -93,6 +93,7 @@ class WorkerPool:
             self._workers.close()
             for _, part in self._busy.values():
                 remove(part)
+            sweep(self._folder)  # what those who were ended had not written to its end
 
     def _hand_out(self, queue: _Queue) -> None:
         for place in sorted(self._idle):

@@ -15,6 +15,7 @@ from conftest import DEMO_REEL
 from helpers.story_files import write_story
 
 from edgereel.core.errors import Cancelled, EngineError, MissingExtraError, UsageError
+from edgereel.core.files import temporary_beside
 from edgereel.core.machine import usable_cores
 from edgereel.core.units import parse_bytes
 from edgereel.runtime.batch import ReelOptions
@@ -121,6 +122,26 @@ def test_a_worker_with_another_bundle_or_release_makes_nothing(demo, jobs, tmp_p
     pool = WorkerPool(ProcessWorkers(opening(demo, **changes)), 1, tmp_path)
     with pytest.raises(EngineError, match=said):
         list(pool.results(jobs, None))
+
+
+class WritingWorkers(ProcessWorkers):
+    """Workers that are ended while each is in the middle of writing its row's file."""
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            name = temporary_beside(self.folder / "row.mp4").name.replace(f"-{os.getpid()}-", f"-{process.pid}-")
+            (self.folder / name).write_bytes(b"half a video")
+        assert list(self.folder.iterdir())
+        super().close()
+
+
+def test_workers_that_are_ended_leave_nothing_half_written(demo, jobs, tmp_path):
+    workers = WritingWorkers(opening(demo))
+    workers.folder = tmp_path
+    results = WorkerPool(workers, 1, tmp_path).results(jobs, None)
+    assert next(results).part.is_file()
+    results.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_campaign_on_two_workers_is_stopped_and_goes_on(tmp_path):
