@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import copy
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -57,7 +58,8 @@ def main() -> NoReturn:
 def _run(streams: OutputStreams) -> tuple[str, int]:
     """Run the command that the arguments say; return what is to be said of its end, "" for nothing, and the exit code."""
     try:
-        status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        arguments = sys.argv[1:] or ["--help"]
+        status = _with_one_command(arguments[0])(args=arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort, Cancelled):
         return how_it_ended()
     except EdgereelError as error:
@@ -77,6 +79,18 @@ def _run(streams: OutputStreams) -> tuple[str, int]:
     if status == Cancelled.exit_code:
         return how_it_ended()
     return "", status if isinstance(status, int) else 0
+
+
+def _with_one_command(name: str) -> typer.Typer:
+    """Return the application with the command or group of that name alone, or whole: building all takes 0.1 s."""
+    one = copy(app)
+    one.registered_commands = [each for each in app.registered_commands if name == _name_of(each)]
+    one.registered_groups = [each for each in app.registered_groups if name == each.name]
+    return one if one.registered_commands or one.registered_groups else app
+
+
+def _name_of(command: Any) -> str:
+    return str(command.name or typer.main.get_command_name(command.callback.__name__))
 
 
 def _lost_output(error: OSError) -> tuple[str, int]:

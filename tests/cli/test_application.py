@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from conftest import DEMO_REEL
 from helpers.command_line import PROMPT, refused
 
+from edgereel.cli import app, application
 from edgereel.core.version import __version__
 
 pytestmark = pytest.mark.lean
@@ -25,6 +27,16 @@ def test_help_and_version(run):
 
 def test_an_unknown_command(run):
     refused(run("frobnicate"), 2, "No such command")
+    refused(run("generat"), 2, "Did you mean 'generate'?")
+
+
+def test_one_command_is_built_alone_as_it_is_among_all():
+    everything = typer.main.get_command(app)
+    for name, command in everything.commands.items():
+        one = typer.main.get_command(application._with_one_command(name))
+        assert list(one.commands) == [name]
+        assert [each.opts for each in one.commands[name].params] == [each.opts for each in command.params]
+    assert application._with_one_command("--help") is app
 
 
 @pytest.mark.parametrize(
