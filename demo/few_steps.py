@@ -26,9 +26,9 @@ from .evaluate import generate_clips, held_out_captions, true_clips
 from .scorer import ATTRIBUTES, displacement, read, score_readings
 
 STUDENT_STEPS = (1, 2, 4, 8)
-TEACHER_STEPS = (10, 30, 50)
-_SHEET_STEPS = {"student": (1, 2, 4), "teacher": (50,)}
-_SPREAD_CAPTIONS = 24
+TEACHER_STEPS = (10, 30)
+_SHEET_STEPS = {"student": (1, 2, 4), "teacher": (30,)}
+_SPREAD_CAPTIONS = 12
 _SPREAD_SEEDS = 4
 _STDERR = Console(stderr=True)
 
@@ -107,7 +107,7 @@ def contact_sheet(reels: dict[str, Reel], path: Path, captions: int = 6, columns
             for column, frame in enumerate(np.linspace(0, len(clip) - 1, columns).round().astype(int)):
                 picture = Image.fromarray(clip[frame]).resize(cell, Image.Resampling.LANCZOS)
                 sheet.paste(picture, (left + label + column * cell[0], y))
-    sheet.save(path, optimize=True)
+    sheet.quantize(256).save(path, optimize=True)
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""`python -m edgereel.demo.showcase PATH.png --bundle GROWN.reel`: what a grown model does, in one picture.
+"""`python -m edgereel.demo.showcase PATH.png`: what the built-in model does, in one picture.
 
 Prompts in three formats, pictures that come alive (one as training drew them, a photograph and a drawing of kinds that it
 never saw), and a film of eight chunks whose prompt changes twice. Needs `edgereel[bench]`: the photograph, which is in the
@@ -8,7 +8,7 @@ public domain, comes with matplotlib.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from ..runtime.reel import load
 from .bundle_films import BundleFilms
+from .evaluate import held_out_captions
 from .figures import formats_of
 from .films import FIRST, NEXT
 from .gauges import Clips, true_clips
@@ -48,7 +49,7 @@ def main() -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(prog="python -m edgereel.demo.showcase", description=__doc__)
     parser.add_argument("path", type=Path)
-    parser.add_argument("--bundle", type=Path, required=True, help="the .reel folder of a grown model")
+    parser.add_argument("--bundle", type=Path, help="the .reel folder; the built-in demo if left out")
     arguments = parser.parse_args()
     with load(arguments.bundle) as reel:
         maker = BundleFilms(reel)
@@ -63,12 +64,14 @@ def main() -> None:
             alive.append(_Row(f"{what}, {prompt}", [picture, *_spread(clip, _COLUMNS)[1:]]))
         prompts = [[prompt] for count, prompt in _FILM for _ in range(count)]
         film = maker.films(prompts, [5], formats["wide"])[0]
-    strips, at = [], 0
+    strips: list[_Row] = []
+    at = 0
     for count, prompt in _FILM:
         length = count * NEXT + (FIRST - NEXT if at == 0 else 0)
-        strips.append(_Row(f"chunks of one film, then: {prompt}", _spread(film[at : at + length], _STRIP)))
+        title = f"then: {prompt}" if strips else f"one film of eight chunks: {prompt}"
+        strips.append(_Row(title, _spread(film[at : at + length], _STRIP)))
         at += length
-    _sheet(words, alive, strips).save(arguments.path, optimize=True)
+    _sheet(words, alive, strips).quantize(256).save(arguments.path, optimize=True)
 
 
 def _spread(clip: Clips, count: int) -> list[Clips]:
@@ -87,9 +90,10 @@ def _pictures(size: tuple[int, int]) -> list[tuple[Clips, str, str]]:
     pen = ImageDraw.Draw(drawing)
     _draw_house(pen, drawing.width / 16)
     small = drawing.resize(size, Image.Resampling.LANCZOS)
-    asked = "it moves to the right"
+    asked, subject = "it moves to the right", held_out_captions(1)[0][0]
     return [
-        (true, asked, "a picture as in training"),
+        (true, replace(subject, motion="moves right").captions()[0], "a picture as in training"),
+        (true, asked, "the same"),
         (np.asarray(cut, np.uint8), asked, "a photograph"),
         (np.asarray(small, np.uint8), asked, "a drawing"),
     ]

@@ -248,6 +248,20 @@ def demo_copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DEMO_REEL, tmp_path / "copy.reel"))
 
 
+@pytest.fixture(scope="session")
+def words_reel() -> Path:
+    """The built-in model as one that makes clips of words alone, 64x64: see helpers/words_bundle.py."""
+    from helpers.words_bundle import WORDS_REEL
+
+    return WORDS_REEL
+
+
+@pytest.fixture
+def words_copy(words_reel: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(words_reel, tmp_path / "words.reel"))
+
+
 @pytest.fixture
 def guided_copy(demo_copy: Path) -> Path:
     """The shipped bundle with a recipe by rule and with guidance as its default, as undistilled models have."""

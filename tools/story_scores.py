@@ -1,7 +1,8 @@
 """Do the stories of examples/stories show what they say? python -m edgereel.tools.story_scores
 
 Makes every scene of the film, the tale (by every way) and the lesson, and every row of the campaign, with the built-in
-model, and has the demo's scorer read colour, scene, motion and shape off their pictures. Works in a folder of its own.
+model, and has the demo's scorer read colour, scene, motion and shape off their pictures; and where a scene goes on from
+another, how far the object jumps across the cut. Works in a folder of its own.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
 import yaml
 
 from ..demo.clips import Subject, split
+from ..demo.film_scorer import Seam, read_shot, seams, shows
+from ..demo.gauges import shot_of
 from ..demo.scorer import ATTRIBUTES, read
 from .story_measurements import STORIES
 
@@ -39,17 +42,44 @@ def main() -> None:
         clips = {story: dict(_scenes(folder, story, bundle)) for story in ("film", "tale", "lesson")}
         clips["campaign"] = dict(_rows(folder, bundle))
         for story, files in clips.items():
-            shown = {title: read(_pictures(path)).matches(subjects[prompt]) for title, (prompt, path) in files.items()}
+            shown = {title: _shown(scene, subjects[scene.prompt]) for title, scene in files.items()}
             results[story] = {"scenes": len(shown)}
             results[story] |= {name: float(np.mean([each[name] for each in shown.values()])) for name in ATTRIBUTES}
+            results[story] |= {f"jump, {title}": seam.jump for title, seam in _cuts(files)}
             if not arguments.json:
                 shares = "  ".join(f"{name} {100 * results[story][name]:.1f}%" for name in ATTRIBUTES)
                 print(f"{story:<9} {len(shown):>4} scenes  {shares}")
+                for title, seam in _cuts(files):
+                    print(f"  {title}: jumps {seam.jump:.2f} steps, colour moves {seam.colour:.3f}")
                 for title, each in shown.items():
                     if not all(each.values()):
                         print(f"  {title}: not {', '.join(name for name in ATTRIBUTES if not each[name])}")
     if arguments.json:
         print(json.dumps(results, indent=2))
+
+
+class _Scene(NamedTuple):
+    """origin: the name of the scene that it goes on from."""
+
+    prompt: str
+    path: Path
+    origin: str | None = None
+
+
+def _shown(scene: _Scene, subject: Subject) -> dict[str, bool]:
+    """Tell for each attribute whether a scene shows it."""
+    pictures = _pictures(scene.path)
+    if scene.origin is None:
+        return read(pictures).matches(subject)
+    return shows(read_shot(pictures, first=False), shot_of(subject), pictures)
+
+
+def _cuts(scenes: dict[str, _Scene]) -> Iterator[tuple[str, Seam]]:
+    """Yield a title and what is seen across the cut of each scene that goes on from one of FIRST pictures."""
+    for title, scene in scenes.items():
+        if scene.origin is not None:
+            film = np.concatenate([_pictures(scenes[scene.origin].path), _pictures(scene.path)])
+            yield f"{title} from {scene.origin}", seams(film)[0]
 
 
 def _subjects() -> dict[str, Subject]:
@@ -63,7 +93,7 @@ def _run(folder: Path, *arguments: object) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
-def _scenes(folder: Path, story: str, bundle: list[str]) -> Iterator[tuple[str, tuple[str, Path]]]:
+def _scenes(folder: Path, story: str, bundle: list[str]) -> Iterator[tuple[str, _Scene]]:
     """Yield the title, prompt and file of each scene that has a prompt, by every way through the story."""
     source = STORIES / f"{story}.yaml"
     for number, choices in enumerate(_ways(yaml.safe_load(source.read_text(encoding="utf-8"))["scenes"])):
@@ -72,7 +102,8 @@ def _scenes(folder: Path, story: str, bundle: list[str]) -> Iterator[tuple[str, 
         _run(folder, "story", "timeline", source, "-o", output, *choose, *bundle)
         for clip in _clips(json.loads(output.read_text(encoding="utf-8"))):
             file = output.parent / unquote(clip["media_references"]["DEFAULT_MEDIA"]["target_url"])
-            yield clip["name"], (clip["metadata"]["edgereel"]["prompt"], file)
+            told = clip["metadata"]["edgereel"]
+            yield clip["name"], _Scene(told["prompt"], file, told.get("from"))
 
 
 def _ways(scenes: list[dict[str, Any]]) -> Iterator[list[int]]:
@@ -109,12 +140,12 @@ def _clips(data: Any) -> Iterator[dict[str, Any]]:
             yield from _clips(value)
 
 
-def _rows(folder: Path, bundle: list[str]) -> Iterator[tuple[str, tuple[str, Path]]]:
+def _rows(folder: Path, bundle: list[str]) -> Iterator[tuple[str, _Scene]]:
     """Yield the name, prompt and file of each row of the campaign."""
     _run(folder, "matrix", STORIES / "campaign.yaml", "-o", folder / "campaign", *bundle)
     manifest = json.loads((folder / "campaign" / "manifest.json").read_text(encoding="utf-8"))
     for row in manifest["rows"]:
-        yield row["name"], (row["settings"]["prompt"], folder / "campaign" / row["file"])
+        yield row["name"], _Scene(row["settings"]["prompt"], folder / "campaign" / row["file"])
 
 
 def _pictures(path: Path) -> Any:

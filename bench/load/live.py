@@ -75,6 +75,7 @@ def run_live(
     prompts: Sequence[str] | None = None,
     size: tuple[int, int] | str | None = None,
     steps: int | None = None,
+    decoder: str | None = None,
     output: Path | None = None,
     threads: int | None = None,
     memory: str | None = None,
@@ -82,9 +83,9 @@ def run_live(
 ) -> LiveFigures:
     """Watch a stream for so many seconds of the clock, its prompt changed `every` so often, and return what was seen.
 
-    prompts: used in turn; None is captions of the built-in model's. size, steps: see Reel.stream. output: where the film is
-    kept, None for nowhere. on_progress: the stage `live`, in seconds; where it answers False the figures are of the time
-    until then.
+    prompts: used in turn; None is captions of the built-in model's. size, steps, decoder: see Reel.stream. output: where
+    the film is kept, None for nowhere. on_progress: the stage `live`, in seconds; where it answers False the figures are of
+    the time until then.
 
     Raises UsageError where the bundle makes no streams, PromptError for a prompt that it cannot take, MissingExtraError
     without psutil, OutputError.
@@ -98,7 +99,7 @@ def run_live(
         for text in texts:
             reel.check_prompt(text)
         started = time.perf_counter()
-        with reel.stream(texts[0], size=size, steps=steps) as stream:
+        with reel.stream(texts[0], size=size, steps=steps, decoder=decoder) as stream:
             watch = _Watch(reel, stream, texts, seconds, every, started, on_progress)
             if checked is None:
                 for _ in watch.pictures():

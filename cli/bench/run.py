@@ -13,7 +13,16 @@ import typer
 from ...core.errors import Cancelled, UsageError
 from ...core.interrupts import interrupts_wait
 from ..application import app
-from ..options import EngineOption, FormatSizeOption, JsonOption, MemoryOption, ThreadsOption, parse_format, parse_size
+from ..options import (
+    DecoderOption,
+    EngineOption,
+    FormatSizeOption,
+    JsonOption,
+    MemoryOption,
+    ThreadsOption,
+    parse_format,
+    parse_size,
+)
 from ..terminal import print_json, show_note, stage_progress
 from .options import (
     AgainstOption,
@@ -203,6 +212,7 @@ def live(
     ] = None,
     size: FormatSizeOption = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the recipe's own if left out.")] = None,
+    decoder: DecoderOption = None,
     engine: EngineOption = "auto",
     prompts: PromptsOption = None,
     threads: ThreadsOption = None,
@@ -224,6 +234,7 @@ def live(
             prompts=chosen,
             size=None if size is None else parse_format(size),
             steps=steps,
+            decoder=decoder,
             output=output,
             threads=threads,
             memory=memory,

@@ -19,7 +19,7 @@ from .teacher import STAGE as TEACHER_STAGE
 from .teacher import open_teacher
 from .tiny_decoder import GROW, PATCH, WIDTHS
 
-STUDENT_STEPS = (4, 1, 2)
+STUDENT_STEPS = (4, 1, 2, 8)
 
 
 def write_grown(growth: Growth, run: RunFolder, folder: Path) -> None:

@@ -19,6 +19,7 @@ from ...runtime.sampling.samplers import sample_unipc
 from ...runtime.sampling.schedules import Schedule, even_schedule
 from ..films import draw_caption, draw_film, render_film
 from ..training.denoiser import Models, embed
+from ..training.precision import mixed_precision
 from ..training.run_folder import RunFolder
 from ..training.vae import to_pictures
 from .context import Context, denoise
@@ -71,7 +72,7 @@ def follow_teacher(
         visited.append(latents)
         prompted, _ = denoise(teacher.transformer, latents, level, texts, context)
         free, _ = denoise(teacher.transformer, latents, level, silent, context)
-        return (free + growth.guidance * (prompted - free)).numpy()
+        return (free + growth.guidance * (prompted - free)).float().numpy()
 
     end = sample_unipc(guided, noise.numpy(), Schedule(sigmas, fine.timesteps))
     return torch.stack([noise, *visited[_STEPS_PER_LEVEL::_STEPS_PER_LEVEL], torch.from_numpy(end)], dim=1)
@@ -108,7 +109,8 @@ def roll_round(
             (len(films), teacher.transformer.config.in_channels, frames, height // 16, width // 16)
         )
         noise = torch.from_numpy(drawn.astype(np.float32))
-        path = follow_teacher(growth, teacher, noise, texts, silent, memories["teacher"])
+        with mixed_precision(torch.device("cpu")):
+            path = follow_teacher(growth, teacher, noise, texts, silent, memories["teacher"])
         groups.append(Group(path.half(), ids, [(latents.half(), said) for latents, said in before]))
         made = path[:, -1]
         if student is not None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..training.denoiser import Models, embed, follow
 from ..training.distill import student_levels
 from ..training.muon import muon_and_adamw, set_learning_rate
+from ..training.precision import mixed_precision
 from ..training.run_folder import RunFolder
 from .autoencoder import open_autoencoder
 from .context import Context, denoise
@@ -31,6 +32,7 @@ SHARE_OF_STEPS = {1: 0.15, 2: 0.4, 4: 0.45}
 SAVE_EVERY = 25
 LOG_EVERY = 10
 EMA_DECAY = 0.98
+_CPU = torch.device("cpu")
 
 
 def open_student(growth: Growth, run: RunFolder, teacher: Models) -> Any:
@@ -74,7 +76,8 @@ def train_student(growth: Growth, run: RunFolder) -> bool:
         steps = int(rng.choice(list(SHARE_OF_STEPS), p=list(SHARE_OF_STEPS.values())))
         student.zero_grad(set_to_none=True)
         anew = bool(rng.rand() < ANEW_SHARE)
-        errors.append((steps, _learn(growth, student, teacher, group, steps, anew)))
+        with mixed_precision(_CPU):
+            errors.append((steps, _learn(growth, student, teacher, group, steps, anew)))
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -122,7 +125,7 @@ def _learn(growth: Growth, student: Any, teacher: Models, group: Group, steps: i
     latents, losses = group.path[:, 0], []
     for index, (sigma, following) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
         told = torch.full((len(latents),), timesteps[index])
-        predicted, _ = denoise(student, latents, told, texts, context)
+        predicted = denoise(student, latents, told, texts, context)[0].float()
         goal = group.path[:, (index + 1) * LEVELS // steps]
         wanted = (latents - goal) / (sigma - following)
         losses.append((sigma - following) * (predicted - wanted).square().mean())

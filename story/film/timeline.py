@@ -103,6 +103,8 @@ def _timeline(plan: FilmPlan, tracks: Tracks, files: Sequence[Path], folder: Pat
         )
         if scene.request is not None:
             clip.metadata["edgereel"] = {"prompt": scene.request.prompt, "seed": scene.request.seed}
+            if scene.origin is not None:
+                clip.metadata["edgereel"]["from"] = plan.scenes[scene.origin].name
         video.append(clip)
     for chapter in tracks.chapters:
         start = round(chapter.start * rate / 1000)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
+import numpy as np
 import pytest
 from helpers.causal_bundle import write_causal_bundle
 from helpers.command_line import frames_of
 from helpers.small_bundle import write_small_bundle
+from PIL import Image, ImageSequence
+
+import edgereel
 
 pytest.importorskip("psutil")
 
@@ -39,6 +44,32 @@ def test_a_stream_is_watched(run, small, prompts):
     assert found["sampled"] > 0 < found["decoded"]
     assert found["memory_trend"] is None, "a second is too short"
     assert not found["partial"]
+
+
+@pytest.mark.parametrize("decoder", ["full", "tiny"])
+def test_a_stream_is_watched_with_either_decoder(run, tmp_path, decoder):
+    (tmp_path / "prompt.txt").write_text("a red ball\n")
+    watched = (
+        "bench",
+        "live",
+        "--engine",
+        "cpu",
+        "--threads",
+        "1",
+        "--size",
+        "64x64",
+        "--seconds",
+        "1",
+        "--every",
+        "1",
+    )
+    kept = ("--prompts", tmp_path / "prompt.txt", "-o", "film.webp", "--json")
+    code, _, _ = run(*watched, "--decoder", decoder, *kept)
+    assert code == 0
+    with edgereel.load(engine="cpu", threads=1) as reel, Image.open("film.webp") as film:
+        stream = reel.stream("a red ball", size=(64, 64), decoder=decoder)
+        pictures = [np.asarray(picture.convert("RGB")) for picture in islice(ImageSequence.Iterator(film), 17)]
+        assert np.array_equal(pictures, list(islice(stream, 17)))
 
 
 def test_it_is_told_in_a_table(run, small, prompts):

@@ -29,7 +29,7 @@ from edgereel.runtime.reel import load
 from edgereel.runtime.request import OpenRequest
 
 PROMPTS = ["a red ball bounces over the ocean", "in the forest a white star is growing"]
-SMALL = {"size": (32, 32), "frames": 5}
+SMALL = {"size": (32, 32), "frames": 17}  # a whole chunk: what diffusers makes too
 DEMO = DiffusersCheckpoint(DEMO_CHECKPOINT, DEMO_STUDENT)
 
 
@@ -60,7 +60,7 @@ def run_small(peers, **settings) -> Record:
         PROMPTS,
         [1],
         [(32, 32)],
-        [5],
+        [17],
         **{"min_runs": 2, "cold": 0, "threads": 1, "peers": peers, **settings},
     )
 

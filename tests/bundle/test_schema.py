@@ -68,7 +68,7 @@ def test_what_is_new_makes_schema_2_which_names_the_release_that_reads_it(reel, 
     assert Manifest.model_validate_json(json.dumps(written)).to_json() == written
 
 
-def test_graphs_of_named_decoders(reel):
+def test_graphs_of_named_decoders(reel, words_reel):
     edit(reel, decoders)
     manifest = open_bundle(reel).manifest
     names = ["decoder_first", "decoder_next", "tiny_decoder_first", "tiny_decoder_next"]
@@ -83,7 +83,7 @@ def test_graphs_of_named_decoders(reel):
     assert list(again.graphs()) == list(manifest.roles.graphs())
     assert "decoders     full, tiny (default)" in describe(open_bundle(reel))
     only = Roles.of(
-        {name: graph.model_dump() for name, graph in open_bundle(DEMO_REEL).manifest.roles.graphs().items()}
+        {name: graph.model_dump() for name, graph in open_bundle(words_reel).manifest.roles.graphs().items()}
     )
     assert only.decoders is None
     assert list(only.decoders_by_name) == ["full"]

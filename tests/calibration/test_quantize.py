@@ -79,7 +79,7 @@ def test_the_manifest_says_what_was_done(int8):
     assert denoiser.quantization.linears == {"int8": len(GraphFile(DEMO_REEL / "denoiser.onnx", "d").linears)}
     assert manifest.roles.text_encoder.activations is None
     assert manifest.roles.text_encoder.quantization.activations == "float"
-    assert "activations" not in manifest.to_json()["roles"]["decoder_first"]
+    assert "activations" not in manifest.to_json()["roles"]["decoders"]["full"]["decoder_first"]
     assert manifest.quality["of_source"] == source.quality
     assert manifest.quality["to_source"]["clips"] == len(PROMPTS)
     assert str(int8.parent) not in (int8 / "reel.json").read_text()

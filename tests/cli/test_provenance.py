@@ -102,7 +102,7 @@ def test_exit_codes_of_verify_media(run, tmp_path):
         (("--require-signature",), "needs --mark signature or all"),
         (("--label", "two\nlines"), "a label is one line"),
         (("--label", "AI", "--label-corner", "middle"), "unknown corner"),
-        (("--label", "a very long label that cannot fit into so small a picture"), "does not fit into 64x64"),
+        (("--label", "a very long label that cannot fit into so small a picture"), "does not fit into 128x128"),
         (("--label", "中文"), "font has no"),
         (("--policy", "nowhere.toml"), "policy nowhere.toml: cannot be read"),
     ],

@@ -16,14 +16,15 @@ from edgereel.demo.bundle_films import BundleFilms
 from edgereel.demo.evaluate import held_out_captions
 from edgereel.demo.figures import formats_of, rows, tables_of
 
-GROWN = Path(__file__).parents[2] / "demo" / "grown"
+CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
 
 
 def test_what_a_bundle_cannot_do_is_left_out(tmp_path: Path) -> None:
     causal = open_bundle(write_causal_bundle(tmp_path / "causal.reel")).manifest
     assert tables_of(causal) == ["text", "picture", "streams", "prompts"]
     assert formats_of(causal) == {"default": (8, 6)}
-    assert tables_of(open_bundle(DEMO_REEL).manifest)[0] == "text"
+    assert tables_of(open_bundle(DEMO_REEL).manifest) == list(gauges.TABLES)
+    assert list(formats_of(open_bundle(DEMO_REEL).manifest)) == ["square", "tall", "wide"]
 
 
 def test_films_of_one_chunk_are_the_reels_clips() -> None:
@@ -34,14 +35,14 @@ def test_films_of_one_chunk_are_the_reels_clips() -> None:
             np.stack(list(reel.generate(text, seed=seed, size=(48, 32), steps=1)))
             for text, seed in ((one, 3), (two, 4))
         ]
-        shown = rows(reel, "text", (64, 64), 4, 6, 1)[""]
+        shown = rows(reel, "text", (128, 128), 4, 6, 1)[""]
     assert np.array_equal(films, np.stack(clips))
     assert min(shown[name] for name in ("colour", "scene", "motion", "shape")) >= 0.8
     assert shown["displacement"] == pytest.approx(1, abs=0.3)
 
 
 @pytest.mark.full
-def test_films_of_a_grown_bundle_are_torchs(tmp_path: Path) -> None:
+def test_films_of_the_teacher_are_torchs(tmp_path: Path) -> None:
     """A stream whose prompt changes, and a picture come alive: the runtime against the demo's own torch, same seeds."""
     from dataclasses import replace
 
@@ -50,12 +51,12 @@ def test_films_of_a_grown_bundle_are_torchs(tmp_path: Path) -> None:
     from edgereel.demo.training.run_folder import RunFolder
     from edgereel.export import export_checkpoint
 
-    export_checkpoint(GROWN, tmp_path / "grown.reel")
+    export_checkpoint(CHECKPOINT, tmp_path / "teacher.reel")
     (_, one), (_, two) = held_out_captions(2)
-    growth = replace(GROWTHS["cpu"], checkpoint=GROWN, guidance=1.0)
+    growth = replace(GROWTHS["cpu"], checkpoint=CHECKPOINT, guidance=1.0)
     torchs = candidate(growth, RunFolder(tmp_path / "run"), "teacher:4")
     picture = gauges.true_clips((96, 160), 1)[0][:1]
-    with edgereel.load(tmp_path / "grown.reel", engine="cpu", threads=1) as reel:
+    with edgereel.load(tmp_path / "teacher.reel", engine="cpu", threads=1) as reel:
         ours = BundleFilms(reel, steps=4, sampler="unipc", guidance=1.0)
         for prompts, pictures in (([[one], [one]], None), ([[one]], picture)):
             made = [each.films(prompts, [5], (96, 160), pictures) for each in (ours, torchs)]

@@ -96,7 +96,7 @@ def test_every_command_for_real(root):
 def test_the_python_program_runs(root):
     (program,) = blocks(README, "python")
     exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})
-    assert frames_of("ball.mp4").shape == (17, 64, 64, 3)
+    assert frames_of("ball.mp4").shape == (17, 128, 128, 3)
 
 
 def test_a_newcomer_finds_a_video_then_a_program_then_an_export():

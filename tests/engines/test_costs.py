@@ -9,7 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import DEMO_CHECKPOINT, DEMO_REEL, DEMO_STUDENT
+from conftest import DEMO_CHECKPOINT, DEMO_STUDENT
+from helpers.words_bundle import WORDS_REEL
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ from edgereel.engines.lowering.lower import lower_graph  # noqa: E402
 
 make_node = onnx.helper.make_node
 FLOAT = onnx.TensorProto.FLOAT
-DENOISER = DEMO_REEL / "denoiser.onnx"
+DENOISER = WORDS_REEL / "denoiser.onnx"
 
 
 def denoiser_shapes(frames=3, height=6, width=10, tokens=11):
@@ -63,9 +64,9 @@ def weight(name, shape, element=FLOAT):
 
 GRAPHS = [
     (DENOISER, denoiser_shapes()),
-    (DEMO_REEL / "text_encoder.onnx", {"input_ids": (2, 9), "attention_mask": (2, 9)}),
-    (DEMO_REEL / "decoder_first.onnx", shapes_of(DEMO_REEL / "decoder_first.onnx", {"height": 6, "width": 4})),
-    (DEMO_REEL / "decoder_next.onnx", shapes_of(DEMO_REEL / "decoder_next.onnx", {"height": 6, "width": 4})),
+    (WORDS_REEL / "text_encoder.onnx", {"input_ids": (2, 9), "attention_mask": (2, 9)}),
+    (WORDS_REEL / "decoder_first.onnx", shapes_of(WORDS_REEL / "decoder_first.onnx", {"height": 6, "width": 4})),
+    (WORDS_REEL / "decoder_next.onnx", shapes_of(WORDS_REEL / "decoder_next.onnx", {"height": 6, "width": 4})),
 ]
 
 
@@ -337,7 +338,7 @@ def measured(path, small, large, folder):
     [("decoder_first", 16), ("decoder_next", 16), ("decoder_next", 32), ("denoiser", 32)],
 )
 def test_memory_is_what_onnxruntime_takes(graph, extents, tmp_path):
-    path = DEMO_REEL / f"{graph}.onnx"
+    path = WORDS_REEL / f"{graph}.onnx"
     if graph == "denoiser":
         small, large = denoiser_shapes(1, 2, 2, 1), denoiser_shapes(5, extents, extents, 16)
     else:

@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL
+from helpers.words_bundle import WORDS_REEL
 
 onnx = pytest.importorskip("onnx")
 
@@ -45,7 +45,7 @@ def normal(random, *shape):
 
 def denoiser_inputs(random):
     trials = [(1, (5, *SIZES[0]), 16), (2, (3, *SIZES[1]), 11)]
-    with open_graph(DEMO_REEL / "denoiser.onnx", lower=False) as session:
+    with open_graph(WORDS_REEL / "denoiser.onnx", lower=False) as session:
         channels, width = (session.specs.inputs[name].shape for name in ("latents", "prompt_embeds"))
     return [
         {
@@ -68,7 +68,7 @@ def text_inputs(random):
 
 
 def decoder_inputs(random, *, following):
-    with open_graph(DEMO_REEL / "decoder_first.onnx") as session:
+    with open_graph(WORDS_REEL / "decoder_first.onnx") as session:
         channels = session.specs.inputs["latent"].shape[1]
         latents = [{"latent": normal(random, 1, channels, 1, *size)} for size in SIZES]
         if not following:
@@ -105,10 +105,10 @@ def assert_identical(path, trials, budgets=(0, 0.4, 0.9), **options):
 @pytest.mark.parametrize("lower", [True, False])
 def test_the_demos_graphs_give_the_same_bits(lower):
     random = np.random.default_rng()
-    assert_identical(DEMO_REEL / "denoiser.onnx", denoiser_inputs(random), lower=lower)
-    assert_identical(DEMO_REEL / "text_encoder.onnx", text_inputs(random), lower=lower)
-    assert_identical(DEMO_REEL / "decoder_first.onnx", decoder_inputs(random, following=False), lower=lower)
-    assert_identical(DEMO_REEL / "decoder_next.onnx", decoder_inputs(random, following=True), lower=lower)
+    assert_identical(WORDS_REEL / "denoiser.onnx", denoiser_inputs(random), lower=lower)
+    assert_identical(WORDS_REEL / "text_encoder.onnx", text_inputs(random), lower=lower)
+    assert_identical(WORDS_REEL / "decoder_first.onnx", decoder_inputs(random, following=False), lower=lower)
+    assert_identical(WORDS_REEL / "decoder_next.onnx", decoder_inputs(random, following=True), lower=lower)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_quantized_denoisers_give_the_same_bits(precision, activations, tmp_path
     if activations == "static":
         (tmp_path / "prompts.txt").write_text("a red ball bounces over the ocean\n")
         stats = tmp_path / "stats.npz"
-        calibrate(DEMO_REEL, tmp_path / "prompts.txt", stats, steps=1)
-    quantize(DEMO_REEL, tmp_path / "q.reel", precision=precision, activations=activations, stats=stats, compare=False)
+        calibrate(WORDS_REEL, tmp_path / "prompts.txt", stats, steps=1)
+    quantize(WORDS_REEL, tmp_path / "q.reel", precision=precision, activations=activations, stats=stats, compare=False)
     path, trials = tmp_path / "q.reel" / "denoiser.onnx", denoiser_inputs(np.random.default_rng())
     assert_identical(path, trials, activations="float" if activations is None else "dynamic")
 
@@ -137,7 +137,7 @@ def test_a_model_as_wide_as_wan_gives_the_same_bits(tmp_path):
 
 
 def test_a_budget_for_all_weights_streams_nothing():
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     with open_graph(path, weight_budget=weights_of(path.read_bytes())) as session:
         assert session.report.streamed == 1
 
@@ -222,7 +222,7 @@ def test_sizes_by_type(element_type, count, size):
 def test_no_cut_where_operators_are_fused():
     """A residual Add stays with its norm, a product with its bias, a quantized value with what reads it."""
     together = {("Add", "LayerNormalization"), ("MatMul", "Add"), ("DequantizeLinear", "MatMul"), ("Sigmoid", "Mul")}
-    model = (DEMO_REEL / "denoiser.onnx").read_bytes()
+    model = (WORDS_REEL / "denoiser.onnx").read_bytes()
     segments = split_model(model, least_weight_limit(model))
     assert len(segments) > 10
     makers = {}
@@ -235,7 +235,7 @@ def test_no_cut_where_operators_are_fused():
 
 
 def test_a_budget_that_is_too_small_names_the_least():
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     least = least_weight_limit(path.read_bytes())
     with pytest.raises(EngineError, match=f"cannot open denoiser.onnx: .* the least that works is {least}$"):
         open_graph(path, weight_budget=least - 1)
@@ -250,7 +250,7 @@ def test_what_is_no_model_is_refused():
 
 
 def test_without_onnx_the_message_says_what_to_install(monkeypatch):
-    model = (DEMO_REEL / "denoiser.onnx").read_bytes()
+    model = (WORDS_REEL / "denoiser.onnx").read_bytes()
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "edgereel.engines.graphs.segments")
     monkeypatch.delattr("edgereel.engines.graphs.segments", raising=False)
@@ -384,7 +384,7 @@ def test_a_segment_that_cannot_be_opened_at_first_leaves_nothing_open(budget, fa
 
 
 def test_wrong_inputs_are_refused_by_name():
-    with open_graph(DEMO_REEL / "text_encoder.onnx", weight_budget=600_000) as session:
+    with open_graph(WORDS_REEL / "text_encoder.onnx", weight_budget=600_000) as session:
         trial = text_inputs(np.random.default_rng())[0]
         with pytest.raises(EngineError, match=r"text_encoder.onnx: missing inputs \['attention_mask'\]"):
             run(session, {"input_ids": trial["input_ids"]})

@@ -55,7 +55,7 @@ def test_clip(example, tmp_path):
     with edgereel.load() as reel:
         video = reel.generate(PROMPT, seed=7)
         video.save("same.mp4")
-    assert frames_of("ball.mp4").shape == (17, 64, 64, 3)
+    assert frames_of("ball.mp4").shape == (17, 128, 128, 3)
     np.testing.assert_array_equal(frames_of("ball.mp4"), frames_of("same.mp4"))
 
 
@@ -66,7 +66,7 @@ def test_clip_that_cannot_be_made_is_one_line(example):
 
 def test_frames(example):
     lines = example("frames", PROMPT).splitlines()
-    assert lines[0] == "17 pictures of 64x64, 8 a second"
+    assert lines[0] == "17 pictures of 128x128, 8 a second"
     assert len(lines) == 18
     with edgereel.load() as reel:
         pictures = list(reel.generate(PROMPT, seed=3))

@@ -80,16 +80,15 @@ def part_of(
 
 
 def write_two_decoder_reel(reel: Path) -> None:
-    """Write the demo's bundle with a random tiny decoder, exported as the export does it; the full one is the default."""
-    shutil.copytree(DEMO_REEL, reel)
+    """Write the demo's bundle with a random tiny decoder in the place of its own, exported as the export does it."""
+    shutil.copytree(DEMO_REEL, reel, ignore=shutil.ignore_patterns("tiny_decoder*"))
     part = part_of(write_tiny(reel.with_name("tiny.safetensors"), OF_THE_DEMO), OF_THE_DEMO)
     exported(part, reel)
     data = json.loads((reel / "reel.json").read_text())
     roles = data["roles"]
-    full = {name: roles.pop(name) for name in ("decoder_first", "decoder_next")}
+    data["files"] = {name: entry for name, entry in data["files"].items() if not name.startswith("tiny_decoder")}
     tiny = {source.name.removeprefix("tiny_"): _entry(source) for source in part.graphs(part.load(), torch.float32)}
-    roles["decoders"] = {"full": full, "tiny": tiny}
-    data.update(schema=2, default_decoder="full")
+    roles["decoders"]["tiny"] = tiny
     for path in reel.glob("tiny_decoder*"):
         data["files"][path.name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
     sign(reel, data)

@@ -132,7 +132,7 @@ def test_the_last_preview_is_the_clip(models, tmp_path):
     reel = models.reel("demo")
     reel.on_clean = lambda latents, _: shown.append((latents.copy(), reel.decoder.first_picture(latents)))
     try:
-        video = reel.generate(PROMPT, seed=7, frames=9, steps=4)
+        video = reel.generate(PROMPT, seed=7, frames=17, steps=4)
     finally:
         reel.on_clean = None
     assert len(shown) == 4
@@ -146,7 +146,7 @@ def test_the_last_preview_is_the_clip(models, tmp_path):
     assert previews
     assert (previews[0]["job"], previews[0]["step"]) == (asked.id, 1)
     with av.open(io.BytesIO(base64.b64decode(previews[0]["jpeg"]))) as container:
-        assert next(container.decode(video=0)).width == 64
+        assert next(container.decode(video=0)).width == 128
 
 
 def test_previews_change_nothing(models, tmp_path):
@@ -159,7 +159,7 @@ def test_previews_change_nothing(models, tmp_path):
 
 
 def test_a_decoder_that_has_no_place_beside_the_denoiser_shows_nothing(tmp_path):
-    with edgereel.load(engine="cpu", threads=1, memory="195MiB") as reel:
+    with edgereel.load(engine="cpu", threads=1, memory="215MiB") as reel:
         shown = []
         reel.on_clean = lambda latents, _: shown.append(reel.decoder.first_picture(latents))
         video = reel.generate(PROMPT, frames=9, steps=2)
@@ -169,18 +169,18 @@ def test_a_decoder_that_has_no_place_beside_the_denoiser_shows_nothing(tmp_path)
 
 
 def test_marks_are_those_that_the_size_allows(models, tmp_path):
-    small, _ = make(models, job(tmp_path, "auto"))
+    small, _ = make(models, job(tmp_path, "auto", size="64x64"))
     large, _ = make(models, job(tmp_path, "auto", size="128x128", num_frames=1))
     assert small["facts"]["provenance"] is None
     assert large["facts"]["provenance"]["watermark"]
     assert large["facts"]["provenance"]["signed"] is False
     with pytest.raises(GeometryError, match="watermark"):
-        make(models, job(tmp_path, "watermark"))
+        make(models, job(tmp_path, "watermark", size="64x64"))
 
 
 def test_what_a_job_comes_to_is_said_without_making_it(models):
     request = models.complete("demo", JobSettings.of({"prompt": PROMPT, "seconds": "1.9"}), None)
-    assert (request.frames, request.width, request.seed) == (17, 64, 0)
+    assert (request.frames, request.width, request.seed) == (17, 128, 0)
     assert models.complete("demo", JobSettings.of({"prompt": PROMPT, "seconds": 0.01}), None).frames == 1
     with pytest.raises(PromptError):
         models.complete("demo", JobSettings.of({"prompt": "a zebra"}), None)
@@ -237,7 +237,7 @@ def test_the_process_answers_and_goes_when_nobody_listens(tmp_path):
     opened = {"models": {"demo": None}, "engine": "cpu", "threads": 1, "memory": None, "warm": False}
     assert ask(do="open", n=2, **opened)["ok"]
     facts = ask(do="check", n=3, model="demo", settings={"prompt": PROMPT})["facts"]
-    assert (facts["width"], facts["num_frames"]) == (64, 17)
+    assert (facts["width"], facts["num_frames"]) == (128, 17)
     assert ask(do="check", n=4, model="demo", settings={"prompt": "zebra"})["kind"] == "PromptError"
     assert ask(do="dance", n=5)["kind"] == "UsageError"
     assert ask(do="prompt", n=6, film="none", prompt="a")["kind"] == "UsageError"

@@ -137,11 +137,11 @@ def differences(video: edgereel.Video, theirs: tuple[Any, Any]) -> tuple[float, 
     return relative, 10 * np.log10(255**2 / max(error, 1e-9))
 
 
-@pytest.mark.parametrize("frames", [9, 17])
+# The demo makes whole chunks of 17 pictures: a shorter clip is the beginning of one.
+@pytest.mark.parametrize(("which", "frames"), [("demo_pair", 17), ("random_pair", 9), ("random_pair", 17)])
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("prompt", [0, 1, 2])
 @pytest.mark.parametrize("sampler", ["euler", "unipc"])
-@pytest.mark.parametrize("which", ["demo_pair", "random_pair"])
 def test_latents_and_frames_equal_diffusers(
     which: str, sampler: str, prompt: int, size: int, frames: int, request: pytest.FixtureRequest
 ) -> None:
@@ -151,7 +151,7 @@ def test_latents_and_frames_equal_diffusers(
     assert psnr >= FRAMES_LIMIT_DB
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("prompt", [0, 1, 2])
 def test_the_built_in_student_equals_diffusers(student_pair: Pair, prompt: int, steps: int) -> None:
     """At its own noise levels, which diffusers' Euler scheduler takes as lists."""

@@ -21,14 +21,14 @@ def frames_of(video):
 
 
 @pytest.fixture(scope="module")
-def expected():
-    with edgereel.load() as reel:
+def expected(words_reel):
+    with edgereel.load(words_reel) as reel:
         return [frames_of(reel.generate(prompt, **SETTINGS)) for prompt in PROMPTS]
 
 
 @pytest.fixture(params=[None, "200MiB"], ids=["all in memory", "swapped"])
-def reel(request):
-    with edgereel.load(memory=request.param) as opened:
+def reel(request, words_reel):
+    with edgereel.load(words_reel, memory=request.param) as opened:
         yield opened
 
 

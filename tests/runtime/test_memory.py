@@ -21,7 +21,7 @@ from edgereel.bundle.geometry import latent_shape
 from edgereel.runtime.request import OpenRequest
 
 bundle, target, frames, side = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-with edgereel.load(bundle, threads=1) as reel:
+with edgereel.load(bundle, engine="cpu", threads=1) as reel:
     manifest = reel.bundle.manifest
     shape = latent_shape(manifest.latent, side, side, frames)
     latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -59,11 +59,30 @@ def test_129_frames_peak_within_a_tenth_of_17(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("memory", "held"), [("250MiB", "streamed"), ("400MiB", "resident")])
-def test_a_run_keeps_to_its_plan(tmp_path, memory, held):
+@pytest.mark.parametrize(
+    ("bundle", "memory", "held"),
+    [("words_reel", "250MiB", "streamed"), ("demo", "250MiB", "swapped"), ("demo", "400MiB", "resident")],
+)
+def test_a_run_keeps_to_its_plan(tmp_path, request, bundle, memory, held):
     """As a process of its own; the plan's share for Python and libraries is the same for every clip."""
-    settings = ["--size", "256x256", "--frames", "65", "--steps", "1", "--memory", memory, "--json", "--threads", "2"]
-    command = [sys.executable, "-c", RUN, "generate", "a red ball", "-o", str(tmp_path / "clip.mp4"), *settings]
+    settings = [
+        "--size",
+        "256x256",
+        "--frames",
+        "65",
+        "--steps",
+        "1",
+        "--memory",
+        memory,
+        "--json",
+        "--threads",
+        "2",
+        "--engine",
+        "cpu",
+    ]
+    path = DEMO_REEL if bundle == "demo" else request.getfixturevalue(bundle)
+    settings += ["-o", str(tmp_path / "clip.mp4"), "--bundle", str(path)]
+    command = [sys.executable, "-c", RUN, "generate", "a red ball", *settings]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     plan, peak = (json.loads(line) for line in ended.stdout.strip().rsplit("\n", 1))
     plan = plan["memory"]["plan"]

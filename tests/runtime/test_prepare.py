@@ -25,14 +25,21 @@ def done(result, code=0):
 
 @pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-10.15", "tensorrt-11.0", "tensorrt-rtx-1.7", "cuda"])
 @pytest.mark.parametrize("compute", ["float16", "float32"])
-def test_what_would_be_built(run, target, compute):
-    shown = json.loads(done(run("build", BUNDLE, "--target", target, "--dry-run", "--compute", compute, "--json")))
+def test_what_would_be_built(run, words_reel, target, compute):
+    shown = json.loads(done(run("build", words_reel, "--target", target, "--dry-run", "--compute", compute, "--json")))
     assert (shown["target"], shown["compute"], set(shown["graphs"])) == (target, compute, GRAPHS)
     denoiser = shown["graphs"]["denoiser"]
     assert denoiser["shapes"]["latents"] == [1, 24, 5, 4, 4]
     assert (denoiser["half_nodes"] > 0) == (compute == "float16")
     assert denoiser["before"]["Attention"] == 12
     assert ("Attention" in denoiser["after"]) == (target in ("tensorrt-10.15", "tensorrt-11.0", "tensorrt-rtx-1.7"))
+
+
+def test_what_would_be_built_of_a_model_that_goes_on(run):
+    shown = json.loads(done(run("build", BUNDLE, "--target", "tensorrt-10.3", "--dry-run", "--json")))
+    encoder = {"encoder_first", "encoder_next"}
+    assert set(shown["graphs"]) == GRAPHS | encoder | {"tiny_decoder_first", "tiny_decoder_next"}
+    assert all(graph["half_nodes"] for name, graph in shown["graphs"].items() if name != "text_encoder")
 
 
 def test_a_dry_run_with_a_plan_for_a_described_card(run):
@@ -69,11 +76,11 @@ def test_what_cannot_be_built(run, arguments, code, part):
     refused(run("build", BUNDLE, *arguments), code, part)
 
 
-def test_building_for_the_processor(run):
-    built = json.loads(done(run("build", BUNDLE, "--engine", "cpu", "--json")))
+def test_building_for_the_processor(run, words_reel):
+    built = json.loads(done(run("build", words_reel, "--engine", "cpu", "--json")))
     assert set(built["graphs"]) == GRAPHS
     assert {graph["lowered"] for graph in built["graphs"].values()} <= {"built", "cache"}
-    again = json.loads(done(run("build", BUNDLE, "--engine", "cpu", "--json")))
+    again = json.loads(done(run("build", words_reel, "--engine", "cpu", "--json")))
     assert {graph["lowered"] for graph in again["graphs"].values()} == {"cache"}
 
 

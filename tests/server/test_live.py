@@ -24,8 +24,19 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def live(bundle, tmp_path_factory, served_home):
-    options = ["--bundle", str(bundle), "--bundle", "demo", "--workers", "1", "--policy", "booth", "--mark", "none"]
+def live(bundle, words_reel, tmp_path_factory, served_home):
+    options = [
+        "--bundle",
+        str(bundle),
+        "--bundle",
+        str(words_reel),
+        "--workers",
+        "1",
+        "--policy",
+        "booth",
+        "--mark",
+        "none",
+    ]
     served = Served(tmp_path_factory.mktemp("live") / "data", *options, environment=served_home)
     until(lambda: served.get("/ready").status == 200)
     yield served
@@ -144,7 +155,7 @@ def test_what_no_film_begins_with(live):
         assert client.hear() is None
         client.close()
     clips = SocketClient(live.port, "/v1/live")
-    clips.say(type="start", prompt=PROMPT, model="edgereel-demo")
+    clips.say(type="start", prompt=PROMPT, model="words")
     assert clips.hear()["code"] == "no_live"
     clips.close()
 
@@ -188,12 +199,12 @@ def test_sockets_of_other_sites_are_refused(live):
 
 @pytest.mark.full
 def test_one_worker_serves_several_models(live):
-    videos = [live.create(BALL, model="causal"), live.create(PROMPT, model="edgereel-demo", num_inference_steps=1)]
+    videos = [live.create(BALL, model="causal"), live.create(PROMPT, model="words", num_inference_steps=1)]
     assert [live.wait(video["id"])["status"] for video in videos] == ["completed"] * 2
     models = live.get("/v1/models").json()["data"]
     assert [(model["id"], model["edgereel"]["live"]) for model in models] == [
         ("causal", True),
-        ("edgereel-demo", False),
+        ("words", False),
     ]
 
 
@@ -207,7 +218,7 @@ def test_what_the_policy_refuses_is_not_made(live):
 
 
 def test_a_file_is_looked_at_by_another_process(live):
-    video = live.wait(live.create(PROMPT, model="edgereel-demo", num_inference_steps=1)["id"])
+    video = live.wait(live.create(PROMPT, model="words", num_inference_steps=1)["id"])
     clip = live.get(f"/v1/videos/{video['id']}/content").body
     report = live.form("/v1/verify", {}, ("file", "clip.mp4", clip)).json()
     assert report["generated"] is True

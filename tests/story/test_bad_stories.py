@@ -169,8 +169,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def demo():
-    with load(DEMO_REEL, "cpu", threads=1, cache=False) as reel:
+def words(words_reel):
+    with load(words_reel, "cpu", threads=1, cache=False) as reel:
         yield reel
 
 
@@ -195,31 +195,31 @@ def test_refused_without_a_model(folder, name):
 
 
 @pytest.mark.parametrize("name", BAD_FOR_THE_MODEL)
-def test_refused_for_the_model(folder, demo, name):
+def test_refused_for_the_model(folder, words, name):
     text, line, said = BAD_FOR_THE_MODEL[name]
     path = write_story(folder / "film.yaml", text)
     file, lettering = load_story(path)
     with pytest.raises(UsageError) as refused:
-        plan_film(file, demo, lettering=lettering)
+        plan_film(file, words, lettering=lettering)
     assert said in refusal(path, line, refused.value)
 
 
 @pytest.mark.parametrize("name", NOT_SHOWN)
-def test_refused_in_a_scene_that_is_not_shown(folder, demo, name):
+def test_refused_in_a_scene_that_is_not_shown(folder, words, name):
     text, line, said = NOT_SHOWN[name]
     story = f"fps: 8\n{ASIDE}  - name: aside\n    {text}\n"
     path = write_story(folder / "film.yaml", story)
     file, lettering = load_story(path)
     with pytest.raises(UsageError) as refused:
-        plan_film(file, demo, lettering=lettering, choices=[1])
+        plan_film(file, words, lettering=lettering, choices=[1])
     assert said in refusal(path, story.split("name: aside\n")[0].count("\n") + 2 + line, refused.value)
 
 
-def test_a_scene_that_no_way_leads_to_is_checked(folder, demo):
+def test_a_scene_that_no_way_leads_to_is_checked(folder, words):
     path = write_story(folder / "film.yaml", f"{GOOD}    ends: true\n  - card: {'word ' * 60}\n")
     file, lettering = load_story(path)
     with pytest.raises(UsageError) as refused:
-        plan_film(file, demo, lettering=lettering)
+        plan_film(file, words, lettering=lettering)
     assert "does not fit into" in refusal(path, 6, refused.value)
 
 

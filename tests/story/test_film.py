@@ -29,6 +29,7 @@ from edgereel.story.film.store import Store
 REEL = ReelOptions("cpu", 1)
 STORY = """
 title: The red ball
+format: 64x64
 words: {hero: a red ball, sea: over the ocean}
 seed: 3
 music: {file: music.wav, volume: 0.5, ducked: 0.2}
@@ -113,8 +114,8 @@ def test_pictures_are_the_clips_and_what_lies_between(made):
     with load(DEMO_REEL, "cpu", threads=1) as reel:
         plan = plan_film(file, reel, lettering=lettering)
         shown = list(FilmPictures(plan, SceneMaker(plan, reel, Store(options.store)), lettering).all())
-        one = list(reel.generate("a red ball bounces over the ocean", seed=3, frames=9))
-        two = list(reel.generate("a blue star rises in the forest", seed=5, frames=9))
+        one = list(reel.generate("a red ball bounces over the ocean", seed=3, frames=9, size=(64, 64)))
+        two = list(reel.generate("a blue star rises in the forest", seed=5, frames=9, size=(64, 64)))
     card = draw_card(plan.scenes[0].card, 64, 64, Lettering())
     wanted = [card] * 4
     wanted += [card * (1 - share / 5) + one[share - 1] * (share / 5) for share in range(1, 5)]
@@ -232,12 +233,19 @@ def test_a_change_reaches_the_scenes_that_go_on_from_it(tmp_path):
     assert make_film(tmp_path / "film.yaml", tmp_path / "film.mp4", options, REEL)["made"] == ["b", "c"]
 
 
-def test_where_the_model_cannot_go_on_the_story_may_begin_anew(tmp_path):
+def test_where_the_model_cannot_go_on_the_story_may_begin_anew(tmp_path, words_reel):
     story = "title: x\ncontinuity: if-possible\nscenes:\n  - prompt: a red ball rises over the ocean\n"
     story += "  - prompt: a red ball falls over the ocean\n    from: previous\n    pictures: 9\n"
     write_story(tmp_path / "film.yaml", story)
-    facts = describe_film(tmp_path / "film.yaml", FilmOptions(bundle=DEMO_REEL), REEL)
+    facts = describe_film(tmp_path / "film.yaml", FilmOptions(bundle=words_reel), REEL)
     assert [scene["from"] for scene in facts["scenes"]] == [None, None]
+    with pytest.raises(
+        UsageError, match=r"film.yaml:7: scene 2 \(scene-2\): 9 pictures are not possible where it goes on"
+    ):
+        describe_film(tmp_path / "film.yaml", FilmOptions(bundle=DEMO_REEL), REEL)
+    write_story(tmp_path / "film.yaml", story.replace("pictures: 9", "pictures: 20"))
+    facts = describe_film(tmp_path / "film.yaml", FilmOptions(bundle=DEMO_REEL), REEL)
+    assert [scene["from"] for scene in facts["scenes"]] == [None, "scene-1"]
 
 
 def test_prompts_a_policy_refuses_are_told_by_line(tmp_path):
@@ -281,7 +289,7 @@ def test_a_film_has_the_marks_that_were_asked_for(tmp_path):
     assert plain["made"] == []
     difference = pictures_of(tmp_path / "film.mp4").astype(float) - pictures_of(tmp_path / "plain.mp4")
     assert np.abs(difference[:, -20:, -20:]).mean() > 3 * np.abs(difference[:, :40, :40]).mean() > 0
-    write_story(tmp_path / "film.yaml", text.replace("format: 128x128\n", ""))
+    write_story(tmp_path / "film.yaml", text.replace("128x128", "64x64"))
     with pytest.raises(GeometryError, match="128"):
         make_film(path, tmp_path / "small.mp4", options, REEL)
 

@@ -21,6 +21,7 @@ from edgereel.story.film.film import FilmOptions, make_film
 
 STORY = """
 title: Joints
+format: 64x64
 fps: 8
 seed: 3
 music: {file: music.wav, volume: 0.5}

@@ -127,6 +127,7 @@ def test_what_is_no_tale(tmp_path, content):
 
 STORY = """
 title: x
+format: 64x64
 music: music.wav
 scenes:
   - {name: one, prompt: a red ball rises over the ocean, pictures: 9, chapter: A}
@@ -161,6 +162,17 @@ def test_an_edit_list_is_as_long_as_the_film_and_names_what_is_there(tmp_path):
     assert two.source_range.start_time.value == dissolve.in_offset.value
     assert narration[0].duration().to_seconds() == pytest.approx(facts["scenes"][2]["at"])
     assert [marker.name for marker in video.markers] == ["A", "B"]
+
+
+def test_an_edit_list_says_what_goes_on_from_what(tmp_path):
+    otio = pytest.importorskip("opentimelineio")
+    text = "title: x\nformat: 64x64\nscenes:\n  - {name: one, prompt: a red ball rises over the ocean}\n"
+    path = write_story(tmp_path / "film.yaml", text + "  - {name: two, prompt: it falls, from: previous}\n")
+    write_timeline(path, tmp_path / "film.otio", FilmOptions(bundle=DEMO_REEL), REEL)
+    one, two = otio.adapters.read_from_file(str(tmp_path / "film.otio")).find_clips()
+    assert dict(one.metadata["edgereel"]) == {"prompt": "a red ball rises over the ocean", "seed": 0}
+    assert dict(two.metadata["edgereel"]) == {"prompt": "it falls", "seed": 1, "from": "one"}
+    assert [each.source_range.duration.value for each in (one, two)] == [17, 16]
 
 
 FRAMES = [np.random.default_rng(number).integers(0, 256, (32, 64, 3), np.uint8) for number in range(4)]

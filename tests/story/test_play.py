@@ -54,6 +54,7 @@ scenes:
     pictures: 5
     transition: {kind: dissolve, seconds: 0.3}
     ends: true
+format: 64x64
 """
 LONGER = STORY.replace("pictures: 4", "pictures: 8").replace("pictures: 5", "pictures: 9")
 

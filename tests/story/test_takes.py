@@ -17,6 +17,7 @@ REEL = ReelOptions("cpu", 1)
 STORY = """# mine
 title: x
 seed: 2
+format: 64x64
 scenes:
   - name: one  # the first
     prompt: a red ball bounces

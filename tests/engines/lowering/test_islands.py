@@ -11,7 +11,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 import onnxruntime  # noqa: E402
-from conftest import DEMO_REEL  # noqa: E402
+from helpers.words_bundle import WORDS_REEL  # noqa: E402
 
 from edgereel.engines.lowering.lower import lower_for_target  # noqa: E402
 from edgereel.engines.lowering.target.rewrite import rewrite_for_target  # noqa: E402
@@ -99,7 +99,7 @@ def test_what_is_not_one_row_of_a_plain_norm_stays(given):
 
 
 def test_it_is_done_for_clips_one_at_a_time_only():
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     shapes = (("latents", (1, 24, 3, 4, 4)), ("prompt_embeds", (1, 16, 128)), ("timestep", (1,)))
     two = tuple((name, (2, *shape[1:])) for name, shape in shapes)
 
@@ -173,5 +173,5 @@ def test_they_stay_within_float16s_rounding(seed):
 
 
 def test_a_norm_of_a_float32_sum_stays_float32():
-    model = lower_for_target(DEMO_REEL / "text_encoder.onnx", CUDA, "float16", keep=False).model
+    model = lower_for_target(WORDS_REEL / "text_encoder.onnx", CUDA, "float16", keep=False).model
     assert types_of(model)["RMSNormalization", FLOAT16] == 0

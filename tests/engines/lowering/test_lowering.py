@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL
+from helpers.words_bundle import WORDS_REEL
 
 onnx = pytest.importorskip("onnx")
 
@@ -64,7 +64,7 @@ def normal(random, *shape):
 
 
 def demo_inputs(random, batch, size, tokens):
-    with open_graph(DEMO_REEL / "denoiser.onnx", lower=False) as session:
+    with open_graph(WORDS_REEL / "denoiser.onnx", lower=False) as session:
         specs = session.specs.inputs
     return {
         "latents": normal(random, batch, specs["latents"].shape[1], *size),
@@ -76,7 +76,7 @@ def demo_inputs(random, batch, size, tokens):
 def test_the_demos_denoiser():
     random = np.random.default_rng()
     trials = [demo_inputs(random, 1, (5, 8, 8), 16), demo_inputs(random, 2, (3, 6, 10), 11)]
-    assert_same(DEMO_REEL / "denoiser.onnx", trials, {"attention": 12})
+    assert_same(WORDS_REEL / "denoiser.onnx", trials, {"attention": 12})
 
 
 def test_the_demos_text_encoder_and_decoder():
@@ -88,8 +88,8 @@ def test_the_demos_text_encoder_and_decoder():
     ]
     for trial in trials:
         trial["attention_mask"][:, 0] = 1
-    assert_same(DEMO_REEL / "text_encoder.onnx", trials, {})
-    first, later = DEMO_REEL / "decoder_first.onnx", DEMO_REEL / "decoder_next.onnx"
+    assert_same(WORDS_REEL / "text_encoder.onnx", trials, {})
+    first, later = WORDS_REEL / "decoder_first.onnx", WORDS_REEL / "decoder_next.onnx"
     with open_graph(first, lower=False) as session:
         channels = session.specs.inputs["latent"].shape[1]
         latents = [{"latent": normal(random, 1, channels, 1, *size)} for size in ((8, 8), (6, 10))]
@@ -342,8 +342,8 @@ def test_int8_weights_with_float_activations_stay_exact(tmp_path):
 def test_a_quantized_denoiser_stays_close(tmp_path):
     from edgereel.calibration import quantize
 
-    demo = DEMO_REEL / "denoiser.onnx"
-    quantize(DEMO_REEL, tmp_path / "int8.reel", precision="int8", compare=False)
+    demo = WORDS_REEL / "denoiser.onnx"
+    quantize(WORDS_REEL, tmp_path / "int8.reel", precision="int8", compare=False)
     quantized = tmp_path / "int8.reel" / "denoiser.onnx"
     random = np.random.default_rng()
     inputs = demo_inputs(random, 2, (3, 6, 10), 11)
@@ -358,5 +358,5 @@ def test_a_quantized_denoiser_stays_close(tmp_path):
 def test_parity_proves_the_canonical_graph(monkeypatch):
     parity = pytest.importorskip("edgereel.export.parity")
     monkeypatch.setattr("edgereel.engines.onnxruntime.cpu.lower_graph", lambda *_: pytest.fail("was lowered"))
-    with parity.opened(DEMO_REEL / "denoiser.onnx", DEMO_REEL / "denoiser.data"):
+    with parity.opened(WORDS_REEL / "denoiser.onnx", WORDS_REEL / "denoiser.data"):
         pass

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL
+from helpers.words_bundle import WORDS_REEL
 from hypothesis import given
 from hypothesis import strategies as some
 from tokenizers import Tokenizer
@@ -139,7 +139,7 @@ def assert_same(path, targets=TARGETS, computes=LIMITS, sizes=SIZES):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_demo(role):
-    assert_same(DEMO_REEL / f"{role}.onnx")
+    assert_same(WORDS_REEL / f"{role}.onnx")
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -159,11 +159,11 @@ def quantized(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantized")
     prompts = folder / "prompts.txt"
     prompts.write_text("a red ball bounces over the ocean\n")
-    calibration.calibrate(DEMO_REEL, prompts, folder / "stats.npz", steps=1)
+    calibration.calibrate(WORDS_REEL, prompts, folder / "stats.npz", steps=1)
     forms = {"int8": {}, "int4": {}, "static": {"activations": "static", "stats": folder / "stats.npz"}}
     for name, settings in forms.items():
         precision = "int8" if name == "static" else name
-        calibration.quantize(DEMO_REEL, folder / f"{name}.reel", precision=precision, compare=False, **settings)
+        calibration.quantize(WORDS_REEL, folder / f"{name}.reel", precision=precision, compare=False, **settings)
     return folder
 
 
@@ -209,7 +209,7 @@ def test_a_norm_without_a_bias_gets_one_for_older_parsers():
     """A bias of zeros changes no bit; assert_same looks at the numbers."""
     counts = {}
     for target in TARGETS:
-        model = onnx.ModelProto.FromString(lowered(DEMO_REEL / "denoiser.onnx", target).model)
+        model = onnx.ModelProto.FromString(lowered(WORDS_REEL / "denoiser.onnx", target).model)
         norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
         counts[target] = sum(len(node.input) < 3 for node in norms)
         assert len(norms) == 19
@@ -233,10 +233,10 @@ def test_static_linears(quantized):
 @pytest.mark.parametrize("role", ROLES)
 def test_primitives_are_those_of_opset_17(tmp_path, role, compute):
     path = tmp_path / "lowered.onnx"
-    path.write_bytes(lowered(DEMO_REEL / f"{role}.onnx", "tensorrt-10.3", compute).model)
+    path.write_bytes(lowered(WORDS_REEL / f"{role}.onnx", "tensorrt-10.3", compute).model)
     model = onnx.load(path, load_external_data=False)
     for data in graph_data_files(path, path.read_bytes()):
-        shutil.copy(DEMO_REEL / data.name, data)
+        shutil.copy(WORDS_REEL / data.name, data)
     onnx.checker.check_model(path)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
@@ -255,7 +255,7 @@ def test_primitives_are_those_of_opset_17(tmp_path, role, compute):
     ],
 )
 def test_what_a_target_reads_is_kept(target, kept, expanded):
-    model = onnx.ModelProto.FromString(lowered(DEMO_REEL / "denoiser.onnx", target, "float16").model)
+    model = onnx.ModelProto.FromString(lowered(WORDS_REEL / "denoiser.onnx", target, "float16").model)
     found = {node.op_type for node in model.graph.node}
     assert kept <= found
     assert not expanded & found
@@ -269,7 +269,7 @@ def test_half_precision_is_where_it_should_be(target, compute):
     """
     half, seen = HALF[compute], Counter()
     for role in ("text_encoder", "denoiser"):
-        path = DEMO_REEL / f"{role}.onnx"
+        path = WORDS_REEL / f"{role}.onnx"
         model = onnx.ModelProto.FromString(lowered(path, target, compute).model)
         types = element_types(model)
         for value in (*model.graph.input, *model.graph.output):
@@ -316,7 +316,7 @@ def element_types(model):
 @pytest.mark.parametrize(("target", "compute"), IN_HALF)
 @pytest.mark.parametrize("role", ROLES)
 def test_no_conversion_undoes_another(role, target, compute):
-    model = onnx.ModelProto.FromString(lowered(DEMO_REEL / f"{role}.onnx", target, compute).model)
+    model = onnx.ModelProto.FromString(lowered(WORDS_REEL / f"{role}.onnx", target, compute).model)
     makers = {name: node for node in model.graph.node for name in node.output}
     stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
@@ -334,7 +334,7 @@ def test_a_decoders_state_is_float16_where_products_are(target, compute):
     """Both graphs agree about it; all else comes and goes in float32, and no state is converted on its way out twice."""
     states = {}
     for role in ("decoder_first", "decoder_next"):
-        model = onnx.ModelProto.FromString(lowered(DEMO_REEL / f"{role}.onnx", target, compute).model)
+        model = onnx.ModelProto.FromString(lowered(WORDS_REEL / f"{role}.onnx", target, compute).model)
         inferred = element_types(model)
         for value in (*model.graph.input, *model.graph.output):
             is_state = value.name.startswith("state_")
@@ -348,7 +348,7 @@ def test_a_decoders_state_is_float16_where_products_are(target, compute):
 @pytest.mark.parametrize("target", ["tensorrt-8.6", "tensorrt-11.0", "cuda"])
 def test_pictures_leave_the_graph_as_bytes(target):
     """The same to the last bit as numpy makes them of the frames, and a value that is no number shows in their mean."""
-    path = DEMO_REEL / "decoder_first.onnx"
+    path = WORDS_REEL / "decoder_first.onnx"
     latent = np.random.default_rng().standard_normal((1, 24, 1, 4, 6)).astype(np.float32) * 3
     models = [
         lower_for_target(path, parse_target(target), "float32", keep=False, pictures=pictures).model
@@ -482,19 +482,19 @@ def test_constants_that_float16_cannot_hold_stay_float32(tmp_path):
 
 def test_weights_stay_where_they_are(tmp_path):
     """Lowered graphs name bytes of the bundle's own data file, and hold nothing large themselves."""
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     canonical = onnx.load(path, load_external_data=False)
     places = {tensor.name: list(tensor.external_data) for tensor in canonical.graph.initializer if tensor.external_data}
     for target, compute in [(target, "float32") for target in TARGETS] + IN_HALF:
         model = lowered(path, target, compute).model
         assert len(model) < 400_000
-        assert graph_data_files(path, model) == (DEMO_REEL / "denoiser.data",)
+        assert graph_data_files(path, model) == (WORDS_REEL / "denoiser.data",)
         for tensor in onnx.ModelProto.FromString(model).graph.initializer:
             assert list(tensor.external_data) == places.get(tensor.name, [])
 
 
 def test_what_was_done_is_told():
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     result = lowered(path, "tensorrt-10.3", "float16")
     assert result.rewrites["Attention expanded"] == 12
     assert result.rewrites["RotaryEmbedding expanded"] == 12
@@ -510,7 +510,7 @@ def test_what_was_done_is_told():
 
 
 def test_the_cache_tells_targets_and_types_apart(monkeypatch):
-    path = DEMO_REEL / "decoder_first.onnx"
+    path = WORDS_REEL / "decoder_first.onnx"
     asked = [(target, compute) for target in ("tensorrt-10.3", "tensorrt-10.4", "cuda") for compute in LIMITS]
     first = [lowered(path, *each, keep=True) for each in asked]
     assert {result.source for result in first} == {"built"}
@@ -532,7 +532,7 @@ def test_the_cache_tells_targets_and_types_apart(monkeypatch):
 )
 def test_types_that_a_target_has_not(target, compute, message):
     with pytest.raises(EngineError, match=message):
-        lowered(DEMO_REEL / "denoiser.onnx", target, compute)
+        lowered(WORDS_REEL / "denoiser.onnx", target, compute)
 
 
 def test_int4_is_refused_by_a_target_that_cannot_read_it(tmp_path):

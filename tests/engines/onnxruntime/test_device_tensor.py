@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL, helpers_environment
+from conftest import helpers_environment
+from helpers.words_bundle import WORDS_REEL
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -44,7 +45,7 @@ def counter(tmp_path):
 def test_the_demos_decoder_with_its_state_on_the_device(monkeypatch):
     """Bit for bit what the plain session gives, and only the frames are ever copied to the host."""
     random = np.random.default_rng()
-    first, later = DEMO_REEL / "decoder_first.onnx", DEMO_REEL / "decoder_next.onnx"
+    first, later = WORDS_REEL / "decoder_first.onnx", WORDS_REEL / "decoder_next.onnx"
     channels = open_plain(first).get_inputs()[0].shape[1]
     latents = normal(random, 3, 1, channels, 1, 8, 6)
     wanted, state = [], {}
@@ -266,7 +267,7 @@ def test_large_tensors_get_no_second_buffers(counter, monkeypatch):
 
 
 def test_the_demos_denoiser_with_fixed_shapes():
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     random = np.random.default_rng()
     specs = {item.name: item.shape for item in open_plain(path).get_inputs()}
     shapes = {

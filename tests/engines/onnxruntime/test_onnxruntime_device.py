@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL
+from helpers.words_bundle import WORDS_REEL
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -77,7 +77,7 @@ def test_shape_arithmetic_on_the_cpu_is_fine():
 
 
 def test_a_real_session_is_judged():
-    nodes = assigned_nodes(open_plain(DEMO_REEL / "denoiser.onnx"))
+    nodes = assigned_nodes(open_plain(WORDS_REEL / "denoiser.onnx"))
     assert {node.provider for node in nodes} == {"CPUExecutionProvider"}
     check_placement("denoiser.onnx", nodes, "CPUExecutionProvider")
     with pytest.raises(EngineError, match=r"cannot run on CUDAExecutionProvider: it leaves .* to CPUExecutionProvider"):
@@ -203,7 +203,7 @@ def test_the_cuda_engine_refuses_what_it_cannot_do(machine):
     with pytest.raises(
         EngineError, match=r"the cuda engine cannot run here: onnxruntime 1.31.1 is the one without CUDA"
     ):
-        engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions())
+        engine.open(WORDS_REEL / "denoiser.onnx", EngineOptions())
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def cuda_on_the_cpu(monkeypatch):
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize(("compute", "tolerance"), [("float32", 1e-5), (None, 5e-3)])
 def test_the_cuda_engine_opens_and_runs_what_was_lowered_for_it(cuda_on_the_cpu, compute, tolerance, fixed):
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     random = np.random.default_rng()
     trials = [demo_denoiser_inputs(random) for _ in range(3)]
     shapes = tuple(sorted((name, array.shape) for name, array in trials[0].items())) if fixed else None
@@ -259,7 +259,7 @@ def test_the_cuda_engine_fetches_weights_in_turn(cuda_on_the_cpu, compute):
 
     In float16 it is nearly so here: the CPU provider calculates in float32 and rounds where the graph is cut.
     """
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     arrays = demo_denoiser_inputs(np.random.default_rng())
     options = EngineOptions(threads=1, compute=compute)
     with cuda_on_the_cpu.open(path, options) as session:
@@ -275,7 +275,7 @@ def test_the_cuda_engine_fetches_weights_in_turn(cuda_on_the_cpu, compute):
 
 def test_a_clip_with_the_cuda_engine(cuda_on_the_cpu):
     """From prompt to frames: the same clip as the cpu engine's, to a step of 255 here and there; it leaves the device as bytes."""
-    bundle = open_bundle(DEMO_REEL)
+    bundle = open_bundle(WORDS_REEL)
     clips = []
     for engine, compute in ((get_engine("cpu"), None), (cuda_on_the_cpu, "float32")):
         with Reel(bundle, engine, EngineOptions(threads=1, compute=compute)) as reel:
@@ -303,7 +303,7 @@ def test_prompt_embeddings_do_not_hold_on_to_the_text_encoder(cuda_on_the_cpu, m
 
     monkeypatch.setattr(DeviceTensor, "detached", noting)
     monkeypatch.setattr(BoundSession, "run", watching)
-    with Reel(open_bundle(DEMO_REEL), cuda_on_the_cpu, EngineOptions(threads=1)) as reel:
+    with Reel(open_bundle(WORDS_REEL), cuda_on_the_cpu, EngineOptions(threads=1)) as reel:
         reel.generate("a red ball", steps=2, frames=5)
     assert used
     assert all(any(tensor is one for one in detached) for tensor in used)
@@ -315,7 +315,7 @@ def test_the_cuda_engine_refuses_what_would_run_elsewhere(cuda_on_the_cpu, monke
     if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no provider that runs nothing")
     with pytest.raises(EngineError, match=r"denoiser.onnx cannot run on AzureExecutionProvider: it leaves "):
-        cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1))
+        cuda_on_the_cpu.open(WORDS_REEL / "denoiser.onnx", EngineOptions(threads=1))
 
 
 @pytest.mark.parametrize("compute", ["float32", "float16"])
@@ -323,7 +323,7 @@ def test_half_precision_may_use_tensor_cores(cuda_on_the_cpu, monkeypatch, compu
     """Without TensorFloat-32, ONNX Runtime takes tensor cores away from convolutions of every type."""
     asked = []
     monkeypatch.setattr(cuda, "provider_options", lambda **given: asked.append(given) or {})
-    cuda_on_the_cpu.open(DEMO_REEL / "decoder_first.onnx", EngineOptions(threads=1, compute=compute)).close()
+    cuda_on_the_cpu.open(WORDS_REEL / "decoder_first.onnx", EngineOptions(threads=1, compute=compute)).close()
     chosen = PROVIDER_OPTIONS(**asked[-1])
     assert chosen["use_tf32"] == ("0" if compute == "float32" else "1")
     assert chosen["enable_cuda_graph"] == "0"
@@ -340,7 +340,7 @@ def test_memory_is_not_held_twice(cuda_on_the_cpu, monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", noting)
     for name in ("denoiser", "decoder_first", "decoder_next"):
-        cuda_on_the_cpu.open(DEMO_REEL / f"{name}.onnx", EngineOptions(threads=1)).close()
+        cuda_on_the_cpu.open(WORDS_REEL / f"{name}.onnx", EngineOptions(threads=1)).close()
     order = onnxruntime.ExecutionOrder
     assert seen["denoiser"] == (False, order.DEFAULT)
     assert seen["decoder_first"] == seen["decoder_next"] == (False, order.PRIORITY_BASED)
@@ -349,7 +349,7 @@ def test_memory_is_not_held_twice(cuda_on_the_cpu, monkeypatch):
 def test_a_clip_of_four_steps_is_not_recorded(cuda_on_the_cpu):
     arrays = demo_denoiser_inputs(np.random.default_rng())
     shapes = tuple(sorted((name, array.shape) for name, array in arrays.items()))
-    with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
+    with cuda_on_the_cpu.open(WORDS_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
         assert isinstance(session, FixedShapeSession)
         assert session._recording.longest <= 0.1
         for _ in range(4):
@@ -358,10 +358,10 @@ def test_a_clip_of_four_steps_is_not_recorded(cuda_on_the_cpu):
 
 
 def test_canonical_graphs_run_as_they_are(cuda_on_the_cpu):
-    with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, lower=False)) as session:
+    with cuda_on_the_cpu.open(WORDS_REEL / "denoiser.onnx", EngineOptions(threads=1, lower=False)) as session:
         assert (session.report.lowered, session.report.precision) == ("off", "float32")
         arrays = demo_denoiser_inputs(np.random.default_rng())
-        wanted = plain_run(DEMO_REEL / "denoiser.onnx", arrays)["prediction"]
+        wanted = plain_run(WORDS_REEL / "denoiser.onnx", arrays)["prediction"]
         np.testing.assert_array_equal(session.run(tensors(arrays))["prediction"].numpy(), wanted)
 
 
@@ -384,10 +384,10 @@ def test_the_rtx_engine_opens_and_runs_what_was_lowered_for_it(monkeypatch, fixe
     monkeypatch.setattr(engine, "unavailable", lambda: None)
     arrays = demo_denoiser_inputs(np.random.default_rng())
     shapes = tuple(sorted((name, array.shape) for name, array in arrays.items())) if fixed else None
-    wanted = plain_run(DEMO_REEL / "denoiser.onnx", arrays)["prediction"]
+    wanted = plain_run(WORDS_REEL / "denoiser.onnx", arrays)["prediction"]
     for source in ("built", "cache"):
         folders.clear()
-        with engine.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
+        with engine.open(WORDS_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
             assert (session.report.lowered, session.report.build) == (source, source)
             assert (session.report.precision, session.report.provider) == ("float16", "CPUExecutionProvider")
             assert (session.report.build_seconds > 0) == (source == "built")
@@ -413,7 +413,7 @@ def test_without_a_cuda_graph_where_it_cannot_be_recorded(cuda_on_the_cpu, monke
 
     monkeypatch.setattr(cuda, "provider_options", lambda recorded, compute: {"recorded": recorded})
     monkeypatch.setattr(onnxruntime, "InferenceSession", refusing)
-    with cuda_on_the_cpu.open(DEMO_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
+    with cuda_on_the_cpu.open(WORDS_REEL / "denoiser.onnx", EngineOptions(threads=1, shapes=shapes)) as session:
         assert type(session) is BoundSession
     assert asked == [True, False]
 

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL
+from helpers.words_bundle import WORDS_REEL
 
 onnx = pytest.importorskip("onnx")
 
@@ -20,7 +20,7 @@ from edgereel.engines.openvino.engine import OpenVino, cpu_settings  # noqa: E40
 pytestmark = pytest.mark.lean
 
 installed = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
-DECODER = DEMO_REEL / "decoder_first.onnx"
+DECODER = WORDS_REEL / "decoder_first.onnx"
 SIZES = {"batch": 1, "frames": 2, "height": 6, "width": 4, "tokens": 5}
 
 
@@ -79,7 +79,7 @@ def _extent(extent):
     ],
 )
 def test_it_computes_what_the_cpu_engine_does(name, part, fixed):
-    path = DEMO_REEL / f"{name}.onnx"
+    path = WORDS_REEL / f"{name}.onnx"
     feeds, expected = feeds_of(path, part)
     shapes = tuple(sorted((key, array.shape) for key, array in feeds.items())) if fixed else None
     with get_engine("openvino").open(path, EngineOptions(threads=1, part=part, shapes=shapes)) as session:
@@ -111,7 +111,7 @@ def test_what_it_cannot_do_is_refused(tmp_path):
         damaged.write_bytes(content)
         with pytest.raises(EngineError, match=r"cannot open a\.onnx"):
             engine.open(damaged, EngineOptions(threads=1))
-    with engine.open(DEMO_REEL / "text_encoder.onnx", EngineOptions(threads=1)) as session:
+    with engine.open(WORDS_REEL / "text_encoder.onnx", EngineOptions(threads=1)) as session:
         one = Tensor.from_numpy(np.ones((1, 4), np.float32))
         with pytest.raises(EngineError, match="input input_ids is float32, the graph takes int64"):
             session.run(dict.fromkeys(session.specs.inputs, one))

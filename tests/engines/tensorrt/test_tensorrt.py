@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import DEMO_REEL
 from helpers.fake_tensorrt import FakeTensorRT, install_fakes
+from helpers.words_bundle import WORDS_REEL
 from numpy.typing import NDArray
 
 from edgereel.bundle.reader import open_bundle
@@ -26,7 +26,7 @@ from edgereel.engines.tensorrt.device_memory import DeviceBuffer
 from edgereel.runtime.decoding.decoder import decode_frames
 from edgereel.runtime.reel import Reel
 
-DENOISER = DEMO_REEL / "denoiser.onnx"
+DENOISER = WORDS_REEL / "denoiser.onnx"
 FLOAT32 = EngineOptions(compute="float32")
 CPU = EngineOptions(threads=1)
 Arrays = dict[str, NDArray[Any]]
@@ -115,7 +115,7 @@ def test_frames_of_the_demo_are_those_of_the_cpu_engine(monkeypatch: pytest.Monk
     install_fakes(monkeypatch, version)
     frames = {}
     for engine, options in ((TensorRt(), FLOAT32), (OnnxRuntimeCpu(), CPU)):
-        with Reel(open_bundle(DEMO_REEL), engine, options) as reel:
+        with Reel(open_bundle(WORDS_REEL), engine, options) as reel:
             video = reel.generate("a red ball bounces over the ocean", seed=3, steps=2, size=(64, 64), frames=9)
             frames[engine.name] = np.stack(list(video)).astype(int)
     assert frames["cpu"].std() > 1
@@ -130,8 +130,8 @@ def test_decoded_frames_agree_to_a_hundred_thousandth(trt: FakeTensorRT) -> None
     decoded: dict[str, list[NDArray[Any]]] = {"tensorrt": [], "cpu": []}
     for opened, options in ((engine, FLOAT32), (OnnxRuntimeCpu(), CPU)):
         with (
-            opened.open(DEMO_REEL / "decoder_first.onnx", options) as first,
-            opened.open(DEMO_REEL / "decoder_next.onnx", options) as following,
+            opened.open(WORDS_REEL / "decoder_first.onnx", options) as first,
+            opened.open(WORDS_REEL / "decoder_next.onnx", options) as following,
         ):
             outputs = first.run({"latent": Tensor.from_numpy(latents[0])})
             state = {name: tensor for name, tensor in outputs.items() if name != "frames"}
@@ -321,10 +321,10 @@ def decoder_state(first: Session) -> dict[str, Tensor]:
 def test_the_decoders_state_is_handed_on_without_copies_in_two_sets_of_buffers(trt: FakeTensorRT) -> None:
     engine = TensorRt()
     latents = np.random.default_rng(14).standard_normal((1, 24, 7, 2, 2), dtype=np.float32)
-    geometry = open_bundle(DEMO_REEL).manifest.latent
+    geometry = open_bundle(WORDS_REEL).manifest.latent
     with (
-        engine.open(DEMO_REEL / "decoder_first.onnx", FLOAT32) as first,
-        engine.open(DEMO_REEL / "decoder_next.onnx", FLOAT32) as following,
+        engine.open(WORDS_REEL / "decoder_first.onnx", FLOAT32) as first,
+        engine.open(WORDS_REEL / "decoder_next.onnx", FLOAT32) as following,
     ):
         in_use = []
         for index, _ in enumerate(decode_frames(first, following, latents, geometry)):
@@ -355,8 +355,8 @@ def test_what_a_caller_holds_is_not_overwritten(trt: FakeTensorRT, tmp_path: Pat
 def test_a_tensor_that_was_freed_cannot_go_in(trt: FakeTensorRT) -> None:
     engine = TensorRt()
     with (
-        engine.open(DEMO_REEL / "decoder_first.onnx", FLOAT32) as first,
-        engine.open(DEMO_REEL / "decoder_next.onnx", FLOAT32) as following,
+        engine.open(WORDS_REEL / "decoder_first.onnx", FLOAT32) as first,
+        engine.open(WORDS_REEL / "decoder_next.onnx", FLOAT32) as following,
     ):
         state = decoder_state(first)
         freed = state["state_03"]
@@ -368,8 +368,8 @@ def test_a_tensor_that_was_freed_cannot_go_in(trt: FakeTensorRT) -> None:
 
 def test_tensors_of_another_engine_object_are_copied(trt: FakeTensorRT) -> None:
     with (
-        TensorRt().open(DEMO_REEL / "decoder_first.onnx", FLOAT32) as first,
-        TensorRt().open(DEMO_REEL / "decoder_next.onnx", FLOAT32) as following,
+        TensorRt().open(WORDS_REEL / "decoder_first.onnx", FLOAT32) as first,
+        TensorRt().open(WORDS_REEL / "decoder_next.onnx", FLOAT32) as following,
     ):
         state = decoder_state(first)
         before = trt.cudart.names().count("cudaMemcpyAsync")
@@ -425,13 +425,13 @@ def test_the_decoder_alternates_between_two_graphs(trt: FakeTensorRT) -> None:
     engine = TensorRt()
     latents = np.random.default_rng(15).standard_normal((9, 1, 24, 1, 2, 2), dtype=np.float32)
     first_options = EngineOptions(compute="float32", shapes=(("latent", (1, 24, 1, 2, 2)),))
-    with engine.open(DEMO_REEL / "decoder_first.onnx", first_options) as first:
+    with engine.open(WORDS_REEL / "decoder_first.onnx", first_options) as first:
         state = decoder_state(first)
         shapes = tuple(sorted([("latent", (1, 24, 1, 2, 2)), *((name, state[name].shape) for name in state)]))
         plain = EngineOptions(compute="float32")
         with (
-            engine.open(DEMO_REEL / "decoder_next.onnx", EngineOptions(compute="float32", shapes=shapes)) as fixed,
-            engine.open(DEMO_REEL / "decoder_next.onnx", plain) as varying,
+            engine.open(WORDS_REEL / "decoder_next.onnx", EngineOptions(compute="float32", shapes=shapes)) as fixed,
+            engine.open(WORDS_REEL / "decoder_next.onnx", plain) as varying,
         ):
             results = {}
             for session in (varying, fixed):

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL
 from helpers.rtx_builder import Listener, bindings
+from helpers.words_bundle import WORDS_REEL
 
 from edgereel.core.errors import EngineError
 from edgereel.engines.costs import graph_costs
@@ -50,7 +50,7 @@ def plan_of(
     workspace: int | None = None,
 ) -> tuple[int, dict[str, int]]:
     """Return the size of the plan, and how many products of the graph have which type."""
-    path = DEMO_REEL / f"{graph}.onnx"
+    path = WORDS_REEL / f"{graph}.onnx"
     model = lower_for_target(path, parse_target(target), compute).model
     assert model is not None
     settings = BuildSettings(compute, shapes, RANGES, stream, workspace)
@@ -71,7 +71,7 @@ def test_every_graph_builds_in_every_precision(trt: Any, graph: str, target: str
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_plain_weights_build(trt: Any, tmp_path: Path, graph: str) -> None:
-    path = DEMO_REEL / f"{graph}.onnx"
+    path = WORDS_REEL / f"{graph}.onnx"
     lowered = lower_for_target(path, parse_target("tensorrt-8.6"), "float16").model
     assert lowered is not None
     model, beside = with_plain_weights(lowered, path, tmp_path)
@@ -102,7 +102,7 @@ def test_a_block_as_wide_as_wan_takes_what_is_planned(trt: Any, wide_denoiser: P
 @pytest.mark.parametrize(("graph", "target"), [("decoder_first", "tensorrt-10.3"), ("decoder_next", "tensorrt-11.0")])
 def test_pictures_and_a_float16_state_build(trt: Any, graph: str, target: str) -> None:
     """Its parser takes bytes as outputs, and half-precision ones in and out; the plan tells their types."""
-    path = DEMO_REEL / f"{graph}.onnx"
+    path = WORDS_REEL / f"{graph}.onnx"
     model = lower_for_target(path, parse_target(target), "float16", keep=False, pictures=True).model
     assert model is not None
     builder = trt.Builder(log := make_log(trt))
@@ -133,7 +133,7 @@ def test_what_filling_a_stripped_plan_needs_is_in_real_bindings(trt: Any) -> Non
 @pytest.mark.parametrize("target", ["tensorrt-10.3", "tensorrt-11.0"])
 def test_fused_attention_sums_in_float32(trt: Any, target: str) -> None:
     """The plan has the source of its kernels: `fp16_traits` are those that sum in float16, `bf16_traits` sum in float32."""
-    path = DEMO_REEL / "denoiser.onnx"
+    path = WORDS_REEL / "denoiser.onnx"
     shapes: Shapes = (("latents", (1, 24, 4, 32, 32)), ("prompt_embeds", (1, 16, 128)), ("timestep", (1,)))
     model = lower_for_target(path, parse_target(target), "float16", keep=False).model
     assert model is not None
@@ -195,5 +195,5 @@ def test_what_the_parser_cannot_read_is_told_by_node(trt: Any) -> None:
     settings = BuildSettings("float32", None, RANGES, False, None)
     with pytest.raises(EngineError, match=r"cannot read g\.onnx: NoSuchOperator strange: "):
         make_plan(
-            trt, make_log(trt), features_of((11, 0)), model.SerializeToString(), DEMO_REEL / "g.onnx", settings, b""
+            trt, make_log(trt), features_of((11, 0)), model.SerializeToString(), WORDS_REEL / "g.onnx", settings, b""
         )

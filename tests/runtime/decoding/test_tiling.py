@@ -302,7 +302,7 @@ def test_room_for_what_the_front_hands_on_is_looked_for_too(tmp_path, monkeypatc
     assert (len(decoder.front_shapes), decoder.shapes) == (1, [])
 
 
-def test_progress_is_told_by_tiles_and_may_cancel(tmp_path):
+def test_progress_is_told_by_tiles_and_may_cancel(tmp_path, words_reel):
     decoder, told = Decoder(), []
     list(
         decode_tiled(
@@ -315,7 +315,7 @@ def test_progress_is_told_by_tiles_and_may_cancel(tmp_path):
         )
     )
     assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
-    with load(DEMO_REEL, threads=1) as reel:
+    with load(words_reel, threads=1) as reel:
         plan = reel.plan(128, 128, 5)
         reel.graphs.plans[plan.sizes.key] = replace(plan, tile=Tile(7, 8))
         video = reel.generate("a red ball", size=(128, 128), frames=5, steps=1)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL
 from helpers.command_line import PROMPT, frames_of, metadata_of
 
 import edgereel
@@ -33,7 +32,7 @@ def done(result: tuple[Any, str, str]) -> dict[str, Any]:
     return answer
 
 
-def test_kept_latents_are_decoded_by_either(run: Run, two_decoder_reel: Path) -> None:
+def test_kept_latents_are_decoded_by_either(run: Run, two_decoder_reel: Path, words_reel: Path) -> None:
     quick = ["--steps", "1", "--frames", "5", "--size", "32x32", "--bundle", two_decoder_reel, "--json"]
     made = done(run("generate", PROMPT, "-o", "tiny.mp4", "--decoder", "tiny", "--keep-latents", *quick))
     assert made["settings"]["decoder"] == "tiny"
@@ -45,7 +44,7 @@ def test_kept_latents_are_decoded_by_either(run: Run, two_decoder_reel: Path) ->
     assert not np.array_equal(frames_of("tiny.mp4"), frames_of("full.mp4"))
     assert '"decoder": "full"' in metadata_of("full.mp4")["comment"]
     # The full decoder is the shipped bundle's, so that its latents are, too.
-    alone = done(run("decode", "tiny.safetensors", "-o", "alone.mp4", "--bundle", DEMO_REEL, "--json"))
+    alone = done(run("decode", "tiny.safetensors", "-o", "alone.mp4", "--bundle", words_reel, "--json"))
     assert "decoder" not in alone["settings"]
     assert np.array_equal(frames_of("alone.mp4"), frames_of("full.mp4"))
     code, _, err = run("decode", "tiny.safetensors", "-o", "no.mp4", "--decoder", "huge", *bundle)
@@ -53,9 +52,11 @@ def test_kept_latents_are_decoded_by_either(run: Run, two_decoder_reel: Path) ->
     assert "has no decoder 'huge': choose from full, tiny" in err
 
 
-def test_latents_of_a_bundle_without_a_tiny_decoder_are_decoded_by_one(two_decoder_reel: Path, tmp_path: Path) -> None:
+def test_latents_of_a_bundle_without_a_tiny_decoder_are_decoded_by_one(
+    two_decoder_reel: Path, words_reel: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "kept.safetensors"
-    with edgereel.load(DEMO_REEL, "cpu", threads=1) as reel:
+    with edgereel.load(words_reel, "cpu", threads=1) as reel:
         write_latents(kept, reel.generate(PROMPT, steps=1, frames=5, size=(32, 32)), reel.bundle)
     with edgereel.load(two_decoder_reel, "cpu", threads=1) as reel:
         video = edgereel.read_video(kept, reel, "tiny")
@@ -131,8 +132,8 @@ def test_previews_are_of_the_tiny_decoder(two_decoder_reel: Path) -> None:
     np.testing.assert_array_equal(again.latents, video.latents)
 
 
-def test_a_preview_is_written_at_each_step(run: Run) -> None:
-    quick = ["--steps", "2", "--frames", "5", "--size", "32x32", "--json"]
+def test_a_preview_is_written_at_each_step(run: Run, words_reel: Path) -> None:
+    quick = ["--steps", "2", "--frames", "5", "--size", "32x32", "--json", "--bundle", words_reel]
     made = done(run("generate", PROMPT, "-o", "made.mp4", "--preview", "shown.mp4", *quick))
     assert frames_of("shown.mp4").shape == frames_of("made.mp4").shape
     assert np.abs(frames_of("shown.mp4").astype(int) - frames_of("made.mp4")).mean() < 2  # the last step's

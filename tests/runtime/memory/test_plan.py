@@ -165,8 +165,8 @@ def test_the_demo_is_planned_from_its_graphs():
     assert halves.components["denoiser"].weights < 0.6 * small.components["denoiser"].weights
 
 
-def test_what_does_not_fit_is_refused_with_what_would():
-    bundle = open_bundle(DEMO_REEL)
+def test_what_does_not_fit_is_refused_with_what_would(words_reel):
+    bundle = open_bundle(words_reel)
     size = (512, 512, 65)
     budget = Budget(OVERHEAD["cpu"] + 120 * 2**20, "as asked for")
 

@@ -76,13 +76,15 @@ def test_an_unknown_shape_names_those_there_are(demo):
         OpenRequest(BALL, size="round").complete(demo.bundle.manifest)
 
 
-def test_generate_takes_a_shape(run, tmp_path):
-    code, out, _ = run(
-        "generate", BALL, "-o", tmp_path / "a.mp4", "--size", "wide", "--frames", 5, "--json", "--threads", 1
-    )
+def test_generate_takes_a_shape(run, tmp_path, words_reel):
+    short = ("--frames", 5, "--json", "--threads", 1)
+    code, out, _ = run("generate", BALL, "-o", tmp_path / "a.mp4", "--size", "wide", "--bundle", words_reel, *short)
     assert code == 0
     shown = json.loads(out)["settings"]["shown"]
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         assert [stream.width, stream.height] == shown
         assert stream.width > 1.6 * stream.height
+    code, out, _ = run("generate", BALL, "-o", tmp_path / "a.mp4", "--size", "wide", *short)
+    settings = json.loads(out)["settings"]
+    assert (code, settings["width"], settings["height"]) == (0, 160, 96), "the model's own format of that name"

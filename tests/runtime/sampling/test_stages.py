@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DEMO_REEL, edit_manifest
+from conftest import edit_manifest
 from pydantic import ValidationError
 
 import edgereel
@@ -144,9 +144,9 @@ def test_the_first_size_is_of_whole_patches(scale: float, shape: tuple[int, int]
 
 
 @pytest.fixture
-def two_stage_reel(demo_copy: Path) -> Path:
-    edit_manifest(demo_copy, lambda data: data.update(schema=2, recipes=[*data["recipes"], TWO]))
-    return demo_copy
+def two_stage_reel(words_copy: Path) -> Path:
+    edit_manifest(words_copy, lambda data: data.update(schema=2, recipes=[*data["recipes"], TWO]))
+    return words_copy
 
 
 def test_a_clip_in_two_stages(two_stage_reel: Path) -> None:
@@ -205,12 +205,12 @@ def test_what_two_stages_cannot_have(two_stage_reel: Path, asked: dict[str, Any]
         OpenRequest("a", recipe="two", **asked).complete(open_bundle(two_stage_reel).manifest)
 
 
-def test_a_sampler_that_cannot_go_on_is_refused(demo_copy: Path) -> None:
+def test_a_sampler_that_cannot_go_on_is_refused(words_copy: Path) -> None:
     rule = {**TWO, "sigmas": None, "timesteps": None, "shift": 3.0}
     edit_manifest(
-        demo_copy, lambda data: data.update(schema=2, recipes=[{k: v for k, v in rule.items() if v is not None}])
+        words_copy, lambda data: data.update(schema=2, recipes=[{k: v for k, v in rule.items() if v is not None}])
     )
-    manifest = open_bundle(demo_copy).manifest
+    manifest = open_bundle(words_copy).manifest
     assert OpenRequest("a", steps=7).complete(manifest).steps == 7
     with pytest.raises(
         UsageError, match="goes on from a noise level in its second stage, which unipc cannot: choose euler or sde"
@@ -237,14 +237,14 @@ def test_second_stages_that_make_no_sense(second: dict[str, Any], message: str) 
         Recipe.model_validate({**TWO, "sampler": "unipc", "shift": 3.0, "sigmas": None, "timesteps": None})
 
 
-def test_bundles_with_two_stages_are_of_the_schema_that_has_them(demo_copy: Path) -> None:
-    old = open_bundle(DEMO_REEL).manifest
+def test_bundles_with_two_stages_are_of_the_schema_that_has_them(words_copy: Path) -> None:
+    old = open_bundle(words_copy).manifest
     assert old.least_schema == 1
     assert "second" not in old.recipes[0].model_dump(mode="json")
-    edit_manifest(demo_copy, lambda data: data.update(recipes=[TWO]))
+    edit_manifest(words_copy, lambda data: data.update(recipes=[TWO]))
     with pytest.raises(BundleError, match="uses what schema 1 does not have"):
-        open_bundle(demo_copy)
-    edit_manifest(demo_copy, lambda data: data.update(schema=2))
-    manifest = open_bundle(demo_copy).manifest
+        open_bundle(words_copy)
+    edit_manifest(words_copy, lambda data: data.update(schema=2))
+    manifest = open_bundle(words_copy).manifest
     assert manifest.least_schema == 2
     assert manifest.recipes[0].model_dump(mode="json")["second"] == TWO["second"]
