@@ -38,7 +38,7 @@ class Growth:
     clips_in_piece: int = 160
     pieces_at_first: int = 3
     piece_every: int = 90
-    teacher_steps: int = 3000
+    teacher_steps: int = 4360
     teacher_batch: int = 4
     text_batch: int = 12
     teacher_learning_rate: float = 3e-3
@@ -48,7 +48,7 @@ class Growth:
     text_steps: int = 1500
     sampling_shift: float = 3.0
     guidance: float = 5.0
-    student_steps: int = 2000
+    student_steps: int = 1150
     student_batch: int = 4
     student_learning_rate: float = 1.5e-3
     rounds_at_first: int = 3
@@ -56,10 +56,10 @@ class Growth:
     rounds: int = 60
     round_films: int = 8
     own_after: int = 80
-    decoder_steps: int = 400
+    decoder_steps: int = 300
     decoder_batch: int = 2
     decoder_learning_rate: float = 1e-3
-    tiny_decoder_steps: int = 2200
+    tiny_decoder_steps: int = 1720
     tiny_batch: int = 2
     tiny_learning_rate: float = 1e-3
 

@@ -32,6 +32,7 @@ def _manifest(reel: Path) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.full
 def test_the_bundle_is_the_checkpoints_export(tmp_path: Path) -> None:
     export_checkpoint(CHECKPOINT, tmp_path / "again.reel", transformer=STUDENT, tiny_decoder=TINY_DECODER)
     shipped, again = _manifest(REEL), _manifest(tmp_path / "again.reel")
