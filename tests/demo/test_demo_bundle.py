@@ -90,6 +90,7 @@ def test_the_table_of_the_readme() -> None:
     assert rows["student", 4]["displacement"] == pytest.approx(result["true"]["displacement"], rel=0.15)
 
 
+@pytest.mark.full
 def test_the_table_is_made_of_measured_rows(
     teacher_reel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
