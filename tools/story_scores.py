@@ -45,11 +45,12 @@ def main() -> None:
             shown = {title: _shown(scene, subjects[scene.prompt]) for title, scene in files.items()}
             results[story] = {"scenes": len(shown)}
             results[story] |= {name: float(np.mean([each[name] for each in shown.values()])) for name in ATTRIBUTES}
-            results[story] |= {f"jump, {title}": seam.jump for title, seam in _cuts(files)}
+            cuts = dict(_cuts(files))
+            results[story] |= {f"jump, {title}": seam.jump for title, seam in cuts.items()}
             if not arguments.json:
                 shares = "  ".join(f"{name} {100 * results[story][name]:.1f}%" for name in ATTRIBUTES)
                 print(f"{story:<9} {len(shown):>4} scenes  {shares}")
-                for title, seam in _cuts(files):
+                for title, seam in cuts.items():
                     print(f"  {title}: jumps {seam.jump:.2f} steps, colour moves {seam.colour:.3f}")
                 for title, each in shown.items():
                     if not all(each.values()):

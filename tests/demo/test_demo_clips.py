@@ -52,8 +52,8 @@ def test_whatever_is_chosen_of_the_vocabulary_is_a_caption() -> None:
 
 
 def test_checkpoints_and_the_built_in_bundle_have_the_words_of_the_clips() -> None:
-    labels = [ROOT / "demo" / name / "edgereel.json" for name in ("checkpoint",)]
-    for path in (*labels, ROOT / "demo" / "demo.reel" / "reel.json"):
+    demo = ROOT / "demo"
+    for path in (demo / "checkpoint" / "edgereel.json", demo / "demo.reel" / "reel.json"):
         data = json.loads(path.read_text(encoding="utf-8"))
         assert {key: data.get(key) for key in ("vocabulary", "examples")} == prompt_words(), path
 
