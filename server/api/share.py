@@ -17,7 +17,7 @@ from ...jobs.job import COMPLETED
 from ..configuration import Configuration
 from ..errors import ApiError
 from ..services import services
-from .videos import file_answer, job_of
+from .videos import file_answer, file_gone, job_of
 
 LINK_SECONDS = 3600.0
 _MOST_LINKS = 1000
@@ -83,7 +83,7 @@ async def shared_file(request: Request) -> Response:
     """GET /s/SHORT/video.mp4."""
     path = services(request).videos.of(_shared(request)).variant("video")
     if path is None:
-        raise ApiError(404, "its file is not there any more", code="file_gone")
+        raise file_gone()
     name = f"{path.parent.name}.mp4" if request.query_params.get("download") == "1" else None
     return file_answer(request, str(path), MEDIA_TYPES["video"], {"cache-control": "no-store"}, name)
 

@@ -81,7 +81,7 @@ async def content(request: Request) -> Response:
         raise ApiError(404, f"this video is not there yet: it is {job.status}", code="not_ready")
     path = await asyncio.to_thread(services(request).videos.of(job.id).variant, variant)
     if path is None:
-        raise ApiError(404, "its file is not there any more", code="file_gone")
+        raise file_gone()
     name = None
     if request.query_params.get("download") == "1":
         name = f"{job.id}{path.suffix}" if variant == "video" else f"{job.id}-{variant}{path.suffix}"
@@ -90,24 +90,41 @@ async def content(request: Request) -> Response:
 
 
 class _File(FileResponse):
-    """Starlette's, whose refusals of ranges are told in our shape."""
+    """Starlette's, whose refusals of ranges are told in our shape, and which begins no answer before the file is open.
+
+    A file may be removed after its size was read: whoever asked is told so, not sent a length that nothing follows.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. Raises ApiError before anything is sent."""
-        refused = 0
+        refused, start = 0, None
 
         async def send_what_is_there(message: Message) -> None:
-            nonlocal refused
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                refused = int(message["status"])
+            nonlocal refused, start
+            if message["type"] == "http.response.start":
+                refused, start = int(message["status"]) if message["status"] >= 400 else 0, message
+                return
             if not refused:
+                if start is not None:
+                    first, start = start, None
+                    await send(first)
                 await send(message)
 
-        await super().__call__(scope, receive, send_what_is_there)
+        try:
+            await super().__call__(scope, receive, send_what_is_there)
+        except OSError as error:
+            if start is None:
+                raise
+            raise file_gone() from error
         if refused:
             size = self.headers["content-length"]
             message = f"Range: no such part of the {size} bytes that there are"
             raise ApiError(refused, message, code="bad_range", headers={"Content-Range": f"bytes */{size}"})
+
+
+def file_gone() -> ApiError:
+    """Return the refusal of a file that was removed."""
+    return ApiError(404, "its file is not there any more", code="file_gone")
 
 
 def file_answer(
@@ -119,7 +136,7 @@ def file_answer(
 
         information = os.stat(path, follow_symlinks=False)
     except OSError as error:
-        raise ApiError(404, "its file is not there any more", code="file_gone") from error
+        raise file_gone() from error
     answer = _File(path, headers=headers, media_type=media_type, filename=name, stat_result=information)
     tag = answer.headers["etag"]
     wanted = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
