@@ -137,8 +137,11 @@ def differences(video: edgereel.Video, theirs: tuple[Any, Any]) -> tuple[float, 
     return relative, 10 * np.log10(255**2 / max(error, 1e-9))
 
 
-# The demo makes whole chunks of 17 pictures: a shorter clip is the beginning of one.
-@pytest.mark.parametrize(("which", "frames"), [("demo_pair", 17), ("random_pair", 9), ("random_pair", 17)])
+# The demo makes whole chunks of 17 pictures: a shorter clip is the beginning of one. Its teacher's export takes a minute.
+@pytest.mark.parametrize(
+    ("which", "frames"),
+    [pytest.param("demo_pair", 17, marks=pytest.mark.full), ("random_pair", 9), ("random_pair", 17)],
+)
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("prompt", [0, 1, 2])
 @pytest.mark.parametrize("sampler", ["euler", "unipc"])
@@ -187,7 +190,7 @@ def _timesteps_not_truncated(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> dic
 
 
 @pytest.mark.parametrize("mistake", [_guidance_off, _another_prompt, _timesteps_not_truncated])
-@pytest.mark.parametrize("which", ["demo_pair", "random_pair"])
+@pytest.mark.parametrize("which", [pytest.param("demo_pair", marks=pytest.mark.full), "random_pair"])
 def test_the_comparison_notices_a_mistake(
     which: str,
     mistake: Callable[[Pair, pytest.MonkeyPatch], dict[str, Any]],

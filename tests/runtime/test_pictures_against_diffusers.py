@@ -42,7 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
     # VACE: known pictures, blanks and a mask, read by blocks beside the denoiser's.
     "vace": {"seed": 45, "depth": 2},
 }
-SLOW = ("both ends", "condition", "vace")
+SLOW = ("embeds", "both ends", "condition", "vace")
 """Each export takes a while."""
 
 
