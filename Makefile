@@ -8,7 +8,7 @@ OUT ?= out/demo.mp4
 # A process for each core; the tests of one file share its fixtures.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help demo test test-lean test-full test-offline test-offline-install test-gpu-stand-ins test-server test-browser lint types docs offline release scores train distill grow clean
+.PHONY: help demo test test-lean test-full test-offline test-offline-install test-gpu-stand-ins test-server test-browser lint types docs pictures offline release scores train distill grow clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,12 @@ types: $(VENV)/dev.done ## Check types
 
 docs: $(VENV)/dev.done ## Write docs/cli.md from the commands' own help
 	$(BIN)/python -m edgereel.tools.cli_page
+
+pictures: $(VENV)/dev.done ## Draw the pictures of README and docs anew, all but measured ones: apt-get install chromium
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,browser]"
+	$(BIN)/python -m edgereel.demo.showcase docs/demo.png
+	$(BIN)/python -m edgereel.tools.pictures.stories docs/stories.png
+	$(BIN)/python -m edgereel.tools.pictures.page docs
 
 release: $(VENV)/dev.done ## Build, check the wheel and the changelog, tag; DRY=1 does all but the tag
 	$(BIN)/python -m edgereel.tools.release $(if $(DRY),--dry)
