@@ -285,13 +285,15 @@ def split() -> tuple[list[Subject], list[Subject]]:
     return [everything[i] for i in order[held_out:]], [everything[i] for i in order[:held_out]]
 
 
-def coverage(shape: str, x: Array, y: Array, radius: Array, softness: float) -> Array:
-    """Return how much of each pixel the shape covers, 0 to 1.
+def coverage(shape: str | dict[str, float], x: Array, y: Array, radius: Array, softness: float) -> Array:
+    """Return how much of each pixel the shape covers, 0 to 1; of several with their shares, what lies between them.
 
     x, y: offsets from the shape's centre, any broadcastable shape. radius: its size, same units. softness: width of the
     anti-aliased edge, same units.
     """
-    alpha: Array = np.clip(0.5 - SHAPES[shape](x, y, 1.0 * radius) / softness, 0, 1)  # type: ignore[arg-type]
+    shares = {shape: 1.0} if isinstance(shape, str) else shape
+    parts = [share * SHAPES[name](x, y, 1.0 * radius) for name, share in shares.items()]  # type: ignore[arg-type]
+    alpha: Array = np.clip(0.5 - sum(parts) / softness, 0, 1)
     return alpha
 
 

@@ -91,11 +91,28 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Wear:
+    """What a shot's object looks like where a model has let it go: part of another shape, and leaning.
+
+    shot: its index. share: of the other shape, 0 to 1. lean: how far right it goes for each step down.
+    """
+
+    shot: int
+    shape: str
+    share: float
+    lean: float
+
+
+@dataclass(frozen=True)
 class Film:
-    """Shots in a row. anywhere: whether the first begins somewhere at some size, not where its motion calls for."""
+    """Shots in a row. anywhere: whether the first begins somewhere at some size, not where its motion calls for.
+
+    wear: a shot that is worn. It is there to be remembered; the next one shows its own shape again, within FADE pictures.
+    """
 
     shots: tuple[Shot, ...]
     anywhere: bool = False
+    wear: Wear | None = None
 
 
 def _article(colour: str) -> str:
@@ -109,15 +126,25 @@ def _joined(verbs: list[str]) -> str:
 def draw_shot(rng: np.random.RandomState, *, like: Shot | None = None, changed: Sequence[str] = ()) -> Shot:
     """Return a random shot none of whose subjects is held out; where `like` is given, only `changed` fields are drawn."""
     while True:
-        motions = [list(MOTIONS)[i] for i in rng.permutation(len(MOTIONS))[: 2 if rng.uniform() < 0.15 else 1]]
+        count = 2 if rng.uniform() < 0.15 else 1
+        motions = [str(name) for name in rng.choice(list(MOTIONS), count, replace=False, p=_shares_of(MOTIONS))]
         drawn = Shot(_one_of(rng, SHAPES), _one_of(rng, COLOURS), tuple(motions), _one_of(rng, SCENES))
         shot = drawn if like is None else replace(like, **{name: getattr(drawn, name) for name in changed})
         if not any(subject in held_out_subjects() for subject in shot.subjects()):
             return shot
 
 
+# What is hard to learn is drawn more often than the rest, by so many times.
+_OFTENER = {"star": 2.0, "cross": 2.0, "triangle": 1.3, "circles": 1.6, "bounces": 1.4}
+
+
+def _shares_of(names: dict[str, Any]) -> list[float]:
+    weights = [_OFTENER.get(name, 1.0) for name in names]
+    return [weight / sum(weights) for weight in weights]
+
+
 def _one_of(rng: np.random.RandomState, names: dict[str, Any]) -> str:
-    return list(names)[rng.randint(len(names))]
+    return str(rng.choice(list(names), p=_shares_of(names)))
 
 
 _HELD_OUT: set[Subject] = set()
@@ -132,13 +159,13 @@ def held_out_subjects() -> set[Subject]:
 
 # What changes from shot to shot, and how often.
 CHANGES: tuple[tuple[tuple[str, ...], float], ...] = (
-    ((), 0.35),
-    (("motions",), 0.25),
-    (("shape", "colour"), 0.06),
-    (("colour",), 0.05),
-    (("shape",), 0.04),
-    (("scene",), 0.10),
-    (("shape", "colour", "motions", "scene"), 0.15),
+    ((), 0.20),
+    (("motions",), 0.15),
+    (("shape", "colour"), 0.08),
+    (("colour",), 0.04),
+    (("shape",), 0.10),
+    (("scene",), 0.08),
+    (("shape", "colour", "motions", "scene"), 0.35),
 )
 
 
@@ -150,6 +177,14 @@ def draw_film(rng: np.random.RandomState, shots: int) -> Film:
         changed = CHANGES[rng.choice(len(CHANGES), p=shares)][0]
         row.append(draw_shot(rng, like=row[-1], changed=changed) if changed else row[-1])
     return Film(tuple(row), anywhere=bool(rng.uniform() < 0.4))
+
+
+def worn(film: Film, rng: np.random.RandomState) -> Film:
+    """Return a film one of whose shots, not the last, is worn."""
+    shot = int(rng.randint(len(film.shots) - 1))
+    others = [name for name in SHAPES if name != film.shots[shot].shape]
+    wear = Wear(shot, others[rng.randint(len(others))], float(rng.uniform(0.1, 0.6)), float(rng.uniform(-0.5, 0.5)))
+    return replace(film, wear=wear)
 
 
 def draw_caption(film: Film, index: int, rng: np.random.RandomState, *, has_context: bool) -> str:
@@ -202,14 +237,19 @@ def render_film(film: Film, rng: np.random.RandomState, *, height: int, width: i
         colour = np.asarray(COLOURS[shot.colour], np.float32)
         if former.colour != shot.colour:
             colour = colour * fade + np.asarray(COLOURS[former.colour], np.float32) * (1 - fade)
-        alpha = _covered(shot.shape, x, y, track, radius)
-        if former.shape != shot.shape:
-            alpha = alpha * fade + _covered(former.shape, x, y, track, radius) * (1 - fade)
+        wear, worn_before = _wear_of(film, index), _wear_of(film, index - 1)
+        alpha = _covered(shot.shape, x, y, track, radius, wear)
+        if former.shape != shot.shape or worn_before:
+            alpha = alpha * fade + _covered(former.shape, x, y, track, radius, worn_before) * (1 - fade)
         pictures.append(background * (1 - alpha) + colour * alpha)
     return np.round(np.clip(np.concatenate(pictures), 0, 1) * 255).astype(np.uint8)
 
 
-def _covered(shape: str, x: Array, y: Array, track: Array, radius: float) -> Array:
+def _wear_of(film: Film, index: int) -> Wear | None:
+    return film.wear if film.wear is not None and film.wear.shot == index else None
+
+
+def _covered(shape: str, x: Array, y: Array, track: Array, radius: float, wear: Wear | None) -> Array:
     """Return how much of each pixel the object covers, [pictures, height, width, 1], on the torus."""
     height, width = x.shape
     shortest = min(height, width)
@@ -217,9 +257,11 @@ def _covered(shape: str, x: Array, y: Array, track: Array, radius: float) -> Arr
     offset_x = (x - centre_x + 0.5) % 1 - 0.5
     offset_y = (y - centre_y + 0.5) % 1 - 0.5
     size = np.float32(radius) * scale
-    return coverage(
-        shape, offset_x * (width / shortest), offset_y * (height / shortest), size, softness=2.0 / shortest
-    )[..., None]
+    offset_x, offset_y = offset_x * (width / shortest), offset_y * (height / shortest)
+    if wear is not None:
+        offset_x = offset_x - wear.lean * offset_y
+    shares = {shape: 1.0} if wear is None else {shape: 1 - wear.share, wear.shape: wear.share}
+    return coverage(shares, offset_x, offset_y, size, softness=2.0 / shortest)[..., None]
 
 
 def tracks(film: Film, rng: np.random.RandomState) -> list[Array]:

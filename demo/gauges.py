@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .evaluate import held_out_captions
 from .film_scorer import cut, drift, read_shot, seams, shows
 from .films import Film, Shot, pictures_of, render_film
-from .scorer import ATTRIBUTES, displacement, read, score_readings
+from .scorer import ATTRIBUTES, displacement, read, score_readings, travel
 
 Clips = NDArray[np.uint8]
 Figures = dict[str, float]
@@ -52,7 +52,7 @@ def _batches(count: int) -> Iterator[range]:
 
 
 def text_to_video(maker: FilmMaker, size: tuple[int, int], clips: int) -> Figures:
-    """Return the share of held-out captions shown, by attribute, seed spread and mean displacement.
+    """Return the share of held-out captions shown, by attribute, seed spread, mean displacement and travel.
 
     spread: root mean square difference, 0 to 255, of a caption's clips from their mean.
     """
@@ -65,8 +65,11 @@ def text_to_video(maker: FilmMaker, size: tuple[int, int], clips: int) -> Figure
         seeds = list(range(SPREAD_SEEDS))
         made = maker.films([[caption] * len(seeds)], seeds, size)
         variances.append(np.var(made.astype(np.float32), axis=0, ddof=1).mean())
-    moved = float(np.mean([displacement(reading) for reading in readings]))
-    return {**shown, "spread": float(np.sqrt(np.mean(variances))), "displacement": moved}
+    return {**shown, "spread": float(np.sqrt(np.mean(variances))), **_moved(readings)}
+
+
+def _moved(readings: list[Any]) -> Figures:
+    return {each.__name__: float(np.mean([each(reading) for reading in readings])) for each in (displacement, travel)}
 
 
 def true_clips(size: tuple[int, int], clips: int) -> list[Clips]:
@@ -76,9 +79,9 @@ def true_clips(size: tuple[int, int], clips: int) -> list[Clips]:
     return [render_film(film, rng, height=height, width=width) for film in films]
 
 
-def true_displacement(size: tuple[int, int], clips: int) -> float:
-    """Return the mean displacement of true clips of the same subjects."""
-    return float(np.mean([displacement(read(clip)) for clip in true_clips(size, clips)]))
+def true_moves(size: tuple[int, int], clips: int) -> Figures:
+    """Return the mean displacement and travel of true clips of the same subjects."""
+    return _moved([read(clip) for clip in true_clips(size, clips)])
 
 
 def picture_to_video(maker: FilmMaker, size: tuple[int, int], clips: int) -> Figures:
@@ -180,11 +183,11 @@ def table_rows(
 ) -> dict[str, Figures]:
     """Return the rows of one of TABLES by way: streams have two, other tables one, "".
 
-    tiny: the same films by the tiny decoder, for the table `tiny`. Displacement is that of true clips, 1 where it is theirs.
+    tiny: the same films by the tiny decoder, for the table `tiny`. Displacement and travel are 1 where they are true clips'.
     """
     if table == "text":
         shown = text_to_video(maker, size, count)
-        return {"": {**shown, "displacement": shown["displacement"] / true_displacement(size, count)}}
+        return {"": {**shown, **{name: shown[name] / true for name, true in true_moves(size, count).items()}}}
     if table == "picture":
         return {"": picture_to_video(maker, size, count)}
     if table == "streams":

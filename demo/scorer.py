@@ -221,6 +221,11 @@ def displacement(reading: Reading) -> float:
     return float(np.linalg.norm(np.diff(reading.track, axis=0), axis=-1).mean())
 
 
+def travel(reading: Reading) -> float:
+    """Return how far the centre moves between frames, in the mean: displacement without the size, which a blur makes flicker."""
+    return float(np.linalg.norm(np.diff(reading.track[:, :2], axis=0), axis=-1).mean())
+
+
 def score(pairs: Iterable[tuple[NDArray[np.uint8], Subject]]) -> dict[str, float]:
     """Return the fraction of clips, per attribute, whose frames show what their subject says."""
     return score_readings((read(frames), subject) for frames, subject in pairs)

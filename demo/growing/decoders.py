@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..films import render_film
@@ -25,11 +26,16 @@ from ..training.vae import to_pictures
 from .autoencoder import open_autoencoder
 from .latents import Piece, draw_films, load_piece
 from .presets import Growth, learning_rate_factor
+from .rollouts import STAGE as ROUNDS
+from .rollouts import load_round
 from .tiny_decoder import TinyDecoder
 
 FULL_STAGE, TINY_STAGE = "decoder", "tiny_decoder"
 SAVE_EVERY = 50
 LOG_EVERY = 10
+# How often the tiny decoder sees films that the student made, where there are any, and how many batches of one draw.
+_STUDENTS_SHARE = 0.6
+_BATCHES_OF_ONE = 8
 
 
 def open_full_decoder(growth: Growth, run: RunFolder) -> Any:
@@ -42,10 +48,19 @@ def open_full_decoder(growth: Growth, run: RunFolder) -> Any:
 
 def open_tiny_decoder(growth: Growth, run: RunFolder) -> TinyDecoder:
     """Return the tiny decoder's averaged weights, as far as the run has trained it."""
-    tiny = TinyDecoder(open_autoencoder(growth, run).config.z_dim)
+    tiny = _beginning(growth, open_autoencoder(growth, run).config.z_dim)
     if state := run.load(TINY_STAGE):
         tiny.load_state_dict(state["average"])
     return tiny.eval()
+
+
+def _beginning(growth: Growth, channels: int) -> TinyDecoder:
+    """Return a new tiny decoder, or the one that is trained on, in float32."""
+    tiny = TinyDecoder(channels)
+    if growth.goes_on:
+        weights = load_file(growth.checkpoint.parent / "tiny_decoder" / "diffusion_pytorch_model.safetensors")
+        tiny.load_state_dict({name: value.float() for name, value in weights.items()})
+    return tiny
 
 
 def train_full_decoder(growth: Growth, run: RunFolder) -> bool:
@@ -61,7 +76,7 @@ def train_tiny_decoder(growth: Growth, run: RunFolder) -> bool:
     """Train the tiny decoder until the steps are done or the run's time is over; return whether they are done."""
     torch.manual_seed(growth.seed)
     vae = open_full_decoder(growth, run).requires_grad_(False)
-    tiny = TinyDecoder(vae.config.z_dim)
+    tiny = _beginning(growth, vae.config.z_dim)
 
     def decode(latents: Tensor) -> Tensor:
         with mixed_precision(latents.device):
@@ -162,11 +177,18 @@ def draw_pictures(growth: Growth, run: RunFolder) -> Callable[[int], Iterator[tu
 
 
 def _draw_latents(growth: Growth, run: RunFolder, step: int) -> Iterator[Tensor]:
-    """Yield normalised latents [B, C, F, h, w] of films, from a step on."""
+    """Yield normalised latents [B, C, F, h, w] of films, from a step on: true ones, and such as the student made."""
     while True:
         _, piece, rng = _draw_piece(growth, run, step)
-        for _ in range(len(piece.latents) // growth.tiny_batch):
-            yield piece.latents[torch.from_numpy(rng.permutation(len(piece.latents))[: growth.tiny_batch])].float()
+        rounds = [index for index in range(growth.rounds) if (run.folder / f"{ROUNDS}_{index:03}.state").exists()]
+        latents = piece.latents
+        if rounds and rng.uniform() < _STUDENTS_SHARE:
+            groups = load_round(run, rounds[rng.randint(len(rounds))])
+            assert groups is not None
+            # What is remembered before the third chunk is a film from its beginning.
+            latents = torch.cat([made for made, _ in groups[2].before], dim=2)
+        for _ in range(min(len(latents) // growth.tiny_batch, _BATCHES_OF_ONE)):
+            yield latents[torch.from_numpy(rng.permutation(len(latents))[: growth.tiny_batch])].float()
             step += 1
 
 

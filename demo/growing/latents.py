@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..films import Film, draw_caption, draw_film, draw_shot, render_film
+from ..films import Film, draw_caption, draw_film, draw_shot, render_film, worn
 from ..training import whole_clip
 from ..training.run_folder import RunFolder
 from ..training.tokenizer import PAD, build_tokenizer
@@ -28,12 +28,13 @@ class Piece:
     """Films of one format; `clips` are films of one shot that begins where its motion calls for.
 
     latents: normalised, float16 [N, C, frames, h, w]. ids: [N, shots, 2, CAPTIONS, L], captions for a model that sees
-    nothing before the shot (0) or what came before (1). anywhere: [N], see `Film.anywhere`.
+    nothing before the shot (0) or what came before (1). anywhere: [N], see `Film.anywhere`. worn: [N, shots], see `Film.wear`.
     """
 
     latents: Tensor
     ids: Tensor
     anywhere: Tensor
+    worn: Tensor
 
 
 class Tokens:
@@ -52,7 +53,7 @@ class Tokens:
 def load_piece(run: RunFolder, index: int, kind: str = FILMS) -> Piece | None:
     """Return a piece that has been cached, else None."""
     state = run.load(f"{kind}_{index:03}")
-    return None if state is None else Piece(state["latents"], state["ids"].long(), state["anywhere"])
+    return None if state is None else Piece(state["latents"], state["ids"].long(), state["anywhere"], state["worn"])
 
 
 @torch.no_grad()
@@ -78,16 +79,19 @@ def cache_piece(growth: Growth, run: RunFolder, index: int, vae: Any = None, kin
     ]
     ids = tokens(texts).view(len(films), shots, 2, CAPTIONS, growth.max_tokens)
     anywhere = torch.tensor([film.anywhere for film in films])
-    run.save(f"{kind}_{index:03}", {"latents": torch.cat(latents), "ids": ids.to(torch.uint8), "anywhere": anywhere})
+    worn_shots = [[film.wear is not None and film.wear.shot == shot for shot in range(shots)] for film in films]
+    piece = Piece(torch.cat(latents), ids, anywhere, torch.tensor(worn_shots))
+    run.save(f"{kind}_{index:03}", {**vars(piece), "ids": ids.to(torch.uint8)})
     run.log(kind, step=index + 1, films=(index + 1) * len(films))
-    return Piece(torch.cat(latents), ids, anywhere)
+    return piece
 
 
 def draw_films(growth: Growth, index: int, kind: str = FILMS) -> tuple[list[Film], np.random.RandomState]:
     """Return a piece's films, and the random numbers that go on to render them in order."""
     if kind == FILMS:
         rng = np.random.RandomState(growth.seed + 31 * index)
-        return [draw_film(rng, growth.shots) for _ in range(growth.films_in_piece)], rng
+        films = [draw_film(rng, growth.shots) for _ in range(growth.films_in_piece)]
+        return [worn(film, rng) if rng.uniform() < growth.worn_share else film for film in films], rng
     rng = np.random.RandomState(growth.seed + 31 * index + 17)
     return [Film((draw_shot(rng),)) for _ in range(growth.clips_in_piece)], rng
 

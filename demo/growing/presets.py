@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CHECKPOINT = Path(__file__).resolve().parent.parent / "checkpoint"
@@ -20,6 +20,7 @@ class Growth:
     text_steps: the teacher's step after which the text encoder stays as it is, so that a student may share it.
     rounds: how many times the teacher guides `round_films` films, `rounds_at_first` before the student begins to train,
     then one every `round_every` steps. own_after: the student's step after which films go on with what it made itself.
+    goes_on: whether student and tiny decoder begin as those beside the checkpoint do.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Growth:
     autoencoder_learning_rate: float = 2e-3
     film_pieces: int = 15
     films_in_piece: int = 48
+    worn_share: float = 0.35
     clip_pieces: int = 24
     clips_in_piece: int = 160
     pieces_at_first: int = 3
@@ -62,6 +64,7 @@ class Growth:
     tiny_decoder_steps: int = 1720
     tiny_batch: int = 2
     tiny_learning_rate: float = 1e-3
+    goes_on: bool = False
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
@@ -71,4 +74,30 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-GROWTHS = {"cpu": Growth(name="cpu")}
+_CPU = Growth(name="cpu")
+# Trained on from a grown model and its student, on films that change more often and wear.
+_CPU_AGAIN = replace(
+    _CPU,
+    name="cpu-again",
+    seed=20261201,
+    autoencoder_steps=0,
+    decoder_steps=0,
+    film_pieces=12,
+    clip_pieces=9,
+    clips_in_piece=96,
+    piece_every=40,
+    teacher_steps=1100,
+    teacher_learning_rate=1.5e-3,
+    text_steps=0,
+    guidance=4.0,
+    student_steps=950,
+    student_learning_rate=1e-3,
+    rounds_at_first=4,
+    round_every=20,
+    rounds=36,
+    own_after=0,
+    tiny_decoder_steps=700,
+    tiny_learning_rate=8e-4,
+    goes_on=True,
+)
+GROWTHS = {growth.name: growth for growth in (_CPU, _CPU_AGAIN)}

@@ -29,7 +29,7 @@ from .rolling import FewSteps
 
 STAGE = "rollouts"
 LEVELS = 4
-_STEPS_PER_LEVEL = 2
+STEPS_PER_LEVEL = 3
 
 
 @dataclass
@@ -62,7 +62,7 @@ def follow_teacher(
     growth: Growth, teacher: Models, noise: Tensor, texts: Tensor, silent: Tensor, context: Context | None
 ) -> Tensor:
     """Return the guided flow from this noise, [B, 1 + LEVELS, C, F, h, w]: the noise, then the latents after each level."""
-    fine = even_schedule(LEVELS * _STEPS_PER_LEVEL, growth.sampling_shift)
+    fine = even_schedule(LEVELS * STEPS_PER_LEVEL, growth.sampling_shift)
     sigmas = fine.sigmas.copy()
     sigmas[0] -= 1e-6  # UniPC works in a logarithm that is infinite at 1
     visited = []
@@ -75,7 +75,7 @@ def follow_teacher(
         return (free + growth.guidance * (prompted - free)).float().numpy()
 
     end = sample_unipc(guided, noise.numpy(), Schedule(sigmas, fine.timesteps))
-    return torch.stack([noise, *visited[_STEPS_PER_LEVEL::_STEPS_PER_LEVEL], torch.from_numpy(end)], dim=1)
+    return torch.stack([noise, *visited[STEPS_PER_LEVEL::STEPS_PER_LEVEL], torch.from_numpy(end)], dim=1)
 
 
 @torch.no_grad()

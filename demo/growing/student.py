@@ -36,18 +36,27 @@ _CPU = torch.device("cpu")
 
 
 def open_student(growth: Growth, run: RunFolder, teacher: Models) -> Any:
-    """Return the averaged student as far as the run has trained it; the teacher's own weights before that."""
-    student = WanTransformer3DModel.from_config(teacher.transformer.config)
-    state = run.load(STAGE)
-    student.load_state_dict(state["average"] if state else teacher.transformer.state_dict())
+    """Return the averaged student as far as the run has trained it, else what it begins as."""
+    student = _beginning(growth, teacher)
+    if state := run.load(STAGE):
+        student.load_state_dict(state["average"])
     return student.eval().requires_grad_(False)
+
+
+def _beginning(growth: Growth, teacher: Models) -> Any:
+    """Return a student with the teacher's weights, or with those of the student that is trained on."""
+    if growth.goes_on:
+        folder = growth.checkpoint.parent / "student"
+        return WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    student = WanTransformer3DModel.from_config(teacher.transformer.config)
+    student.load_state_dict(teacher.transformer.state_dict())
+    return student
 
 
 def train_student(growth: Growth, run: RunFolder) -> bool:
     """Train until the steps are done or the run's time is over; return whether they are done."""
     teacher, vae = open_teacher(growth, run), open_autoencoder(growth, run)
-    student = WanTransformer3DModel.from_config(teacher.transformer.config)
-    student.load_state_dict(teacher.transformer.state_dict())
+    student = _beginning(growth, teacher).train()
     average = {name: value.detach().clone() for name, value in student.state_dict().items()}
     optimizers = muon_and_adamw(student, lr=growth.student_learning_rate, vector_share=0.4)
     step = 0

@@ -32,8 +32,8 @@ SAVE_EVERY = 50
 LOG_EVERY = 20
 EMA_DECAY = 0.99
 _LIKE = {"it": "ball", "then": "and"}
-# One step in so many is of films: a shape is learned from single clips, which take half the time.
-_FILM_EVERY = 3
+# One step in so many is of single clips, which take half the time; the others are of films.
+_CLIP_EVERY = 4
 # How often a chunk 0 that could come from nothing begins with its first picture.
 _PICTURE_SHARE = 0.3
 # How often chunks are remembered with the prompt of what follows.
@@ -85,7 +85,7 @@ def train_teacher(growth: Growth, run: RunFolder) -> bool:
     pieces: dict[str, list[Piece]] = {FILMS: [], CLIPS: []}
     started, losses = time.monotonic(), []
     while step < growth.teacher_steps and not run.out_of_time():
-        kind = CLIPS if step % _FILM_EVERY else FILMS
+        kind = FILMS if step % _CLIP_EVERY else CLIPS
         _fill(growth, run, kind, pieces[kind], step, vae)
         rng = np.random.RandomState(growth.seed + 977 * step)
         generator = torch.Generator().manual_seed(growth.seed + step)
@@ -154,7 +154,7 @@ def _film_losses(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the mean loss of a batch of films, and its parts by use."""
     chosen = torch.from_numpy(rng.randint(len(piece.latents), size=growth.teacher_batch))
-    films, anywhere = piece.latents[chosen].float(), piece.anywhere[chosen]
+    films, anywhere, worn = piece.latents[chosen].float(), piece.anywhere[chosen], piece.worn[chosen]
     chunks = torch.split(films, growth.chunk, dim=2)
     noise = growth.context_noise * torch.rand((len(films), 1, 1, 1, 1), generator=generator)
     remembered = [chunk + noise * torch.randn(chunk.shape, generator=generator) for chunk in chunks[:-1]]
@@ -177,12 +177,13 @@ def _film_losses(
         contexts.append(context)
     later = _Noised(torch.cat(chunks[1:]), growth.timestep_shift, generator)
     predicted, _ = denoise(transformer, later.latents, 1000 * later.sigma, torch.cat(asked_texts[1:]), stack(contexts))
-    errors = {"later": later.errors(predicted)}
-    if len(some := (~by_picture).nonzero()[:, 0]):
+    # What is worn is remembered, and never made.
+    errors = {"later": later.errors(predicted)[~worn[:, 1:].T.flatten()]}
+    if len(some := (~by_picture & ~worn[:, 0]).nonzero()[:, 0]):
         noised = _Noised(chunks[0][some], growth.timestep_shift, generator)
         predicted, _ = denoise(transformer, noised.latents, 1000 * noised.sigma, asked_texts[0][some])
         errors["text"] = noised.errors(predicted)
-    if len(some := by_picture.nonzero()[:, 0]):
+    if len(some := (by_picture & ~worn[:, 0]).nonzero()[:, 0]):
         picture = remembered[0][some, :, :1]
         _, context = denoise(transformer, picture, still[some], told[0][some])
         noised = _Noised(chunks[0][some, :, 1:], growth.timestep_shift, generator)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgereel.demo.clips import MOTIONS, Subject, split
 from edgereel.demo.film_scorer import cut, drift, read_motion, read_shot, seams, shows
 from edgereel.demo.films import (
+    FADE,
     FIRST,
     NEXT,
     Film,
     Shot,
+    Wear,
     draw_caption,
     draw_film,
     held_out_subjects,
     pictures_of,
     render_film,
     tracks,
+    worn,
 )
 from edgereel.demo.training.tokenizer import UNKNOWN, build_tokenizer
 
@@ -73,6 +78,20 @@ def test_no_training_shot_is_held_out_and_captions_use_known_words() -> None:
             tokens = tokenizer.encode(caption).tokens
             assert UNKNOWN not in tokens
             assert len(tokens) <= 24
+
+
+def test_what_is_worn_is_another_shape_and_heals_in_the_next_shot() -> None:
+    shot = Shot("star", "red", ("moves right",), "ocean")
+    whole = Film((shot, shot, shot))
+    other = replace(whole, wear=Wear(1, "ball", 1.0, 0.0))
+    one, two = (cut(render_film(film, np.random.RandomState(0), height=64, width=64)) for film in (whole, other))
+    assert np.array_equal(one[0], two[0])
+    assert [read_shot(two[index], first=False).shape for index in (1, 2)] == ["ball", "star"]
+    assert not np.array_equal(one[2][: FADE - 1], two[2][: FADE - 1])
+    assert np.array_equal(one[2][FADE:], two[2][FADE:])
+    drawn = {worn(whole, np.random.RandomState(seed)).wear for seed in range(40)}
+    assert {wear.shot for wear in drawn} == {0, 1}, "the last one is remembered by none"
+    assert all(wear.shape != "star" and 0.1 <= wear.share <= 0.6 for wear in drawn)
 
 
 def test_a_caption_is_silent_only_about_what_has_not_changed() -> None:

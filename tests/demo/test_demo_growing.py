@@ -16,16 +16,22 @@ from safetensors.torch import load_file
 from edgereel.demo import gauges
 from edgereel.demo.evaluate import held_out_captions
 from edgereel.demo.films import Film, draw_film, render_film
+from edgereel.demo.growing import decoders, teacher
 from edgereel.demo.growing.autoencoder import train_autoencoder
 from edgereel.demo.growing.candidate import candidate
 from edgereel.demo.growing.checkpoint import write_grown
 from edgereel.demo.growing.context import Context, denoise, stack
-from edgereel.demo.growing.decoders import draw_pictures, train_full_decoder, train_tiny_decoder
-from edgereel.demo.growing.latents import Tokens, cache_piece, encode_pictures, to_uint8
+from edgereel.demo.growing.decoders import (
+    draw_pictures,
+    open_tiny_decoder,
+    train_full_decoder,
+    train_tiny_decoder,
+)
+from edgereel.demo.growing.latents import Tokens, cache_piece, draw_films, encode_pictures, to_uint8
 from edgereel.demo.growing.presets import Growth
 from edgereel.demo.growing.rolling import FewSteps, Guided, Roller
-from edgereel.demo.growing.rollouts import LEVELS, follow_teacher, load_round
-from edgereel.demo.growing.student import train_student
+from edgereel.demo.growing.rollouts import LEVELS, STEPS_PER_LEVEL, follow_teacher, load_round
+from edgereel.demo.growing.student import open_student, train_student
 from edgereel.demo.growing.teacher import open_models, open_teacher, train_teacher
 from edgereel.demo.growing.tiny_decoder import TinyDecoder
 from edgereel.demo.training.denoiser import embed
@@ -154,7 +160,9 @@ def test_the_text_encoder_stays_after_its_last_step(grown: RunFolder) -> None:
     assert all(torch.equal(state["model"][name], state["average"][name]) for name in names)
 
 
-def test_a_student_goes_on_with_its_own_films_and_makes_films(grown: RunFolder) -> None:
+def test_a_student_goes_on_with_its_own_films_and_makes_films(
+    grown: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not train_student(SMALL, RunFolder(grown.folder, stop_after=0.0))
     assert train_student(SMALL, grown)
     for index in range(3):
@@ -162,11 +170,44 @@ def test_a_student_goes_on_with_its_own_films_and_makes_films(grown: RunFolder) 
         assert groups is not None
         assert [len(group.before) for group in groups][:2] == ([1, 1] if index == 1 else [0, 1])
         assert all(group.path.shape[1] == 1 + LEVELS for group in groups)
+    monkeypatch.setattr(decoders, "_STUDENTS_SHARE", 1.0)
+    seen = next(decoders._draw_latents(SMALL, grown, 0))
+    rounds = [load_round(grown, index) for index in range(3)]
+    films = [torch.cat([made for made, _ in groups[2].before], dim=2).float() for groups in rounds if groups]
+    same = [film for film in films if film.shape[1:] == seen.shape[1:]]
+    assert any(torch.equal(seen[0], film) for films_of_one in same for film in films_of_one)
     made = candidate(SMALL, grown, "student:2")
     figures = gauges.hand_overs(made, (32, 32), streams=1, chunks=2)
     assert all(np.isfinite(value) for value in figures.values())
     figures = gauges.another_decoder(made, made.tiny(grown), (48, 32), clips=1)
     assert figures["psnr"] > 0
+
+
+def test_what_goes_on_begins_as_what_lies_beside_the_checkpoint(tmp_path: Path) -> None:
+    growth, run = replace(SMALL, goes_on=True), RunFolder(tmp_path)
+    demo = growth.checkpoint.parent
+    for model, folder in (
+        (open_student(growth, run, open_teacher(growth, run)), demo / "student"),
+        (open_tiny_decoder(growth, run), demo / "tiny_decoder"),
+    ):
+        weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+        own = model.state_dict()
+        assert all(torch.equal(own[name], weight.float()) for name, weight in weights.items())
+
+
+def test_a_worn_shot_is_remembered_and_never_a_target(grown: RunFolder) -> None:
+    """The loss of films all of whose shots but the last are worn is that of the last chunk alone."""
+    piece = cache_piece(SMALL, grown, 0)
+    worn = torch.zeros_like(piece.worn)
+    worn[:, :-1] = True
+    generator = torch.Generator().manual_seed(0)
+    models, empty = open_teacher(SMALL, grown), Tokens(24).empty
+    every = teacher._film_losses(SMALL, models, replace(piece, worn=worn), empty, np.random.RandomState(0), generator)
+    assert set(every[1]) == {"later"}
+    assert float(every[0]) == pytest.approx(every[1]["later"])
+    drawn = [film for index in range(2) for film in draw_films(replace(SMALL, worn_share=1.0), index)[0]]
+    assert all(film.wear is not None for film in drawn)
+    assert piece.worn.shape == (SMALL.films_in_piece, SMALL.shots)
 
 
 def test_a_trajectory_ends_where_the_guided_sampler_does(grown: RunFolder) -> None:
@@ -175,7 +216,8 @@ def test_a_trajectory_ends_where_the_guided_sampler_does(grown: RunFolder) -> No
     with torch.no_grad():
         texts = [embed(teacher.text_encoder, tokens([text])) for text in ("a red ball rises", "")]
         path = follow_teacher(SMALL, teacher, noise, texts[0], texts[1], None)
-        end = Guided(8, SMALL.sampling_shift, SMALL.guidance)(teacher.transformer, noise, texts[0], texts[1], None)
+        sampler = Guided(LEVELS * STEPS_PER_LEVEL, SMALL.sampling_shift, SMALL.guidance)
+        end = sampler(teacher.transformer, noise, texts[0], texts[1], None)
     assert torch.equal(path[:, 0], noise)
     # The sampler's schedule truncates timesteps and ends a little elsewhere; a wrong step leads several times as far off.
     assert torch.linalg.norm(path[:, -1] - end) < 0.1 * torch.linalg.norm(end)
