@@ -69,7 +69,7 @@ class _Scene(NamedTuple):
 
 def _shown(scene: _Scene, subject: Subject) -> dict[str, bool]:
     """Tell for each attribute whether a scene shows it."""
-    pictures = _pictures(scene.path)
+    pictures = decoded(scene.path)
     if scene.origin is None:
         return read(pictures).matches(subject)
     return shows(read_shot(pictures, first=False), shot_of(subject), pictures)
@@ -79,7 +79,7 @@ def _cuts(scenes: dict[str, _Scene]) -> Iterator[tuple[str, Seam]]:
     """Yield a title and what is seen across the cut of each scene that goes on from one of FIRST pictures."""
     for title, scene in scenes.items():
         if scene.origin is not None:
-            film = np.concatenate([_pictures(scenes[scene.origin].path), _pictures(scene.path)])
+            film = np.concatenate([decoded(scenes[scene.origin].path), decoded(scene.path)])
             yield f"{title} from {scene.origin}", seams(film)[0]
 
 
@@ -88,7 +88,8 @@ def _subjects() -> dict[str, Subject]:
     return {caption: subject for part in split() for subject in part for caption in subject.captions()}
 
 
-def _run(folder: Path, *arguments: object) -> None:
+def run_edgereel(folder: Path, *arguments: object) -> None:
+    """Run a command of edgereel's on `cpu`, with a home of its own in the folder. Raises CalledProcessError."""
     environment = {**os.environ, "EDGEREEL_HOME": str(folder / "home")}
     command = [sys.executable, "-m", "edgereel", *map(str, arguments), "--engine", "cpu"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
@@ -100,7 +101,7 @@ def _scenes(folder: Path, story: str, bundle: list[str]) -> Iterator[tuple[str, 
     for number, choices in enumerate(_ways(yaml.safe_load(source.read_text(encoding="utf-8"))["scenes"])):
         output = folder / f"{story}-{number}.otio"
         choose = ["--choose", ",".join(map(str, choices))] if choices else []
-        _run(folder, "story", "timeline", source, "-o", output, *choose, *bundle)
+        run_edgereel(folder, "story", "timeline", source, "-o", output, *choose, *bundle)
         for clip in _clips(json.loads(output.read_text(encoding="utf-8"))):
             file = output.parent / unquote(clip["media_references"]["DEFAULT_MEDIA"]["target_url"])
             told = clip["metadata"]["edgereel"]
@@ -143,13 +144,14 @@ def _clips(data: Any) -> Iterator[dict[str, Any]]:
 
 def _rows(folder: Path, bundle: list[str]) -> Iterator[tuple[str, _Scene]]:
     """Yield the name, prompt and file of each row of the campaign."""
-    _run(folder, "matrix", STORIES / "campaign.yaml", "-o", folder / "campaign", *bundle)
+    run_edgereel(folder, "matrix", STORIES / "campaign.yaml", "-o", folder / "campaign", *bundle)
     manifest = json.loads((folder / "campaign" / "manifest.json").read_text(encoding="utf-8"))
     for row in manifest["rows"]:
         yield row["name"], _Scene(row["settings"]["prompt"], folder / "campaign" / row["file"])
 
 
-def _pictures(path: Path) -> Any:
+def decoded(path: Path) -> Any:
+    """Return a video file's pictures, uint8 [pictures, height, width, 3]."""
     import av
 
     with av.open(str(path)) as container:

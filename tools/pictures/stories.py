@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..story_measurements import STORIES
+from ..story_scores import decoded, run_edgereel
 
 _COLUMNS, _CELL, _TITLE = 10, 72, 64
 _WAYS = {"film": (), "tale": (1, 2), "lesson": (2,)}
@@ -28,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = {story: _spread(_pictures(_made(folder, story, choices))) for story, choices in _WAYS.items()}
+        rows = {story: _spread(decoded(_made(folder, story, choices))) for story, choices in _WAYS.items()}
         rows["campaign"] = _campaign(folder)
     sheet = Image.new("RGB", (_TITLE + _COLUMNS * _CELL, len(rows) * _CELL), (16, 16, 20))
     pen = ImageDraw.Draw(sheet)
@@ -44,34 +42,21 @@ def main() -> None:
 def _made(folder: Path, story: str, choices: tuple[int, ...]) -> Path:
     output = folder / f"{story}.mp4"
     choose = ["--choose", ",".join(map(str, choices))] if choices else []
-    _run(folder, "story", "make", STORIES / f"{story}.yaml", "-o", output, *choose)
+    run_edgereel(folder, "story", "make", STORIES / f"{story}.yaml", "-o", output, *choose)
     return output
 
 
 def _campaign(folder: Path) -> list[Any]:
     """Return a picture from the middle of rows that are spread over the campaign."""
-    _run(folder, "matrix", STORIES / "campaign.yaml", "-o", folder / "campaign")
+    run_edgereel(folder, "matrix", STORIES / "campaign.yaml", "-o", folder / "campaign")
     rows = json.loads((folder / "campaign" / "manifest.json").read_text(encoding="utf-8"))["rows"]
     # Neighbours differ in one word alone: a prime stride shows all of them.
     chosen = [rows[(17 * number) % len(rows)] for number in range(_COLUMNS)]
-    clips = [_pictures(folder / "campaign" / row["file"]) for row in chosen]
+    clips = [decoded(folder / "campaign" / row["file"]) for row in chosen]
     return [clip[len(clip) // 2] for clip in clips]
 
 
-def _run(folder: Path, *arguments: object) -> None:
-    homes = {"EDGEREEL_HOME": str(folder / "home"), "EDGEREEL_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-m", "edgereel", *map(str, arguments), "--engine", "cpu"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **homes})
-
-
-def _pictures(path: Path) -> list[Any]:
-    import av
-
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-
-
-def _spread(pictures: list[Any]) -> list[Any]:
+def _spread(pictures: Any) -> list[Any]:
     """Return pictures from the middles of as many equal parts as there are columns."""
     middles = (np.arange(_COLUMNS) + 0.5) / _COLUMNS * len(pictures)
     return [pictures[int(at)] for at in middles]
